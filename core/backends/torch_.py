@@ -1,0 +1,121 @@
+"""The PyTorch back end, CPU and CUDA, and what needs torch beside it: counting on a device, tensors in checkpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from core.checkpoint import Checkpoint
+from core.errors import CheckpointError, InputError
+from core.labels import VOID
+from core.models import MODELS, build_model
+from core.tensorfile import Tensors
+
+# more threads than this wait for each other more than they help in networks of this size
+CPU_THREADS = min(8, len(os.sched_getaffinity(0)))
+
+
+class TorchBackend:
+    """Runs a network in fp32, channels-last.
+
+    A picture gets the same bits whatever it is batched with and whichever process asks: on a CPU the kernels that
+    torch picks (and so the last bits) depend on the batch size and on the number of threads, so there each picture
+    goes through alone, with a number of threads that the machine gives and no environment changes.
+    """
+
+    name = "torch"
+
+    def __init__(self, network: nn.Module, device: torch.device | str) -> None:
+        self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = str(device)
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, device: str = "auto") -> TorchBackend:
+        """Build the checkpoint's network on a device and switch it to evaluation."""
+        architecture, classes = checkpoint.card.architecture, len(checkpoint.card.labels)
+        if architecture.name not in MODELS:
+            known = ", ".join(MODELS)
+            raise CheckpointError(f"{checkpoint.path}: holds a {architecture.name!r}; this program knows {known}")
+        network = build_model(architecture.name, classes, architecture.width)
+        load_state(network, checkpoint)
+        return cls(network.eval(), choose_device(device))
+
+    @torch.inference_mode()
+    def forward(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Network input (N, 3, H, W) to logits (N, K, H, W), both float32."""
+        x = torch.from_numpy(batch).to(self.device).to(memory_format=torch.channels_last)
+        if self.device.startswith("cuda"):
+            logits = self.network(x)
+        else:
+            with _fixed_threads():
+                logits = torch.cat([self.network(x[n : n + 1]) for n in range(len(x))])
+        return np.asarray(logits.float().cpu().contiguous().numpy(), np.float32)
+
+
+@contextmanager
+def _fixed_threads() -> Iterator[None]:
+    """Run with CPU_THREADS in this thread of Python (to OpenMP the number belongs to the thread that asks)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(CPU_THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` to a device. Raises InputError where it is not there."""
+    if device == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    count = torch.cuda.device_count()
+    try:
+        chosen = torch.device(device)
+        there = chosen.type == "cpu" or (chosen.type == "cuda" and (chosen.index or 0) < count)
+    except RuntimeError:
+        there = False
+    if not there:
+        visible = ", ".join(["cpu", *(f"cuda:{n}" for n in range(count))])
+        raise InputError(f"no device {device!r}; on this machine: auto, {visible}")
+    return chosen
+
+
+def to_tensors(network: nn.Module) -> Tensors:
+    """The state of a network as arrays for a checkpoint."""
+    return {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
+
+
+def load_state(network: nn.Module, checkpoint: Checkpoint, new_head: bool = False) -> list[str]:
+    """Load a checkpoint's weights into a network; names and shapes must match exactly.
+
+    With `new_head`, tensors of another shape whose name begins with "head." keep their fresh values; their names are
+    returned. Raises CheckpointError that names what is missing, left over or of another shape.
+    """
+    own = network.state_dict()
+    given = {name: torch.from_numpy(np.array(array)) for name, array in checkpoint.tensors.items()}
+    other = {name for name in own.keys() & given.keys() if own[name].shape != given[name].shape}
+    fresh = {name for name in other if new_head and name.startswith("head.")}
+    problems = (
+        *(f"{name} is missing" for name in sorted(own.keys() - given.keys())),
+        *(f"{name} is unknown" for name in sorted(given.keys() - own.keys())),
+        *(f"{n} is {list(given[n].shape)}, expected {list(own[n].shape)}" for n in sorted(other - fresh)),
+    )
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise CheckpointError(f"{checkpoint.path}: its weights do not fit its architecture: {problems[0]}{more}")
+    network.load_state_dict({**own, **{name: given[name] for name in given if name not in fresh}})
+    return sorted(fresh)
+
+
+def confusion(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
+    """`core.metrics.confusion` on a device: two integer tensors of one shape to (K, K + 1) int64, without a sync."""
+    columns = num_classes + 1
+    cell = labels.long() * columns + predictions.long().clamp(max=num_classes)
+    # void goes to a cell of its own that is cut off: selecting by a mask would make the device wait for the host
+    cell = torch.where(labels == VOID, num_classes * columns, cell)
+    return torch.bincount(cell.flatten(), minlength=num_classes * columns + 1)[:-1].view(num_classes, columns)

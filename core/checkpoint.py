@@ -1,0 +1,115 @@
+"""Checkpoint: weights with everything that is needed to serve them: architecture, labels, preprocessing, history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from core import __version__, tensorfile
+from core.errors import CheckpointError
+from core.labels import LabelSpace
+from core.tensorfile import Tensors
+from core.transforms import Preprocess
+
+SCHEMA: Literal[1] = 1
+SUFFIX = ".safetensors"
+PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+class Architecture(BaseModel):
+    """A name that `core.models.build_model` knows, and its width; the classes are those of the label space."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    width: int = Field(ge=1, le=1024)
+
+
+class Card(BaseModel):
+    """What a checkpoint file says of itself, beside its digest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = SCHEMA
+    architecture: Architecture
+    labels: LabelSpace
+    preprocess: Preprocess
+    data: str
+    epoch: int = Field(ge=0)
+    scores: dict[str, float | None] = {}
+    code_version: str = __version__
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory: `tensors` by the names of the network's state, and where it came from."""
+
+    name: str
+    path: Path
+    card: Card
+    tensors: Tensors
+    digest: str
+
+
+def write_checkpoint(path: Path, card: Card, tensors: Tensors) -> str:
+    """Write a checkpoint atomically and return its digest. Raises ValueError where a weight is not finite."""
+    broken = not_finite(tensors)
+    if broken:
+        raise ValueError(f"{path}: {broken} is not finite; such weights are never saved")
+    return tensorfile.write(path, card.model_dump(mode="json"), tensors)
+
+
+def read_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
+    """Read and check a checkpoint; `name` defaults to the file's stem. Raises CheckpointError."""
+    document, tensors = tensorfile.read(path)
+    own = document.pop("digest")
+    version = document.get("schema_version")
+    if version != SCHEMA:
+        raise CheckpointError(f"{path}: has schema version {version!r}; this program reads {SCHEMA}: update it")
+    try:
+        card = Card.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"{path}: its metadata is not that of a checkpoint ({where}: {first['msg']})") from None
+    broken = not_finite(tensors)
+    if broken:
+        raise CheckpointError(f"{path}: the weights {broken} hold NaN or infinity; train again or use another epoch")
+    return Checkpoint(name or path.stem, path, card, tensors, own)
+
+
+def not_finite(tensors: Tensors) -> str | None:
+    """The name of the first tensor that holds NaN or infinity, or None."""
+    return next((n for n, a in sorted(tensors.items()) if a.dtype.kind == "f" and not np.isfinite(a).all()), None)
+
+
+def find_checkpoint(source: str | Path) -> tuple[str, Path]:
+    """(name, file) of a checkpoint given as a file, a run folder (its best) or the name of a shipped one.
+
+    Raises CheckpointError saying what was looked for.
+    """
+    path = Path(source)
+    if path.is_dir():
+        best = path / "checkpoints" / f"best{SUFFIX}"
+        if best.is_file():
+            return path.resolve().name, best
+        raise CheckpointError(f"{path}: a folder without checkpoints/best{SUFFIX}; expected a run folder or a file")
+    if path.is_file():
+        return path.stem, path
+    shipped = PRETRAINED / f"{source}{SUFFIX}"
+    if path.name == str(source) and shipped.is_file():
+        return path.name, shipped
+    known = sorted(file.stem for file in PRETRAINED.glob(f"*{SUFFIX}"))
+    raise CheckpointError(
+        f"{source}: no such checkpoint; expected a {SUFFIX} file, a run folder such as runs/ddunet"
+        + (f", or one of the shipped: {', '.join(known)}" if known else "")
+    )
+
+
+def summary(scores: Any) -> dict[str, float | None]:
+    """The scores that a card keeps: the leading ones, by name."""
+    return {key: getattr(scores, key) for key in ("pixel_accuracy", "macro_iou", "macro_iou_labelled")}

@@ -1,0 +1,25 @@
+"""Logits at the network's size to a label map at the picture's size: bilinear, then argmax."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from core.transforms import Size
+
+
+def label_map(logits: npt.NDArray[np.float32], size: Size) -> npt.NDArray[np.uint8]:
+    """(K, h, w) float32 logits to (H, W) uint8 class indices: bilinear with half-pixel centres, then argmax.
+
+    Channels are enlarged one at a time and the best so far is kept, so that the memory is that of two channels at
+    the picture's size, not of K. The first of equal logits wins, as in numpy.argmax.
+    """
+    width_height = (size[1], size[0])
+    best = cv2.resize(logits[0], width_height, interpolation=cv2.INTER_LINEAR)
+    labels = np.zeros(size, np.uint8)
+    for k in range(1, len(logits)):
+        channel = cv2.resize(logits[k], width_height, interpolation=cv2.INTER_LINEAR)
+        np.copyto(labels, np.uint8(k), where=channel > best)
+        np.maximum(best, channel, out=best)
+    return labels

@@ -1,0 +1,134 @@
+"""Evaluation: a segmenting function and a data set to the Report that every part of the system tells."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel
+
+from core import metrics
+from core.datasets import Dataset, Sample, batches
+from core.errors import InputError
+from core.images import RGB
+from core.intervals import Interval, intervals
+from core.labels import LabelSpace
+from core.masks import Labels
+
+Segment = Callable[[Sequence[RGB]], Sequence[Labels]]  # photographs to label maps of their own sizes
+
+
+class CheckpointInfo(BaseModel):
+    """Which artefact was evaluated."""
+
+    name: str
+    architecture: str
+    digest: str
+    backend: str
+
+
+class DataInfo(BaseModel):
+    """What it was evaluated on."""
+
+    name: str
+    split: str
+    images: int
+
+
+class Speed(BaseModel):
+    """Images a second in wall time, decoding included, and milliseconds of segmenting per image."""
+
+    images_per_s: float
+    median_ms: float
+    p95_ms: float
+
+
+class Report(BaseModel):
+    """One evaluation; scores are 0..1 and None where undefined, `confusion` has labels in rows."""
+
+    checkpoint: CheckpointInfo
+    data: DataInfo
+    scores: metrics.Scores
+    classes: list[metrics.ClassScores]
+    confusion: list[list[int]]
+    intervals: dict[str, Interval | None]
+    speed: Speed
+
+
+@dataclass
+class Tally:
+    """Counts of an evaluation, or of a rank's share of one; the sum of the shares is the whole, exactly."""
+
+    confusion: metrics.Counts  # (K, K + 1)
+    per_image: npt.NDArray[np.int64]  # (N, 3, K), zero for the images of other ranks
+    milliseconds: npt.NDArray[np.float64]  # (N,), zero for the images of other ranks
+    seconds: float
+
+
+def count(
+    segment: Segment,
+    dataset: Dataset,
+    batch_size: int = 1,
+    rank: int = 0,
+    ranks: int = 1,
+    progress: Callable[[int, Sequence[Sample]], None] | None = None,
+) -> Tally:
+    """Segment a rank's share of the data set and count; labels are scored at their own size.
+
+    The next samples are decoded while one batch is segmented. `progress(done, samples)` is called after each batch;
+    an exception from it ends the evaluation.
+    """
+    images, classes = len(dataset), len(dataset.labels)
+    tally = Tally(np.zeros((classes, classes + 1), np.int64), np.zeros((images, 3, classes), np.int64), np.zeros(images), 0)
+    start = time.perf_counter()
+    plan = list(batches(images, batch_size, rank, ranks))
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        ahead = [pool.map(dataset.__getitem__, batch) for batch in plan[:2]]
+        done = 0
+        for place, batch in enumerate(plan):
+            samples = list(ahead.pop(0))
+            if place + 2 < len(plan):
+                ahead.append(pool.map(dataset.__getitem__, plan[place + 2]))
+            began = time.perf_counter()
+            predictions = segment([rgb for rgb, _ in samples])
+            tally.milliseconds[batch] = (time.perf_counter() - began) * 1000 / len(batch)
+            for index, (_, labels), predicted in zip(batch, samples, predictions, strict=True):
+                matrix = metrics.confusion(labels, predicted, classes)
+                tally.confusion += matrix
+                tally.per_image[index] = metrics.class_counts(matrix)
+            done += len(batch)
+            if progress:
+                progress(done, samples)
+    tally.seconds = time.perf_counter() - start
+    return tally
+
+
+def report(tally: Tally, checkpoint: CheckpointInfo, dataset: Dataset) -> Report:
+    """The document that tells a whole evaluation."""
+    space: LabelSpace = dataset.labels
+    return Report(
+        checkpoint=checkpoint,
+        data=DataInfo(name=dataset.name, split=dataset.split, images=len(dataset)),
+        scores=metrics.scores(tally.confusion, space),
+        classes=metrics.class_scores(tally.confusion, space),
+        confusion=tally.confusion.tolist(),
+        intervals=intervals(tally.per_image),
+        speed=Speed(
+            images_per_s=len(dataset) / tally.seconds,
+            median_ms=float(np.median(tally.milliseconds)),
+            p95_ms=float(np.quantile(tally.milliseconds, 0.95)),
+        ),
+    )
+
+
+def require_same_labels(model: LabelSpace, data: LabelSpace) -> None:
+    """Raise InputError where a model's classes can't be scored on the data."""
+    if model.names != data.names:
+        raise InputError(
+            f"the model has {len(model)} classes ({', '.join(model.names[:3])}, ...) and the data {len(data)}"
+            f" ({', '.join(data.names[:3])}, ...); expected the same names in the same order"
+        )

@@ -1,0 +1,119 @@
+"""Decoding photographs and label files, with one clean error for everything that can be wrong with them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from core.errors import ImageError, InputError
+
+RGB = npt.NDArray[np.uint8]  # (H, W, 3), red first, 0..255
+MAX_PIXELS = 50_000_000
+MAX_SIDE = 16_384
+PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+# libpng and libjpeg would print a line for each damaged byte of an upload
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def is_photo(head: bytes) -> bool:
+    """Whether the first 12 bytes are the signature of a JPEG, a PNG or a WebP."""
+    return (
+        head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+    )  # fmt: skip
+
+
+def decode_photo(data: bytes, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SIDE) -> RGB:
+    """Decode a JPEG, PNG or WebP to (H, W, 3) uint8 RGB, upright by its EXIF orientation.
+
+    Grey, palette and CMYK become RGB, 16 bits become 8, transparency is dropped, a phone's multi-picture JPEG gives
+    its first picture. The size is read from the header and checked before a pixel is decoded.
+    Raises ImageError with the codes that its docstring lists.
+    """
+    if not is_photo(data[:12]):
+        raise ImageError("not_an_image", f"{_describe(data)}; expected a JPEG, PNG or WebP picture")
+    width, height, frames = _read_header(data)
+    if width * height > max_pixels or max(width, height) > max_side:
+        raise ImageError(
+            "too_large",
+            f"the picture is {width}x{height} pixels; at most {max_pixels:,} pixels and {max_side:,} a side are taken",
+        )
+    if frames > 1:
+        raise ImageError("animated_image", f"the picture has {frames} frames; expected one: send a still picture")
+    try:
+        rgb = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:
+        rgb = None
+    if rgb is None:
+        raise ImageError("broken_image", "the picture is damaged or incomplete; expected a whole JPEG, PNG or WebP")
+    return rgb.astype(np.uint8, copy=False)
+
+
+def _read_header(data: bytes) -> tuple[int, int, int]:
+    """Width, height and number of frames (1 for a JPEG, whatever else it carries)."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as picture:
+            frames = 1 if picture.format in ("JPEG", "MPO") else int(getattr(picture, "n_frames", 1))
+            return picture.width, picture.height, frames
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_large", f"the picture has too many pixels ({error}); send a smaller one") from None
+    except Exception as error:  # Pillow raises many kinds on damaged files: OSError, SyntaxError, KeyError, ...
+        reason = "its header can't be read" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise ImageError("broken_image", f"the picture is damaged ({reason})") from None
+
+
+def _describe(data: bytes) -> str:
+    """What the first bytes look like, for an error message; never the bytes themselves."""
+    kinds = (
+        (b"GIF8", "a GIF"),
+        (b"II*\0", "a TIFF"),
+        (b"MM\0*", "a TIFF"),
+        (b"BM", "a BMP"),
+        (b"%PDF", "a PDF"),
+        (b"PK\x03\x04", "a ZIP archive"),
+        (b"\0\0\0\x0cjP", "a JPEG 2000"),
+    )
+    if not data:
+        return "the file is empty"
+    if data[4:8] == b"ftyp":
+        return "this looks like a HEIC or AVIF picture or a film (export it as JPEG)"
+    return next((f"this looks like {kind}" for magic, kind in kinds if data.startswith(magic)), "this is not a picture")
+
+
+def read_photo(path: Path) -> RGB:
+    """`decode_photo` of a file; the error names it."""
+    try:
+        return decode_photo(path.read_bytes())
+    except ImageError as error:
+        raise ImageError(error.code, f"{path}: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from None
+
+
+def read_photo_size(path: Path) -> tuple[int, int]:
+    """(height, width) of the upright picture, from its header alone."""
+    try:
+        with Image.open(path) as picture:
+            turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            return (picture.width, picture.height) if turned else (picture.height, picture.width)
+    except Exception as error:
+        raise InputError(f"{path}: can't be read as a picture ({error})") from None
+
+
+def read_label(path: Path) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Values of a label PNG as (H, W) uint8 or uint16: grey values or palette indices, 8 or 16 bit."""
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            mode = picture.mode
+            values = np.asarray(picture)
+    except Exception as error:
+        raise InputError(f"{path}: can't be read as a label PNG ({error})") from None
+    if mode not in ("L", "P", "1", "I;16", "I;16B", "I"):
+        raise InputError(f"{path}: a label PNG of mode {mode}; expected one channel of class ids (grey or palette)")
+    return values.astype(np.uint8 if mode in ("L", "P", "1") else np.uint16, copy=False)

@@ -1,0 +1,71 @@
+"""R2U-Net: a U-Net of recurrent residual blocks (Alom et al. 2018, sections III.A-B and figure 4d)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.models.blocks import ConvUnit, Network
+
+
+class RecurrentLayer(nn.Module):
+    """One shared 3x3 convolution applied t=2 times, its input added before the second: (N, C, H, W) to the same.
+
+    Each application has a batch norm of its own: shared statistics would mix two distributions, and such a network
+    is known to collapse at evaluation (Cooijmans et al. 2017, section 3).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
+        first = F.relu(self.norms[0](self.conv(x)))
+        return F.relu(self.norms[1](self.conv(x + first)))
+
+
+class RecurrentResidualBlock(nn.Module):
+    """A convolution unit whose output is added to that of two recurrent layers on it: (N, A, H, W) to (N, B, H, W)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.enter = ConvUnit(inputs, outputs)
+        self.layers = nn.Sequential(RecurrentLayer(outputs), RecurrentLayer(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, A, H, W) to (N, B, H, W)."""
+        x = self.enter(x)
+        residual: Tensor = self.layers(x)
+        return x + residual
+
+
+class R2UNet(Network):
+    """Five levels 64..1024; each decoder block maps 2c to c channels and the skip is added to its output.
+
+    At width 64 and 19 classes: 49,546,771 parameters.
+    """
+
+    stride = 16
+
+    def __init__(self, num_classes: int = 19, width: int = 64) -> None:
+        super().__init__()
+        sizes = [width * 2**level for level in range(5)]
+        self.encoder = nn.ModuleList(RecurrentResidualBlock(a, b) for a, b in zip([3, *sizes], sizes, strict=False))
+        self.pool = nn.MaxPool2d(2)
+        self.up = nn.ModuleList(nn.ConvTranspose2d(2 * c, 2 * c, 2, stride=2) for c in reversed(sizes[:-1]))
+        self.decoder = nn.ModuleList(RecurrentResidualBlock(2 * c, c) for c in reversed(sizes[:-1]))
+        self.head = nn.Conv2d(width, num_classes, 1)
+
+    def segment(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) float to logits (N, classes, H, W); H and W multiples of `stride`."""
+        skips: list[Tensor] = []
+        for level, block in enumerate(self.encoder):
+            x = block(x if level == 0 else self.pool(x))
+            skips.append(x)
+        skips.pop()
+        for up, block in zip(self.up, self.decoder, strict=True):
+            x = block(up(x)) + skips.pop()
+        logits: Tensor = self.head(x)
+        return logits

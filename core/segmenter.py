@@ -1,0 +1,72 @@
+"""Segmenter: photograph to label map in three steps that every user of a checkpoint goes through."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from core.backends import Backend, open_backend
+from core.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
+from core.enlarge import label_map
+from core.images import RGB
+from core.labels import LabelSpace
+from core.masks import Labels
+from core.transforms import Preprocess, Size
+
+
+class Segmenter:
+    """Segments photographs with a network: `prepare`, `forward`, `label`, and their composition as a call.
+
+    What is evaluated is what is served, bit for bit, because no other file resizes, normalises or argmaxes.
+    """
+
+    def __init__(self, backend: Backend, preprocess: Preprocess, labels: LabelSpace) -> None:
+        self.backend = backend
+        self.preprocess = preprocess
+        self.labels = labels
+
+    @classmethod
+    def load(cls, source: Checkpoint | str | Path, device: str = "auto", backend: str = "auto") -> Segmenter:
+        """Open a checkpoint: one in memory, a file, a run folder (its best) or the name of a shipped one.
+
+        Raises CheckpointError or InputError.
+        """
+        if not isinstance(source, Checkpoint):
+            name, path = find_checkpoint(source)
+            source = read_checkpoint(path, name)
+        return cls(open_backend(source, device, backend), source.card.preprocess, source.card.labels)
+
+    def prepare(self, rgb: RGB) -> npt.NDArray[np.float32]:
+        """Photograph (H, W, 3) uint8 RGB to network input (3, h, w) float32."""
+        return self.preprocess(rgb)
+
+    def forward(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Network input (N, 3, h, w) to logits (N, K, h, w), both float32."""
+        return self.backend.forward(batch)
+
+    def label(self, logits: npt.NDArray[np.float32], size: Size) -> Labels:
+        """Logits (K, h, w) of one photograph to class indices (H, W) uint8 at its own size."""
+        return label_map(logits, size)
+
+    def __call__(self, rgb: RGB) -> Labels:
+        """Photograph (H, W, 3) uint8 RGB, any size, to class indices (H, W) uint8."""
+        return self.many([rgb])[0]
+
+    def many(self, photos: Sequence[RGB]) -> list[Labels]:
+        """Several photographs at once, those of one network size in one batch; the results are those of one by one."""
+        return [self.label(logits, rgb.shape[:2]) for rgb, logits in zip(photos, self.logits(photos), strict=True)]
+
+    def logits(self, photos: Sequence[RGB]) -> list[npt.NDArray[np.float32]]:
+        """Logits (K, h, w) of several photographs, in their order."""
+        inputs = [self.prepare(rgb) for rgb in photos]
+        by_shape: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+        for place, x in enumerate(inputs):
+            by_shape[x.shape].append(place)
+        result: dict[int, npt.NDArray[np.float32]] = {}
+        for places in by_shape.values():
+            result.update(zip(places, self.forward(np.stack([inputs[p] for p in places])), strict=True))
+        return [result[place] for place in range(len(inputs))]

@@ -1,0 +1,1 @@
+"""The web service: `POST /segment` answers a photograph with its mask."""

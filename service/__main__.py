@@ -1,0 +1,63 @@
+"""Serve checkpoints over HTTP.
+
+python -m service                                            serves what lies in ./runs
+SEGMENT_CHECKPOINTS=runs/ddunet SEGMENT_PORT=9000 python -m service
+SEGMENT_DATA=datasets/cityscapes python -m service           with data for /evaluate
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+
+import uvicorn
+
+from core.errors import InputError
+from service.app import create_app
+from service.settings import PREFIX, Settings, load_settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT: 0; 2 where a setting is wrong, 1 where the default model can't be used."""
+    lines = "\n".join(f"  {PREFIX + key.upper():24}{field.description}" for key, field in Settings.model_fields.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description=__doc__,
+        epilog=f"settings, from the environment:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    unusable: list[str] = []
+
+    def give_up(reason: str) -> None:
+        unusable.append(reason)
+        server.should_exit = True
+
+    try:
+        settings = load_settings()
+        app = create_app(settings, on_unusable=give_up)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    # h11: its limits on headers are what the parser of uvicorn's default lacks
+    server = uvicorn.Server(
+        uvicorn.Config(app, settings.host, settings.port, http="h11", ws="none", log_config=None, server_header=False)
+    )
+    # uvicorn raises the signal again after a clean stop, which would end this process with it
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        server.run()
+    except SystemExit as error:  # the port is taken, or a part of the service could not start
+        return 1 if error.code else 0
+    if unusable:
+        print(f"error: {unusable[0]}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

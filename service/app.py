@@ -1,0 +1,101 @@
+"""create_app: the service put together; models are loaded in its lifespan, never at import."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import numpy as np
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from core import __version__
+from service import problems
+from service.evaluations import Evaluations
+from service.models import Models
+from service.problems import Problem
+from service.routes import router
+from service.segmenting import Segmenting
+from service.settings import Settings
+
+log = logging.getLogger("service")
+
+
+def create_app(settings: Settings, on_unusable: Callable[[str], None] | None = None) -> FastAPI:
+    """The application for these settings.
+
+    `on_unusable` is called with the reason where the default model can't be loaded, for the caller to end the
+    process. Raises InputError at once where the settings leave nothing to serve.
+    """
+    models = Models(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.segmenting = Segmenting(settings)
+        app.state.evaluations = Evaluations(settings.state, settings.data, app.state.segmenting.worker)
+        app.state.evaluations.restore()
+        warming = asyncio.create_task(_warm(app, models, on_unusable))
+        try:
+            yield
+        finally:
+            warming.cancel()
+            await run_in_threadpool(app.state.evaluations.close)
+            await run_in_threadpool(app.state.segmenting.close)
+
+    app = FastAPIOffline(
+        title="Street-scene segmentation",
+        version=__version__,
+        summary="A photograph in, its mask out.",
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.models = models
+    app.state.ready = False
+    app.include_router(router)
+    problems.install(app)
+    app.add_middleware(RequestIds)
+    return app
+
+
+async def _warm(app: FastAPI, models: Models, on_unusable: Callable[[str], None] | None) -> None:
+    """Load the default model and let it answer once; only then is the service ready."""
+    try:
+        loaded = await run_in_threadpool(models.get)
+        blank = np.zeros((64, 128, 3), np.uint8)
+        await run_in_threadpool(loaded.segmenter, blank)
+        app.state.ready = True
+        log.info("ready: %s (%s) on %s", loaded.name, loaded.architecture, loaded.segmenter.backend.device)
+        await run_in_threadpool(models.inspect)
+    except Problem:
+        reason = str(models.models[models.default].error)
+        log.error("the default model can't be used: %s", reason)
+        if on_unusable:
+            on_unusable(reason)
+
+
+class RequestIds:
+    """Gives every request an id that its reply's header and its problem carry."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request (ASGI)."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = secrets.token_hex(8)
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)

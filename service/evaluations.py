@@ -1,0 +1,208 @@
+"""Evaluation jobs: one thread runs them through the served artefact, each keeps its state in a JSON file of its own."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ValidationError
+
+from core import evaluation
+from core.datasets import FolderDataset, Sample, list_splits, open_dataset
+from core.errors import InputError
+from core.evaluation import CheckpointInfo, Report
+from core.files import write_atomically
+from core.images import RGB
+from core.masks import Labels
+from service.models import Loaded
+from service.problems import Problem
+from service.worker import BACKGROUND, Worker
+
+State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
+BATCH = 4  # photographs at a time: small, so that a user's picture waits for few of them
+
+log = logging.getLogger("service")
+
+
+class Progress(BaseModel):
+    """Images scored, of all."""
+
+    done: int
+    total: int
+
+
+class Job(BaseModel):
+    """One evaluation, as it is told and as it is stored."""
+
+    id: str
+    model: str
+    digest: str
+    split: str
+    state: State = "queued"
+    created: datetime
+    started: datetime | None = None
+    finished: datetime | None = None
+    progress: Progress
+    error: str | None = None
+    report: Report | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether it is still to end."""
+        return self.state in ("queued", "running")
+
+
+class Stopped(Exception):
+    """The service is going down; the job is interrupted."""
+
+
+class Evaluations:
+    """Starts, runs and lists evaluations; their files live in STATE/evaluations."""
+
+    def __init__(self, folder: Path, data: Path | None, worker: Worker) -> None:
+        self.folder, self.data, self.worker = folder / "evaluations", data, worker
+        self._jobs: dict[str, Job] = {}
+        self._futures: dict[str, Future[None]] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="evaluation")
+
+    def restore(self) -> None:
+        """Read the jobs of earlier runs; one that was under way when the service ended is interrupted.
+
+        Raises InputError where the folder can't be written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"SEGMENT_STATE: {self.folder}: can't be made ({error.strerror}); name a writable folder"
+            ) from None
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                job = Job.model_validate_json(path.read_bytes())
+            except (OSError, ValidationError) as error:
+                log.warning("%s: not read (%s)", path, str(error).splitlines()[0])
+                continue
+            self._jobs[job.id] = job
+            if job.active:
+                self._change(job, state="interrupted", finished=_now())
+
+    def close(self) -> None:
+        """Stop the running job at its next batch; it and the queued ones are written as interrupted."""
+        self._stopping.set()
+        self._pool.shutdown(cancel_futures=True)
+        for job in self._jobs.values():
+            if job.active:
+                self._change(job, state="interrupted", finished=_now())
+
+    def start(self, model: Loaded, split: str) -> Job:
+        """Queue an evaluation. Raises Problem: 404 `unknown_split`, 409 `no_data`, `labels_differ`, `evaluation_running`."""
+        dataset = self._open(split)
+        try:
+            evaluation.require_same_labels(model.segmenter.labels, dataset.labels)
+        except InputError as error:
+            raise Problem("labels_differ", str(error)) from None
+        with self._lock:
+            running = next((job for job in self._jobs.values() if job.active and job.model == model.name), None)
+            if running:
+                where = {"Location": f"/evaluate/{running.id}"}
+                raise Problem("evaluation_running", f"the model {model.name} is being evaluated: /evaluate/{running.id}", where)
+            job = Job(
+                id=f"{_now():%Y%m%dT%H%M%S}-{secrets.token_hex(4)}",
+                model=model.name,
+                digest=model.digest,
+                split=split,
+                created=_now(),
+                progress=Progress(done=0, total=len(dataset)),
+            )
+            self._jobs[job.id] = job
+            self._store(job)
+            self._futures[job.id] = self._pool.submit(self._run, job, model, dataset)
+        return job
+
+    def _open(self, split: str) -> FolderDataset:
+        if self.data is None:
+            raise Problem("no_data", "this service has no data to score on; set SEGMENT_DATA to a data folder")
+        try:
+            known = list_splits(self.data)
+            if split not in known:
+                raise Problem("unknown_split", f"the data has no such split; found: {', '.join(known) or 'none'}")
+            return open_dataset(self.data, split)
+        except InputError as error:
+            raise Problem("no_data", str(error)) from None
+
+    def wait(self, job: Job) -> Report:
+        """Block until a job has ended. Raises Problem 500 `evaluation_failed` where it has no report."""
+        self._futures[job.id].exception()
+        if job.report is None:
+            raise Problem("evaluation_failed", f"the evaluation ended without a report ({job.state}); see /evaluate/{job.id}")
+        return job.report
+
+    def jobs(self) -> list[Job]:
+        """All jobs, the newest first."""
+        return sorted(self._jobs.values(), key=lambda job: (job.created, job.id), reverse=True)
+
+    def job(self, job_id: str) -> Job:
+        """One job. Raises Problem 404 `unknown_evaluation`."""
+        if job_id not in self._jobs:
+            raise Problem("unknown_evaluation", "there is no evaluation of this id; GET /evaluate lists them")
+        return self._jobs[job_id]
+
+    def _run(self, job: Job, model: Loaded, dataset: FolderDataset) -> None:
+        self._change(job, state="running", started=_now())
+        try:
+            tally = evaluation.count(self._through_worker(model), dataset, BATCH, progress=self._progress(job))
+            info = CheckpointInfo(
+                name=model.name,
+                architecture=model.architecture,
+                digest=model.digest,
+                backend=model.segmenter.backend.name,
+            )
+            self._change(job, state="done", report=evaluation.report(tally, info, dataset), finished=_now())
+        except Stopped:
+            self._change(job, state="interrupted", finished=_now())
+        except InputError as error:
+            self._change(job, state="failed", error=str(error), finished=_now())
+        except Exception as error:
+            log.exception("evaluation %s failed", job.id)
+            self._change(
+                job, state="failed", error=f"{type(error).__name__}: the service's log holds the rest", finished=_now()
+            )
+
+    def _through_worker(self, model: Loaded) -> Callable[[Sequence[RGB]], Sequence[Labels]]:
+        """Segments as users' pictures are segmented, at low priority; the pictures are prepared in this thread."""
+        segmenter = model.segmenter
+
+        def one(rgb: RGB) -> Labels:
+            batch = segmenter.prepare(rgb)[None]
+            logits, _ = self.worker.submit(lambda: segmenter.forward(batch)[0], BACKGROUND).result()
+            return segmenter.label(logits, rgb.shape[:2])
+
+        return lambda photos: [one(rgb) for rgb in photos]
+
+    def _progress(self, job: Job) -> Callable[[int, Sequence[Sample]], None]:
+        def progress(done: int, _: Sequence[Sample]) -> None:
+            job.progress = Progress(done=done, total=job.progress.total)
+            if self._stopping.is_set():
+                raise Stopped
+
+        return progress
+
+    def _change(self, job: Job, **values: object) -> None:
+        for key, value in values.items():
+            setattr(job, key, value)
+        self._store(job)
+
+    def _store(self, job: Job) -> None:
+        write_atomically(self.folder / f"{job.id}.json", [job.model_dump_json().encode()])
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,150 @@
+"""The models that the service serves, by name: found at start, loaded on first use, the least recently used let go."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.checkpoint import PRETRAINED, SUFFIX, Card, read_checkpoint
+from core.errors import CheckpointError, InputError
+from core.segmenter import Segmenter
+from service.problems import Problem
+from service.settings import Settings
+
+
+@dataclass
+class Model:
+    """A name, its file, and what the file said when it was last read: its card and digest, or what is wrong with it."""
+
+    name: str
+    path: Path
+    card: Card | None = None
+    digest: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to answer, with the digest of what was loaded."""
+
+    name: str
+    architecture: str
+    digest: str
+    segmenter: Segmenter
+
+
+class Models:
+    """Finds models by the settings' rules. Raises InputError: nothing found, a name met twice, an unknown default."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.models = {name: Model(name, path) for name, path in find_models(settings.checkpoints).items()}
+        self.default = settings.model or next(iter(self.models))
+        if self.default not in self.models:
+            raise InputError(f"SEGMENT_MODEL: no model {self.default!r}; found: {', '.join(self.models)}")
+        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def inspect(self) -> None:
+        """Read every file once, so that `/models` tells scores and faults before a model is asked for."""
+        for model in self.models.values():
+            if model.card is None and model.error is None:
+                try:
+                    checkpoint = read_checkpoint(model.path, model.name)
+                    model.card, model.digest = checkpoint.card, checkpoint.digest
+                except CheckpointError as error:
+                    model.error = str(error)
+
+    def get(self, name: str | None = None) -> Loaded:
+        """The model, loaded; slow the first time. Raises Problem: 404 `unknown_model`, 503 `model_unusable`."""
+        name = name or self.default
+        if name not in self.models:
+            raise Problem("unknown_model", f"there is no model of this name; known: {', '.join(self.models)}")
+        with self._lock:
+            if name in self._loaded:
+                self._loaded.move_to_end(name)
+                return self._loaded[name]
+            loaded = self._load(self.models[name])
+            self._loaded[name] = loaded
+            while len(self._loaded) > self.settings.max_loaded:
+                self._loaded.popitem(last=False)
+            return loaded
+
+    def _load(self, model: Model) -> Loaded:
+        try:
+            checkpoint = read_checkpoint(model.path, model.name)
+            segmenter = Segmenter.load(checkpoint, self.settings.device, self.settings.backend)
+        except InputError as error:
+            model.error = str(error)
+            raise Problem("model_unusable", f"the model {model.name} can't be used; GET /models tells why") from error
+        model.card, model.digest, model.error = checkpoint.card, checkpoint.digest, None
+        return Loaded(model.name, checkpoint.card.architecture.name, checkpoint.digest, segmenter)
+
+    def describe(self) -> dict[str, Any]:
+        """What `GET /models` answers."""
+        return {"default": self.default, "models": [self._describe(model) for model in self.models.values()]}
+
+    def _describe(self, model: Model) -> dict[str, Any]:
+        card = model.card
+        loaded = self._loaded.get(model.name)
+        return {
+            "name": model.name,
+            "architecture": card and card.architecture.name,
+            "width": card and card.architecture.width,
+            "labels": card
+            and {
+                "name": card.labels.name,
+                "classes": [
+                    {"name": name, "colour": list(colour)}
+                    for name, colour in zip(card.labels.names, card.labels.colours, strict=True)
+                ],
+            },
+            "preprocess": card and card.preprocess.model_dump(mode="json"),
+            "data": card and card.data,
+            "epoch": card and card.epoch,
+            "scores": card and card.scores,
+            "digest": model.digest or None,
+            "loaded": loaded is not None,
+            "backend": loaded and loaded.segmenter.backend.name,
+            "device": loaded and loaded.segmenter.backend.device,
+            "error": model.error,
+        }
+
+
+def find_models(sources: list[Path]) -> dict[str, Path]:
+    """Name -> file. A run folder is one model, named after the folder, served from `best`; a lone file is named by its
+    stem; a folder of these gives all of them. Where nothing is found, the shipped ones."""
+    found: dict[str, Path] = {}
+    for source in sources:
+        for name, path in _candidates(source):
+            if name in found and not path.samefile(found[name]):
+                raise InputError(f"the model name {name!r} is met twice: {found[name]} and {path}; rename or leave out one")
+            found[name] = path
+    if not found:
+        found = {path.stem: path for path in sorted(PRETRAINED.glob(f"*{SUFFIX}"))}
+    if not found:
+        looked = ", ".join(map(str, sources))
+        raise InputError(
+            f"SEGMENT_CHECKPOINTS: nothing to serve in {looked}; train a model first"
+            " (python -m training train --model ddunet --data DIR), or name a checkpoint file or run folder"
+        )
+    return found
+
+
+def _candidates(source: Path) -> list[tuple[str, Path]]:
+    if source.is_file():
+        return [(source.stem, source)]
+    best = _best(source)
+    if best:
+        return [best]
+    children = sorted(source.iterdir()) if source.is_dir() else []
+    files = [(child.stem, child) for child in children if child.is_file() and child.suffix == SUFFIX]
+    return files + [best for child in children if (best := _best(child))]
+
+
+def _best(folder: Path) -> tuple[str, Path] | None:
+    path = folder / "checkpoints" / f"best{SUFFIX}"
+    return (folder.resolve().name, path) if path.is_file() else None

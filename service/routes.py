@@ -1,0 +1,156 @@
+"""The endpoints; each is a thin sentence on top of the parts that do the work."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse, RedirectResponse
+from starlette.concurrency import run_in_threadpool
+
+from service.evaluations import Evaluations, Job
+from service.models import Models
+from service.problems import CODES, Problem
+from service.segmenting import Format, Output, Segmenting
+from service.upload import read_picture
+
+router = APIRouter()
+
+ModelName = Annotated[
+    str | None, Query(description="name of a model, as GET /models lists them; the default one where not told")
+]
+
+PICTURE_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary", "description": "JPEG, PNG or WebP"}},
+                }
+            },
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+def _errors(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """The documented error replies of an endpoint."""
+    by_status: dict[int | str, list[str]] = {}
+    for code in codes:
+        by_status.setdefault(CODES[code], []).append(code)
+    return {
+        status: {"description": "code " + " or ".join(known), "content": {"application/problem+json": {}}}
+        for status, known in by_status.items()
+    }
+
+
+PICTURE_ERRORS = (
+    "malformed_body", "too_many_files", "unknown_model", "too_large", "content_encoding", "not_an_image",
+    "unsupported_media_type", "animated_image", "broken_image", "empty_file", "invalid_parameter", "no_file", "model_unusable",
+)  # fmt: skip
+
+
+@router.post(
+    "/segment",
+    response_class=Response,
+    openapi_extra=PICTURE_BODY,
+    responses={
+        200: {
+            "description": "the mask, the labels, the overlay or their description",
+            "content": {"image/png": {}, "image/jpeg": {}, "application/json": {}},
+        },
+        **_errors(*PICTURE_ERRORS),
+    },
+)
+async def segment(
+    request: Request,
+    model: ModelName = None,
+    output: Annotated[Output, Query(description="mask: indexed PNG; labels: grey PNG; overlay; json: run lengths")] = "mask",
+    format: Annotated[Format, Query(description="of an overlay")] = "jpeg",
+) -> Response:
+    """Segment one photograph: a multipart part named `file`, or the picture itself as the body."""
+    models: Models = request.app.state.models
+    segmenting: Segmenting = request.app.state.segmenting
+    data = await read_picture(request, segmenting.settings.max_bytes)
+    loaded = await run_in_threadpool(models.get, model)
+    content, media_type, timing = await segmenting.segment(data, loaded, output, format)
+    headers = {
+        "Segment-Model": loaded.name,
+        "Segment-Digest": loaded.digest,
+        "Segment-Backend": loaded.segmenter.backend.name,
+        "Server-Timing": timing.header(),
+    }
+    return Response(content, media_type=media_type, headers=headers)
+
+
+@router.get("/models")
+async def models(request: Request) -> JSONResponse:
+    """Every model: architecture, classes with colours, scores, digest, whether it is loaded, what is wrong with it."""
+    return JSONResponse(request.app.state.models.describe())
+
+
+@router.post(
+    "/evaluate",
+    status_code=202,
+    responses={
+        200: {"description": "the report, where wait=true"},
+        202: {"description": "started; Location names it", "model": Job},
+        **_errors("unknown_model", "unknown_split", "evaluation_running", "labels_differ", "no_data", "invalid_parameter",
+                  "evaluation_failed", "model_unusable"),
+    },
+)  # fmt: skip
+async def start_evaluation(
+    request: Request,
+    model: ModelName = None,
+    split: Annotated[str, Query(description="split of the service's data", max_length=100)] = "val",
+    wait: Annotated[bool, Query(description="answer with the report when it is done")] = False,
+) -> JSONResponse:
+    """Score the served artefact on a split of the service's data; users' pictures go first."""
+    models: Models = request.app.state.models
+    evaluations: Evaluations = request.app.state.evaluations
+    loaded = await run_in_threadpool(models.get, model)
+    job = await run_in_threadpool(evaluations.start, loaded, split)
+    where = {"Location": f"/evaluate/{job.id}"}
+    if wait:
+        report = await run_in_threadpool(evaluations.wait, job)
+        return JSONResponse(report.model_dump(mode="json"), headers=where)
+    return JSONResponse(job.model_dump(mode="json"), status_code=202, headers=where)
+
+
+@router.get("/evaluate")
+async def list_evaluations(request: Request) -> JSONResponse:
+    """All evaluations, the newest first, without their reports."""
+    jobs = request.app.state.evaluations.jobs()
+    return JSONResponse({"evaluations": [job.model_dump(mode="json", exclude={"report"}) for job in jobs]})
+
+
+@router.get("/evaluate/{job_id}", response_model=Job, responses=_errors("unknown_evaluation"))
+async def get_evaluation(request: Request, job_id: str) -> Job:
+    """State, progress and, once done, the report."""
+    job: Job = request.app.state.evaluations.job(job_id)
+    return job
+
+
+@router.get("/healthz")
+async def alive() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz", responses=_errors("not_ready"))
+async def ready(request: Request) -> dict[str, str]:
+    """The default model has answered a picture."""
+    if not request.app.state.ready:
+        raise Problem("not_ready", "the default model is being loaded; ask again in a second", {"Retry-After": "1"})
+    return {"status": "ready"}
+
+
+@router.get("/", include_in_schema=False)
+async def home() -> RedirectResponse:
+    """The documentation, from where every endpoint can be tried."""
+    return RedirectResponse("docs")

@@ -1,0 +1,66 @@
+"""Settings of the service, each an environment variable `SEGMENT_<NAME>`."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from core.errors import InputError
+from core.images import MAX_PIXELS, MAX_SIDE
+
+PREFIX = "SEGMENT_"
+
+
+def _split_paths(value: Any) -> Any:
+    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """What the service is told; docs/api.md lists the same."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True)
+
+    checkpoints: Annotated[list[Path], NoDecode, BeforeValidator(_split_paths)] = Field(
+        default=[Path("runs")], description="checkpoint files, run folders and folders of them, separated by colons"
+    )
+    model: str | None = Field(None, description="name of the default model; the first one found where not told")
+    device: str = Field("auto", description="auto (a GPU where there is one), cpu, cuda or cuda:N")
+    backend: str = Field("auto", description="auto or torch")
+    data: Path | None = Field(None, description="data set that /evaluate scores on")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    state: Path = Field(Path("state"), description="folder for evaluation reports")
+    allow_anonymous: bool = Field(False, description="1 permits an address other than loopback without keys")
+    max_loaded: int = Field(3, ge=1, le=64, description="models in memory at most; the least recently used goes")
+    max_bytes: int = Field(20_000_000, ge=1000, description="bytes of a request body at most")
+    max_pixels: int = Field(MAX_PIXELS, ge=1, description="pixels of a photograph at most")
+    max_side: int = Field(MAX_SIDE, ge=1, description="pixels of a photograph's longer side at most")
+    threads: int = Field(4, ge=1, le=256, description="threads that decode and encode pictures")
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment, one-line InputError naming the variable where one is wrong."""
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = PREFIX + str(first["loc"][0]).upper()
+        raise InputError(f"{name}: {first['msg']} (got {first['input']!r})") from None
+    if not settings.allow_anonymous and not _is_loopback(settings.host):
+        raise InputError(
+            f"SEGMENT_HOST: {settings.host} can be reached from other machines, and this service asks for no key;"
+            " use 127.0.0.1, or set SEGMENT_ALLOW_ANONYMOUS=1 where a proxy in front of it lets in whom it should"
+        )
+    return settings
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,88 @@
+"""The photograph of a request: one multipart part named `file`, or the body itself; bounded as the bytes arrive."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from fastapi import Request
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from service.problems import Problem
+
+# a client that is still sending would see a reset instead of the reply, so the rest is read and thrown away
+DRAIN_BYTES = 64_000_000
+DRAIN_SECONDS = 5
+
+HOW = "send `-F file=@photo.jpg`, or the picture itself with `-H 'Content-Type: image/jpeg' --data-binary @photo.jpg`"
+
+
+async def read_picture(request: Request, max_bytes: int) -> bytes:
+    """The encoded picture of a request. Raises Problem: 400, 413, 415 or 422."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Problem("content_encoding", "a Content-Encoding is not taken; send the picture as it is")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        return await _from_form(request.headers, await read_body(request, max_bytes), max_bytes)
+    if kind and not kind.startswith("image/") and kind != "application/octet-stream":
+        raise Problem("unsupported_media_type", f"this content type is not taken; {HOW}")
+    data = await read_body(request, max_bytes)
+    if not data:
+        raise Problem("no_file", f"the request has no body; {HOW}")
+    return data
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The whole body. Raises Problem 413 as soon as it is known to be over the limit."""
+    over = Problem("too_large", f"the request is larger than {max_bytes:,} bytes; send a smaller or more compressed picture")
+    declared = request.headers.get("content-length", "")
+    stream = request.stream()
+    if declared.isdigit() and int(declared) > max_bytes:
+        await _drain(stream)
+        raise over
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in stream:
+        size += len(chunk)
+        if size > max_bytes:
+            chunks.clear()
+            await _drain(stream)
+            raise over
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def _drain(stream: AsyncGenerator[bytes]) -> None:
+    size = 0
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            async for chunk in stream:
+                size += len(chunk)
+                if size > DRAIN_BYTES:
+                    return
+    except TimeoutError:
+        return
+
+
+async def _from_form(headers: Headers, body: bytes, max_bytes: int) -> bytes:
+    async def stream() -> AsyncGenerator[bytes]:
+        yield body
+
+    parser = MultiPartParser(headers, stream(), max_files=8, max_fields=8)
+    parser.spool_max_size = max_bytes  # the body is in memory already: nothing is spooled to disk
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError) as error:
+        raise Problem("malformed_body", f"the multipart body can't be read ({error}); {HOW}") from None
+    files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
+    if len(files) > 1:
+        raise Problem("too_many_files", f"{len(files)} files came; expected one, in the part `file`")
+    part = form.get("file")
+    if not isinstance(part, UploadFile):
+        raise Problem("no_file", f"the form has no file in a part named `file`; {HOW}")
+    data = await part.read()
+    await form.close()
+    if not data:
+        raise Problem("empty_file", f"the file in the part `file` is empty; {HOW}")
+    return data

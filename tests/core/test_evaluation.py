@@ -1,0 +1,95 @@
+"""Evaluation: the same counts however the work is cut, and the document that tells them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core import evaluation
+from core.datasets import open_dataset
+from core.errors import InputError
+from core.evaluation import CheckpointInfo
+from core.intervals import block_length, intervals
+from core.labels import CITYSCAPES, LabelSpace
+from core.segmenter import Segmenter
+
+INFO = CheckpointInfo(name="n", architecture="ddunet", digest="d", backend="torch")
+
+
+@pytest.mark.parametrize(("batch_size", "ranks"), [(1, 1), (2, 1), (8, 1), (2, 2), (1, 3), (3, 7)])
+def test_counts_do_not_depend_on_batches_and_ranks(checkpoint: Path, scenes: Path, batch_size: int, ranks: int) -> None:
+    dataset, segmenter = open_dataset(scenes, "val"), Segmenter.load(checkpoint)
+    whole = evaluation.count(segmenter.many, dataset)
+    shares = [evaluation.count(segmenter.many, dataset, batch_size, rank, ranks) for rank in range(ranks)]
+    assert np.array_equal(sum(share.confusion for share in shares), whole.confusion)
+    assert np.array_equal(sum(share.per_image for share in shares), whole.per_image)
+
+
+def test_every_valid_pixel_is_counted_once(checkpoint: Path, scenes: Path) -> None:
+    dataset = open_dataset(scenes, "val")
+    tally = evaluation.count(Segmenter.load(checkpoint).many, dataset, 2)
+    assert tally.confusion.sum() == sum(int((labels != 255).sum()) for _, labels in dataset)
+
+
+def test_a_perfect_prediction_scores_one(scenes: Path) -> None:
+    dataset = open_dataset(scenes, "val")
+    truth = {rgb.tobytes(): np.where(labels == 255, 0, labels) for rgb, labels in dataset}
+    tally = evaluation.count(lambda photos: [truth[rgb.tobytes()] for rgb in photos], dataset, 2)
+    report = evaluation.report(tally, INFO, dataset)
+    assert report.scores.pixel_accuracy == report.scores.macro_iou == report.scores.micro.iou == 1
+
+
+def test_the_report_has_the_contract_s_fields(checkpoint: Path, scenes: Path) -> None:
+    dataset = open_dataset(scenes, "val")
+    report = evaluation.report(evaluation.count(Segmenter.load(checkpoint).many, dataset), INFO, dataset).model_dump(
+        mode="json"
+    )
+    assert list(report) == ["checkpoint", "data", "scores", "classes", "confusion", "intervals", "speed"]
+    assert list(report["checkpoint"]) == ["name", "architecture", "digest", "backend"]
+    assert list(report["data"]) == ["name", "split", "images"]
+    assert set(report["scores"]) == {"pixel_accuracy", "macro_iou", "macro_iou_labelled", "macro", "micro"}
+    assert set(report["scores"]["micro"]) == {"accuracy", "sensitivity", "specificity", "dice", "iou"}
+    assert set(report["classes"][0]) == {
+        "name", "iou", "dice", "sensitivity", "specificity", "accuracy", "label_pixels", "predicted_pixels",
+    }  # fmt: skip
+    assert set(report["speed"]) == {"images_per_s", "median_ms", "p95_ms"}
+    assert len(report["confusion"]) == 19
+
+
+def test_a_failure_in_progress_ends_the_evaluation(checkpoint: Path, scenes: Path) -> None:
+    def stop(done: int, samples: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.count(Segmenter.load(checkpoint).many, open_dataset(scenes, "val"), progress=stop)
+
+
+def test_other_classes_are_refused() -> None:
+    other = LabelSpace(name="x", names=("a",), ids=(0,), colours=((1, 2, 3),))
+    with pytest.raises(InputError, match="the model has 19 classes"):
+        evaluation.require_same_labels(CITYSCAPES, other)
+
+
+def test_intervals_hold_the_score_and_narrow_with_more_images() -> None:
+    rng = np.random.default_rng(0)
+    widths = []
+    for images in (20, 500):
+        true = rng.binomial(1000, 0.8, (images, 2))
+        counts = np.stack([true, np.full_like(true, 1000), true + (1000 - true)[:, ::-1]], axis=1)
+        low, high = intervals(counts)["pixel_accuracy"] or (0, 0)
+        assert low < true.sum() / (2000 * images) < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 3
+
+
+def test_one_image_has_no_interval() -> None:
+    assert set(intervals(np.ones((1, 3, 2), np.int64)).values()) == {None}
+
+
+def test_blocks_are_long_where_neighbours_are_alike() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=400)
+    assert block_length(noise) <= 3
+    assert block_length(np.convolve(noise, np.ones(20), "same")) >= 10

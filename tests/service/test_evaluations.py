@@ -1,0 +1,117 @@
+"""`/evaluate`: the served artefact on the service's data, as jobs that outlive a restart."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from service.evaluations import Evaluations
+
+
+def finished(client, location: str) -> dict:
+    for _ in range(400):
+        job = client.get(location).json()
+        if job["state"] not in ("queued", "running"):
+            return job
+        time.sleep(0.05)
+    raise AssertionError("the evaluation did not end")
+
+
+def test_a_job_ends_with_the_report_of_the_command_line(serve, scenes: Path, checkpoint: Path, tmp_path: Path, cli) -> None:
+    client = serve(data=scenes)
+    started = client.post("/evaluate")
+    assert started.status_code == 202
+    job = finished(client, started.headers["location"])
+    assert (job["state"], job["progress"], job["model"]) == ("done", {"done": 5, "total": 5}, "random")
+    cli("evaluate", checkpoint, "--data", scenes, "--json", tmp_path / "r.json")
+    report = json.loads((tmp_path / "r.json").read_text())
+    for part in ("checkpoint", "data", "scores", "classes", "confusion", "intervals"):
+        assert job["report"][part] == report[part]
+
+
+def test_wait_answers_with_the_report(serve, scenes: Path) -> None:
+    reply = serve(data=scenes).post("/evaluate?wait=true&split=train")
+    assert reply.status_code == 200 and reply.json()["data"] == {"name": scenes.name, "split": "train", "images": 6}
+
+
+def test_without_data_409(serve) -> None:
+    reply = serve().post("/evaluate")
+    assert (reply.status_code, reply.json()["code"]) == (409, "no_data")
+
+
+@pytest.mark.parametrize(
+    ("query", "code"), [("split=test", "unknown_split"), ("split=../x", "unknown_split"), ("model=x", "unknown_model")]
+)
+def test_unknown_names_404(serve, scenes: Path, query: str, code: str) -> None:
+    reply = serve(data=scenes).post(f"/evaluate?{query}")
+    assert (reply.status_code, reply.json()["code"]) == (404, code)
+
+
+def test_data_of_other_classes_409(serve, plain: Path) -> None:
+    assert serve(data=plain).post("/evaluate").json()["code"] == "labels_differ"
+
+
+def test_an_unknown_job_404(serve) -> None:
+    reply = serve().get("/evaluate/nobody")
+    assert (reply.status_code, reply.json()["code"]) == (404, "unknown_evaluation")
+
+
+def test_a_second_one_of_the_model_409_with_the_first_s_location(serve, scenes: Path) -> None:
+    client = serve(data=scenes)
+    worker = client.app.state.segmenting.worker
+    import threading
+
+    gate = threading.Event()
+    worker.submit(gate.wait)  # nothing is inferred until the gate opens
+    first = client.post("/evaluate")
+    second = client.post("/evaluate")
+    assert (second.status_code, second.json()["code"]) == (409, "evaluation_running")
+    assert second.headers["location"] == first.headers["location"]
+    gate.set()
+    assert finished(client, first.headers["location"])["state"] == "done"
+    assert client.post("/evaluate?wait=true").status_code == 200
+
+
+def test_the_list_has_the_newest_first_and_no_reports(serve, scenes: Path) -> None:
+    client = serve(data=scenes)
+    ids = [client.post("/evaluate?wait=true").headers["location"].rpartition("/")[2] for _ in range(2)]
+    listed = client.get("/evaluate").json()["evaluations"]
+    assert [job["id"] for job in listed] == ids[::-1] and "report" not in listed[0]
+
+
+def test_a_restart_lists_what_was_done_and_what_was_interrupted(serve, scenes: Path, tmp_path: Path) -> None:
+    location = serve(data=scenes, state=tmp_path / "s").post("/evaluate?wait=true").headers["location"]
+    path = tmp_path / "s" / "evaluations" / f"{location.rpartition('/')[2]}.json"
+    running = {**json.loads(path.read_text()), "id": "20200101T000000-00000000", "state": "running", "report": None}
+    path.with_name(f"{running['id']}.json").write_text(json.dumps(running))
+    (path.parent / "torn.json").write_text('{"id": "x"')
+    again = serve(data=scenes, state=tmp_path / "s")
+    states = {job["id"]: job["state"] for job in again.get("/evaluate").json()["evaluations"]}
+    assert states == {path.stem: "done", running["id"]: "interrupted"}
+    assert again.get(location).json()["report"]["data"]["images"] == 5
+
+
+def test_stopping_writes_a_running_job_as_interrupted(serve, scenes: Path, tmp_path: Path) -> None:
+    client = serve(data=scenes, state=tmp_path / "s")
+    evaluations: Evaluations = client.app.state.evaluations
+    evaluations._stopping.set()
+    assert finished(client, client.post("/evaluate").headers["location"])["state"] == "interrupted"
+
+
+def test_users_pictures_go_before_evaluation(serve) -> None:
+    from service.worker import BACKGROUND, USER, Worker
+
+    worker, order = Worker(), []
+    import threading
+
+    gate = threading.Event()
+    worker.submit(gate.wait)
+    calls = [worker.submit(lambda n=n: order.append(n), p) for n, p in enumerate((BACKGROUND, USER, BACKGROUND, USER))]
+    gate.set()
+    for call in calls:
+        call.result(10)
+    worker.close()
+    assert order == [1, 3, 0, 2]

@@ -1,0 +1,102 @@
+"""The service as a process: start, stop and exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+class Process:
+    """`python -m service` on a free port."""
+
+    def __init__(self, tmp_path: Path, **settings: object) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        given = {"SEGMENT_PORT": self.port, "SEGMENT_STATE": tmp_path / "state", **settings}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "service"],
+            cwd=ROOT,
+            env={**os.environ, **{key: str(value) for key, value in given.items()}},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def until_ready(self) -> None:
+        for _ in range(1200):
+            try:
+                if httpx.get(f"{self.url}/readyz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            assert self.process.poll() is None, self.process.communicate()[0]
+            time.sleep(0.05)
+        raise AssertionError("not ready")
+
+    def ended(self) -> tuple[int, str]:
+        out = self.process.communicate(timeout=60)[0]
+        return self.process.returncode, out
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator:
+    started: list[Process] = []
+
+    def run(**settings: object) -> Process:
+        started.append(Process(tmp_path, **settings))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.process.kill()
+        process.process.communicate()
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_service_ends_with_0(start, checkpoint: Path, stop: signal.Signals) -> None:
+    service = start(SEGMENT_CHECKPOINTS=checkpoint)
+    service.until_ready()
+    service.process.send_signal(stop)
+    assert service.ended()[0] == 0
+
+
+def test_nothing_to_serve_ends_with_2_and_one_line(start, tmp_path: Path) -> None:
+    code, out = start(SEGMENT_CHECKPOINTS=tmp_path).ended()
+    assert code == 2 and out.startswith("error: SEGMENT_CHECKPOINTS: nothing to serve") and out.count("\n") == 1
+
+
+def test_an_unusable_default_model_ends_with_1(start, tmp_path: Path) -> None:
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
+    code, out = start(SEGMENT_CHECKPOINTS=tmp_path / "bad.safetensors").ended()
+    assert code == 1 and "bad.safetensors: not a whole safetensors file" in out
+
+
+def test_a_taken_port_ends_with_1(start, checkpoint: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        code, out = start(SEGMENT_CHECKPOINTS=checkpoint, SEGMENT_PORT=taken.getsockname()[1]).ended()
+    assert code == 1 and "address already in use" in out
+
+
+def test_help_lists_every_setting() -> None:
+    out = subprocess.run(
+        [sys.executable, "-m", "service", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert "SEGMENT_CHECKPOINTS" in out and "SEGMENT_MAX_PIXELS" in out

@@ -1,0 +1,104 @@
+"""Models by name, readiness, and the documents around the endpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from core.checkpoint import read_checkpoint
+from core.errors import InputError
+from service.models import find_models
+from service.settings import load_settings
+from tests.conftest import make_checkpoint
+
+
+def best(folder: Path) -> Path:
+    return make_checkpoint(folder / "checkpoints" / "best.safetensors")
+
+
+def test_a_run_folder_is_a_model_and_a_folder_of_runs_many(tmp_path: Path) -> None:
+    paths = {name: best(tmp_path / "runs" / name) for name in ("b", "a")}
+    lone = make_checkpoint(tmp_path / "runs" / "lone.safetensors")
+    assert find_models([tmp_path / "runs" / "a"]) == {"a": paths["a"]}
+    assert find_models([tmp_path / "runs"]) == {"lone": lone, **paths}
+    assert find_models([lone]) == {"lone": lone}
+
+
+def test_a_name_met_twice_tells_both_paths(tmp_path: Path) -> None:
+    best(tmp_path / "one" / "a")
+    make_checkpoint(tmp_path / "two" / "a.safetensors")
+    with pytest.raises(InputError, match=r"'a' is met twice: .*one/a.*two/a\.safetensors"):
+        find_models([tmp_path / "one", tmp_path / "two"])
+
+
+def test_nothing_to_serve_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing to serve"):
+        find_models([tmp_path])
+
+
+def test_an_unknown_default_lists_what_was_found(serve) -> None:
+    with pytest.raises(InputError, match=r"SEGMENT_MODEL: no model 'x'; found: random"):
+        serve(model="x")
+
+
+def test_models_tell_classes_colours_scores_and_digest(serve, checkpoint: Path) -> None:
+    told = serve().get("/models").json()
+    (model,) = told["models"]
+    assert told["default"] == model["name"] == "random"
+    assert (model["architecture"], model["loaded"], model["error"]) == ("ddunet", True, None)
+    assert model["digest"] == read_checkpoint(checkpoint).digest
+    assert model["labels"]["classes"][10] == {"name": "sky", "colour": [70, 130, 180]}
+
+
+def test_alive_and_ready(serve) -> None:
+    client = serve()
+    assert client.get("/healthz").json() == {"status": "alive"}
+    assert client.get("/readyz").json() == {"status": "ready"}
+
+
+def test_not_ready_before_the_model_has_answered(serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    gate = threading.Event()
+    original = __import__("service.models", fromlist=["Models"]).Models._load
+    monkeypatch.setattr("service.models.Models._load", lambda self, model: (gate.wait(), original(self, model))[1])
+    client = serve(ready=False)
+    reply = client.get("/readyz")
+    assert (reply.status_code, reply.json()["code"], reply.headers["retry-after"]) == (503, "not_ready", "1")
+    assert client.get("/healthz").status_code == 200
+    gate.set()
+
+
+def test_the_documentation_needs_nothing_from_outside(serve) -> None:
+    client = serve()
+    page = client.get("/docs").text
+    assert "http://" not in page and "https://" not in page
+    for asset in ("swagger-ui-bundle.js", "swagger-ui.css"):
+        assert asset in page
+        assert client.get(f"/static-offline-docs/{asset}").status_code == 200
+
+
+def test_openapi_names_both_kinds_of_body(serve) -> None:
+    operation = serve().get("/openapi.json").json()["paths"]["/segment"]["post"]
+    assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "image/*", "application/octet-stream"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("SEGMENT_PORT", "http", "SEGMENT_PORT"),
+        ("SEGMENT_MAX_LOADED", "0", "SEGMENT_MAX_LOADED"),
+        ("SEGMENT_HOST", "0.0.0.0", "SEGMENT_ALLOW_ANONYMOUS=1"),
+    ],
+)
+def test_a_wrong_setting_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=message) as error:
+        load_settings()
+    assert "\n" not in str(error.value)
+
+
+def test_checkpoints_are_separated_by_colons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGMENT_CHECKPOINTS", "/a:/b/c")
+    assert load_settings().checkpoints == [Path("/a"), Path("/b/c")]

@@ -1,0 +1,80 @@
+"""The configuration: precedence, and one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core.errors import InputError
+from training.config import TrainConfig, load_config, settle
+
+
+def test_the_contract_s_defaults() -> None:
+    config = load_config({"model": "ddunet", "data": "x"})
+    assert (config.epochs, config.batch_size, config.size, config.width) == (200, 8, (256, 256), 64)
+    assert (config.augment, config.seed, config.learning_rate, config.schedule) == ("street", 0, 1e-3, "constant")
+    assert config.run_folder == Path("runs/ddunet")
+
+
+def test_a_flag_goes_before_the_environment_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps({"epochs": 1, "width": 11, "seed": 111}))
+    monkeypatch.setenv("TRAIN_EPOCHS", "2")
+    monkeypatch.setenv("TRAIN_WIDTH", "22")
+    config = load_config({"epochs": "3"}, file)
+    assert (config.epochs, config.width, config.seed) == (3, 22, 111)
+
+
+@pytest.mark.parametrize("text", ["128 256", "128x256", "[128, 256]"])
+def test_the_environment_can_tell_a_size(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("TRAIN_SIZE", text)
+    assert load_config({}).size == (128, 256)
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAIN_EPOCHS", "")
+    assert load_config({}).epochs == 200
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"epochs": "many"}, r"--epochs: .*valid integer.*'many'"),
+        ({"epochs": "0"}, r"--epochs: .*greater than or equal to 1"),
+        ({"batch_size": "-4"}, "--batch-size"),
+        ({"learning_rate": "nan"}, "--learning-rate: .*finite"),
+        ({"learning_rate": "-1"}, "--learning-rate"),
+        ({"size": ["256", "wide"]}, "--size"),
+        ({"model": "segnet"}, "--model: unknown model 'segnet'; known: unet, r2unet, ddunet"),
+        ({"augment": "wild"}, "--augment: .*'street' or 'classic'"),
+    ],
+)
+def test_a_wrong_flag_is_named_in_one_line(flags: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        load_config(flags)
+    assert "\n" not in str(error.value)
+
+
+def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAIN_BATCH_SIZE", "x")
+    with pytest.raises(InputError, match="TRAIN_BATCH_SIZE"):
+        load_config({})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [('{"epoch": 3}', "epoch: Extra inputs"), ("[]", "JSON object"), ("{", "JSON object")]
+)
+def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "c.json"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_config({}, file)
+
+
+def test_nothing_told_names_the_flag_and_the_models() -> None:
+    with pytest.raises(InputError, match="--model: missing; known: unet, r2unet, ddunet"):
+        settle(TrainConfig())
+    with pytest.raises(InputError, match="--data: missing"):
+        settle(TrainConfig(model="unet", run="/nowhere/at/all"))

@@ -1,0 +1,66 @@
+"""`predict`: a mask for every photograph, at its place in the tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.images import read_photo
+from core.labels import CITYSCAPES
+from core.segmenter import Segmenter
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photo: np.ndarray) -> Path:
+    root = tmp_path / "photos"
+    (root / "a" / "b").mkdir(parents=True)
+    Image.fromarray(photo).save(root / "one.jpg")
+    Image.fromarray(photo[:31, :77]).save(root / "a" / "b" / "two.png")
+    return root
+
+
+def files(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_folder_s_tree_is_kept(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
+    code, out, _ = cli("predict", checkpoint, folder, "--out", tmp_path / "out", "--overlay")
+    assert code == 0 and "2 of 2 masks" in out
+    assert files(tmp_path / "out") == {"one.png", "one_overlay.png", "a/b/two.png", "a/b/two_overlay.png"}
+
+
+def test_a_mask_holds_the_segmenter_s_indices(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
+    cli("predict", checkpoint, folder / "one.jpg", "--out", tmp_path / "out")
+    expected = Segmenter.load(checkpoint)(read_photo(folder / "one.jpg"))
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "one.png")), expected)
+
+
+def test_label_ids_are_what_the_official_scripts_want(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
+    cli("predict", checkpoint, folder / "one.jpg", "--out", tmp_path / "out", "--ids", "label")
+    written = cv2.imread(str(tmp_path / "out" / "one.png"), cv2.IMREAD_UNCHANGED)
+    assert written.dtype == np.uint8
+    assert np.array_equal(written, CITYSCAPES.decode(Segmenter.load(checkpoint)(read_photo(folder / "one.jpg"))))
+
+
+def test_a_bad_file_is_told_and_passed_over(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
+    (folder / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    code, out, err = cli("predict", checkpoint, folder, "--out", tmp_path / "out")
+    assert code == 1 and "bad.png" in err and "2 of 3 masks" in out
+    assert files(tmp_path / "out") == {"one.png", "a/b/two.png"}
+
+
+def test_two_masks_of_one_name_are_told(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
+    Image.open(folder / "one.jpg").save(folder / "one.png")
+    code, _, err = cli("predict", checkpoint, folder, "--out", tmp_path / "out")
+    assert code == 2 and "would both become" in err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("given", ["nowhere", "empty"])
+def test_nothing_to_predict_is_told(checkpoint: Path, tmp_path: Path, cli, given: str) -> None:
+    (tmp_path / "empty").mkdir()
+    code, _, err = cli("predict", checkpoint, tmp_path / given, "--out", tmp_path / "out")
+    assert code == 2 and given in err

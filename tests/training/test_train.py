@@ -1,0 +1,263 @@
+"""A training run from end to end on tiny scenes: what it leaves, how it goes on, what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from core.checkpoint import read_checkpoint
+from core.errors import InputError
+from tests.conftest import make_checkpoint
+from training.__main__ import main
+from training.loading import EpochBatches
+from training.loop import learning_rates
+
+TINY = ("--width", 2, "--size", 32, 64, "--batch-size", 2, "--workers", 0)
+
+
+@pytest.fixture(scope="module")
+def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two epochs."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    arguments = ("train", "--model", "ddunet", "--data", scenes, "--epochs", 2, "--run", folder, *TINY)
+    assert main([str(a) for a in arguments]) == 0
+    return folder
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    with (folder / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_run_folder_is_laid_out_as_the_design_says(run: Path) -> None:
+    names = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
+    assert {n for n in names if not n.startswith("tensorboard/")} == {
+        "config.json",
+        "history.csv",
+        "curves.png",
+        "checkpoints/epoch-0001.safetensors",
+        "checkpoints/epoch-0002.safetensors",
+        "checkpoints/best.safetensors",
+        "checkpoints/last.safetensors",
+        "resume/0001-000000.safetensors",
+        "resume/0002-000000.safetensors",
+    }
+
+
+def test_last_and_best_are_hard_links_to_epochs(run: Path) -> None:
+    checkpoints = run / "checkpoints"
+    assert (checkpoints / "last.safetensors").samefile(checkpoints / "epoch-0002.safetensors")
+    best = max(history(run), key=lambda row: float(row["val_macro_iou_labelled"]))
+    assert (checkpoints / "best.safetensors").samefile(checkpoints / f"epoch-{int(best['epoch']):04d}.safetensors")
+
+
+def test_history_has_a_row_an_epoch_with_the_contract_s_columns(run: Path) -> None:
+    rows = history(run)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    five = ("accuracy", "sensitivity", "specificity", "dice", "iou")
+    scores = {"pixel_accuracy", "macro_iou", "macro_iou_labelled", *(f"{m}_{s}" for m in ("macro", "micro") for s in five)}
+    expected = {"epoch", "train_loss", "val_loss", "learning_rate", "images_per_s", "seconds"}
+    assert set(rows[0]) == expected | {f"val_{s}" for s in scores} | {f"train_running_{s}" for s in scores}
+
+
+def test_config_json_holds_the_configuration(run: Path, scenes: Path) -> None:
+    config = json.loads((run / "config.json").read_text())["config"]
+    assert (config["model"], config["data"], config["size"]) == ("ddunet", str(scenes), [32, 64])
+
+
+def test_the_card_tells_what_was_trained_and_its_scores(run: Path) -> None:
+    card = read_checkpoint(run / "checkpoints" / "last.safetensors").card
+    assert (card.architecture.name, card.architecture.width, card.epoch, card.preprocess.mode) == ("ddunet", 2, 2, "fit")
+    assert card.scores["macro_iou"] == pytest.approx(float(history(run)[1]["val_macro_iou"]))
+
+
+def test_evaluate_tells_the_score_that_training_told(run: Path, scenes: Path, tmp_path: Path, cli) -> None:
+    last = run / "checkpoints" / "last.safetensors"
+    code, out, _ = cli("evaluate", last, "--data", scenes, "--json", tmp_path / "r.json")
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert code == 0
+    assert report["scores"]["macro_iou"] == pytest.approx(float(history(run)[1]["val_macro_iou"]), abs=1e-12)
+    assert f"macro IoU {report['scores']['macro_iou']:.3f}" in out
+    assert report["data"] == {"name": scenes.name, "split": "val", "images": 5}
+
+
+def test_tensorboard_has_scalars_and_the_strip(run: Path) -> None:
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    assert {"loss/train", "loss/val", "macro_iou/val", "learning_rate"} <= set(board.Tags()["scalars"])
+    assert [event.step for event in board.Scalars("loss/train")] == [1, 2]
+    assert board.Tags()["images"] == ["photograph, label, prediction"]
+
+
+def test_curves_are_a_picture(run: Path) -> None:
+    with Image.open(run / "curves.png") as picture:
+        assert picture.width > 800
+
+
+def test_the_loss_falls(scenes: Path, tmp_path: Path, cli) -> None:
+    flags = ("--epochs", 5, "--run", tmp_path / "r", "--width", 4, *TINY[2:], "--learning-rate", 0.01)
+    assert cli("train", "--model", "ddunet", "--data", scenes, *flags)[0] == 0
+    rows = history(tmp_path / "r")
+    losses = [float(row["train_loss"]) for row in rows]
+    assert losses[-1] < losses[0] - 0.2
+
+
+@pytest.mark.parametrize("model", ["unet", "r2unet"])
+def test_the_other_models_train_too(scenes: Path, tmp_path: Path, cli, model: str) -> None:
+    assert cli("train", "--model", model, "--data", scenes, "--epochs", 1, "--run", tmp_path / "r", *TINY)[0] == 0
+    assert read_checkpoint(tmp_path / "r" / "checkpoints" / "best.safetensors").card.architecture.name == model
+
+
+def test_classic_trains_a_plain_data_set_with_its_own_classes(plain: Path, tmp_path: Path, cli) -> None:
+    flags = ("--augment", "classic", "--epochs", 1, "--run", tmp_path / "r", *TINY)
+    assert cli("train", "--model", "ddunet", "--data", plain, *flags)[0] == 0
+    card = read_checkpoint(tmp_path / "r" / "checkpoints" / "best.safetensors").card
+    assert (card.labels.names, card.preprocess.mode) == (("a", "b", "c"), "stretch")
+
+
+def test_a_resumed_run_ends_as_an_undisturbed_one(scenes: Path, run: Path, tmp_path: Path, cli) -> None:
+    folder = tmp_path / "r"
+    start = ("train", "--model", "ddunet", "--data", scenes, "--run", folder)
+    assert cli(*start, "--epochs", 1, *TINY)[0] == 0
+    code, out, _ = cli("train", "--run", folder, "--resume", "--epochs", 2)
+    assert code == 0 and "going on after epoch 1" in out
+    ours, theirs = (read_checkpoint(f / "checkpoints" / "last.safetensors").tensors for f in (folder, run))
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    timed = ("images_per_s", "seconds")
+    assert [{k: v for k, v in row.items() if k not in timed} for row in history(folder)] == [
+        {k: v for k, v in row.items() if k not in timed} for row in history(run)
+    ]
+
+
+def test_resume_of_nothing_starts_and_says_so(scenes: Path, tmp_path: Path, cli) -> None:
+    flags = ("--epochs", 1, "--run", tmp_path / "r", "--resume", *TINY)
+    code, out, _ = cli("train", "--model", "ddunet", "--data", scenes, *flags)
+    assert code == 0 and "nothing was written yet; starting from the beginning" in out
+
+
+def test_resume_takes_the_one_before_a_damaged_file(scenes: Path, tmp_path: Path, cli) -> None:
+    folder = tmp_path / "r"
+    cli("train", "--model", "ddunet", "--data", scenes, "--run", folder, "--epochs", 2, *TINY)
+    newest = folder / "resume" / "0002-000000.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    code, out, _ = cli("train", "--run", folder, "--resume", "--epochs", 2)
+    assert code == 0 and "0002-000000.safetensors: not a whole" in out and "going on after epoch 1" in out
+    assert [row["epoch"] for row in history(folder)] == ["1", "2"]
+
+
+def test_keep_deletes_old_epochs_and_never_the_best(scenes: Path, tmp_path: Path, cli) -> None:
+    folder = tmp_path / "r"
+    cli("train", "--model", "ddunet", "--data", scenes, "--run", folder, "--epochs", 3, "--keep", 1, *TINY)
+    names = sorted(p.name for p in (folder / "checkpoints").iterdir())
+    assert names == ["best.safetensors", "epoch-0003.safetensors", "last.safetensors"]
+
+
+def test_init_takes_the_weights_and_a_new_head_for_new_classes(plain: Path, tmp_path: Path, cli) -> None:
+    source = make_checkpoint(tmp_path / "source.safetensors", width=2)
+    flags = ("--init", source, "--epochs", 1, "--learning-rate", 1e-12, "--run", tmp_path / "r", *TINY)
+    assert cli("train", "--model", "ddunet", "--data", plain, *flags)[0] == 0
+    before, after = read_checkpoint(source).tensors, read_checkpoint(tmp_path / "r/checkpoints/last.safetensors").tensors
+    assert after["head.weight"].shape[0] == 3
+    assert np.allclose(before["encoder.0.0.0.weight"], after["encoder.0.0.0.weight"], atol=1e-6)
+
+
+def test_each_step_has_its_learning_rate() -> None:
+    assert learning_rates("constant", 0.1, 3, 10, 4) == [0.1] * 4
+    rates = [rate for epoch in (1, 2) for rate in learning_rates("cosine", 0.1, epoch, 2, 50)]
+    assert rates[0] == 0.1 and rates[50] == pytest.approx(0.05) and rates[-1] < 1e-4
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_an_epoch_takes_every_sample_once_but_the_last_short_batch() -> None:
+    batches = EpochBatches(21, 4, seed=0)
+    batches.epoch = 1
+    first = [index for batch in batches for _, index in batch]
+    assert len(first) == len(set(first)) == 20 and batches.dropped == 1
+    batches.epoch = 2
+    assert first != [index for batch in batches for _, index in batch]
+
+
+def test_ranks_share_each_global_batch() -> None:
+    whole = list(EpochBatches(20, 4, seed=3))
+    shares = [list(EpochBatches(20, 4, 3, rank, 2)) for rank in (0, 1)]
+    assert [sorted(a + b) for a, b in zip(*shares, strict=True)] == [sorted(batch) for batch in whole]
+
+
+def test_more_ranks_than_samples_is_told() -> None:
+    with pytest.raises(InputError, match="2 samples for 3 processes"):
+        EpochBatches(20, 2, 0, 0, 3)
+
+
+def wrong(cli, *arguments: object) -> str:
+    code, _, err = cli(*arguments)
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1
+    return err
+
+
+class TestWrongUse:
+    """Exit 2 and one line."""
+
+    def test_a_folder_that_holds_a_run(self, run: Path, scenes: Path, cli) -> None:
+        assert "--resume" in wrong(cli, "train", "--model", "ddunet", "--data", scenes, "--run", run)
+
+    def test_another_setting_at_resume(self, run: Path, cli) -> None:
+        assert "--width" in wrong(cli, "train", "--run", run, "--resume", "--width", 3)
+
+    def test_no_such_data_folder(self, tmp_path: Path, cli) -> None:
+        error = wrong(cli, "train", "--model", "unet", "--data", tmp_path / "none", "--run", tmp_path / "r")
+        assert "no such data folder" in error and "leftImg8bit" in error
+
+    def test_unknown_model(self, cli) -> None:
+        assert "known: unet, r2unet, ddunet" in wrong(cli, "train", "--model", "vgg", "--data", "x")
+
+    def test_unknown_flag(self, cli) -> None:
+        assert "--colour" in wrong(cli, "train", "--colour", "red")
+
+    def test_more_samples_a_batch_than_there_are(self, scenes: Path, tmp_path: Path, cli) -> None:
+        error = wrong(cli, "train", "--model", "unet", "--data", scenes, "--run", tmp_path / "r", "--batch-size", 7)
+        assert "--batch-size" in error and "6" in error
+
+    def test_one_value_for_batch_norm(self, scenes: Path, tmp_path: Path, cli) -> None:
+        flags = ("--batch-size", 1, "--size", 16, 16, "--run", tmp_path / "r")
+        assert "--size" in wrong(cli, "train", "--model", "unet", "--data", scenes, *flags)
+
+    def test_a_checkpoint_that_is_not_one(self, scenes: Path, tmp_path: Path, cli) -> None:
+        path = tmp_path / "page.safetensors"
+        path.write_text("<html>")
+        assert "page.safetensors" in wrong(cli, "evaluate", path, "--data", scenes)
+
+    def test_init_from_another_architecture(self, scenes: Path, checkpoint: Path, tmp_path: Path, cli) -> None:
+        flags = ("--init", checkpoint, "--run", tmp_path / "r")
+        assert "--init" in wrong(cli, "train", "--model", "unet", "--data", scenes, *flags)
+
+    def test_other_classes_at_evaluation(self, checkpoint: Path, plain: Path, cli) -> None:
+        assert "the model has 19 classes" in wrong(cli, "evaluate", checkpoint, "--data", plain)
+
+    def test_label_values_outside_the_label_space(self, plain: Path, tmp_path: Path, cli) -> None:
+        Image.fromarray(np.full((48, 64), 9, np.uint8)).save(plain / "labels" / "train" / "0.png")
+        error = wrong(cli, "train", "--model", "unet", "--data", plain, "--run", tmp_path / "r", "--batch-size", 2)
+        assert "labels/train/0.png" in error and "9" in error
+
+    def test_an_image_without_label(self, plain: Path, tmp_path: Path, cli) -> None:
+        (plain / "labels" / "val" / "0.png").unlink()
+        assert "0.jpg has no label" in wrong(cli, "train", "--model", "unet", "--data", plain, "--run", tmp_path / "r")
+
+
+def test_nothing_is_written_where_the_input_is_wrong(plain: Path, tmp_path: Path, cli) -> None:
+    (plain / "labels" / "val" / "0.png").unlink()
+    cli("train", "--model", "unet", "--data", plain, "--run", tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_synthetic_needs_no_folder() -> None:
+    from training.data import open_training_data
+
+    train, val = open_training_data("synthetic")
+    assert (len(train), len(val)) == (200, 50)

@@ -1,0 +1,1 @@
+"""Training, evaluation and prediction from the command line: `python -m training COMMAND`."""

@@ -1,0 +1,47 @@
+"""Street-scene semantic segmentation: train, evaluate, predict.
+
+python -m training train --model ddunet --data datasets/cityscapes
+python -m training evaluate runs/ddunet --data datasets/cityscapes --split val --json report.json
+python -m training predict runs/ddunet street.jpg --out masks --overlay
+python -m training synthesize datasets/scenes
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import NoReturn
+
+from core.errors import InputError
+from training import evaluate, predict, synthesize, train
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a wrong flag in one line, as every other error is told."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError instead of printing the usage."""
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; 0 done, 2 the user's input is wrong, 1 anything else (with its traceback)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = Parser(prog="python -m training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for command in (train, evaluate, predict, synthesize):
+        command.add_parser(commands)
+    try:
+        options = parser.parse_args(arguments)
+        code: int = options.run_command(options, arguments)
+        return code
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""The configuration of a training run: one typed model, filled from flags, environment, a file and defaults."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from core.errors import InputError
+from core.models import MODELS
+
+PREFIX = "TRAIN_"
+# what a resumed run may change: none of it changes what is computed
+FREE_AT_RESUME = {"epochs", "gpus", "workers", "keep", "resume", "run", "config"}
+
+
+def _known_model(name: str) -> str:
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
+    return name
+
+
+def _two_numbers(value: Any) -> Any:
+    """`256 256`, `256x256` or `[256, 256]` from the environment."""
+    return value.replace("x", " ").replace(",", " ").strip("[]() ").split() if isinstance(value, str) else value
+
+
+Side = Annotated[int, Field(ge=8, le=4096)]
+Factor = Annotated[float, Field(ge=0.1, le=10, allow_inf_nan=False)]
+
+
+class TrainConfig(BaseSettings):
+    """What `train` is told; `config.json` of a run holds the same. The description of a field is its flag's help."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", env_ignore_empty=True)
+
+    model: Annotated[str, AfterValidator(_known_model)] | None = Field(None, description=f"architecture: {', '.join(MODELS)}")
+    data: str | None = Field(None, description="data folder (Cityscapes or plain layout), or `synthetic`")
+    epochs: int = Field(200, ge=1, le=100_000, description="passes over the training split")
+    batch_size: int = Field(8, ge=1, le=65_536, description="samples a step, over all GPUs together")
+    size: Annotated[tuple[Side, Side], NoDecode, BeforeValidator(_two_numbers)] = Field(
+        (256, 256), description="height and width of the network's input, in pixels"
+    )
+    width: int = Field(64, ge=1, le=1024, description="channels of the first level; 16 is the size for a CPU")
+    augment: Literal["street", "classic"] = Field(
+        "street", description="street: scale, crop, flip, colours; classic: stretch, flip, quarter turns"
+    )
+    scale: Annotated[tuple[Factor, Factor], NoDecode, BeforeValidator(_two_numbers)] = Field(
+        (0.5, 2.0), description="range of street's random scale, relative to the picture fitted to --size"
+    )
+    learning_rate: float = Field(1e-3, gt=0, le=1, allow_inf_nan=False, description="of Adam")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="cosine: the learning rate falls to zero over the run, which short runs gain from"
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="of weights, order and augmentation")
+    init: str | None = Field(None, description="checkpoint to start from; its head is replaced where classes differ")
+    run: str | None = Field(None, description="run folder, runs/MODEL where not told")
+    resume: bool = Field(False, description="go on with the run in the run folder")
+    keep: int | None = Field(
+        None, ge=1, description="keep the checkpoints of the newest KEEP epochs (and the best); all where not told"
+    )
+    gpus: int | None = Field(None, ge=0, description="GPUs to use, all visible ones where not told; 0: the CPU")
+    workers: int | None = Field(None, ge=0, le=256, description="processes that decode and augment, for each GPU")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then environment; `load_config` puts the file's values below both."""
+        return init_settings, env_settings
+
+    @field_validator("scale")
+    @classmethod
+    def _rising(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError("the first factor must not be larger than the second")
+        return scale
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run lives."""
+        return Path(self.run or f"runs/{self.model}")
+
+    @property
+    def worker_count(self) -> int:
+        """Loader processes for each rank: a few, and the CPU itself is left for the arithmetic where there is no GPU."""
+        return min(4, os.cpu_count() or 1) if self.workers is None else self.workers
+
+
+def load_config(flags: dict[str, Any], file: Path | None = None) -> TrainConfig:
+    """Build the configuration; precedence is flag, environment, file, default.
+
+    Raises InputError of one line that names the flag, the environment variable or the file's key.
+    """
+    from_file = _read_file(file) if file else {}
+    in_environment = {key for key in TrainConfig.model_fields if os.environ.get(PREFIX + key.upper())}
+    try:
+        return TrainConfig(**{**{k: v for k, v in from_file.items() if k not in in_environment}, **flags})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else ""
+        if key in flags:
+            where = "--" + key.replace("_", "-")
+        elif key in in_environment:
+            where = PREFIX + key.upper()
+        else:
+            where = f"{file}: {key}"
+        given = "" if first["type"] in ("missing", "extra_forbidden") else f" (got {first['input']!r})"
+        message = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{where}: {message}{given}") from None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--config: {path}: expected a JSON object of settings ({error})") from None
+    if not isinstance(values, dict):
+        raise InputError(f"--config: {path}: expected a JSON object of settings, such as {{'epochs': 50}}")
+    return values
+
+
+def settle(config: TrainConfig) -> TrainConfig:
+    """The configuration that the run goes by: where a run is resumed, its own `config.json` rules.
+
+    Raises InputError: nothing told what to train, a folder that holds a run, a setting that a resumed run can't change.
+    """
+    if config.model is None and (config.run is None or not config.resume):
+        raise InputError(f"--model: missing; known: {', '.join(MODELS)}")
+    saved_file = config.run_folder / "config.json"
+    if saved_file.exists():
+        if not config.resume:
+            raise InputError(f"{config.run_folder}: holds a run; go on with --resume, or choose another folder with --run")
+        return _merge(config, TrainConfig.model_construct(**_plain(saved_file)))
+    if config.model is None:
+        raise InputError(f"--model: missing, and {saved_file} is not there to tell it; known: {', '.join(MODELS)}")
+    if config.data is None:
+        raise InputError("--data: missing; a Cityscapes folder, a folder with classes.json, or `synthetic`")
+    return config
+
+
+def _plain(saved_file: Path) -> dict[str, Any]:
+    try:
+        values = TrainConfig.model_validate(json.loads(saved_file.read_text(encoding="utf-8"))["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{saved_file}: can't be read as a run's configuration ({reason})") from None
+    return values.model_dump()
+
+
+def _merge(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
+    told = config.model_fields_set
+    for key in sorted(told - FREE_AT_RESUME):
+        if getattr(config, key) != getattr(saved, key):
+            raise InputError(
+                f"--{key.replace('_', '-')}: the run in {config.run_folder} has {getattr(saved, key)!r}, not"
+                f" {getattr(config, key)!r}; leave it out, or start another run with --run"
+            )
+    return saved.model_copy(update={key: getattr(config, key) for key in told & FREE_AT_RESUME})

@@ -1,0 +1,120 @@
+"""The `evaluate` command: the scores of a checkpoint on a split, alone or as many processes under torchrun.
+
+python -m training evaluate runs/ddunet --data datasets/cityscapes --split val --json report.json
+torchrun --nproc-per-node 2 -m training evaluate runs/ddunet --data datasets/cityscapes
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from core import evaluation
+from core.backends import BACKENDS
+from core.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
+from core.datasets import Dataset, Sample
+from core.errors import InputError
+from core.evaluation import CheckpointInfo, Report
+from core.files import write_atomically
+from core.segmenter import Segmenter
+from training.data import check, open_data
+from training.distributed import World, join
+from training.progress import bar
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Flags of `evaluate`."""
+    parser = commands.add_parser(
+        "evaluate", help="score a checkpoint", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(run_command=run)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file, a run folder (its best) or the name of a shipped one")
+    parser.add_argument("--data", required=True, metavar="DIR", help="data folder, or `synthetic`")
+    parser.add_argument("--split", default="val", help="split to score on (default: val)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report there")
+    parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="photographs at a time (default: 4)")
+    add_device_flags(parser)
+
+
+def add_device_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags that say what runs the network."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--backend", default="auto", choices=("auto", *BACKENDS), help="what runs the network (default: auto)")
+
+
+def load(source: str, device: str, backend: str) -> tuple[Checkpoint, Segmenter]:
+    """Open a checkpoint as the command line names it. Raises CheckpointError or InputError."""
+    name, path = find_checkpoint(source)
+    checkpoint = read_checkpoint(path, name)
+    return checkpoint, Segmenter.load(checkpoint, device, backend)
+
+
+def run(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Evaluate this process's share; the main process adds up, tells and writes."""
+    if options.batch_size < 1:
+        raise InputError(f"--batch-size: expected 1 or more, got {options.batch_size}")
+    if options.json and not options.json.parent.is_dir():
+        raise InputError(f"--json: {options.json.parent}: no such folder; make it first")
+    dataset = open_data(options.data, options.split)
+    with join(use_gpu=options.device != "cpu") as world:
+        device = str(world.device) if options.device == "auto" else options.device
+        checkpoint, segmenter = load(options.checkpoint, device, options.backend)
+        evaluation.require_same_labels(segmenter.labels, dataset.labels)
+        if world.main:
+            check(dataset)
+        world.barrier()
+        report = evaluate(checkpoint, segmenter, dataset, options.batch_size, world)
+    if world.main:
+        print(table(report))
+        if options.json:
+            write_atomically(options.json, [report.model_dump_json(indent=2).encode() + b"\n"])
+            print(f"report: {options.json}")
+    return 0
+
+
+def evaluate(checkpoint: Checkpoint, segmenter: Segmenter, dataset: Dataset, batch_size: int, world: World) -> Report:
+    """The report of the whole split, the same on every rank."""
+    with bar("evaluating", world.main, total=len(dataset), unit="image") as shown:
+
+        def progress(done: int, samples: Sequence[Sample]) -> None:
+            shown.update(min(len(samples) * world.ranks, len(dataset) - shown.n))
+
+        tally = evaluation.count(segmenter.many, dataset, batch_size, world.rank, world.ranks, progress)
+    world.add_tally(tally)
+    info = CheckpointInfo(
+        name=checkpoint.name,
+        architecture=checkpoint.card.architecture.name,
+        digest=checkpoint.digest,
+        backend=segmenter.backend.name,
+    )
+    return evaluation.report(tally, info, dataset)
+
+
+def table(report: Report) -> str:
+    """The report for a terminal: leading scores with their intervals, then a line for each class that occurs."""
+
+    def number(value: float | None) -> str:
+        return "    -" if value is None else f"{value:.3f}"
+
+    def leading(title: str, key: str) -> str:
+        low_high = report.intervals.get(key)
+        between = f"  (95 %: {low_high[0]:.3f} to {low_high[1]:.3f})" if low_high else ""
+        return f"{title} {number(getattr(report.scores, key))}{between}"
+
+    lines = [
+        f"{report.checkpoint.name} ({report.checkpoint.architecture}, {report.checkpoint.backend}) on {report.data.images}"
+        f" images of {report.data.name} {report.data.split}",
+        leading("macro IoU", "macro_iou"),
+        leading("macro IoU of labelled classes", "macro_iou_labelled"),
+        leading("pixel accuracy", "pixel_accuracy"),
+        "",
+        f"{'':20}{'IoU':>8}{'Dice':>8}{'sens.':>8}{'spec.':>8}{'acc.':>8}",
+    ]
+    rows = [(c.name, c) for c in report.classes if c.iou is not None]
+    for name, five in (*rows, ("macro mean", report.scores.macro), ("micro", report.scores.micro)):
+        values = (five.iou, five.dice, five.sensitivity, five.specificity, five.accuracy)
+        lines.append(f"{name:20}" + "".join(f"{number(value):>8}" for value in values))
+    speed = report.speed
+    lines += ["", f"{speed.images_per_s:.1f} images/s, median {speed.median_ms:.1f} ms, 95th percentile {speed.p95_ms:.1f} ms"]
+    return "\n".join(lines)

@@ -1,0 +1,105 @@
+"""The run folder: configuration, history, checkpoints by epoch, and the files from which a run goes on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from core import __version__, tensorfile
+from core.checkpoint import SUFFIX, Card, write_checkpoint
+from core.errors import CheckpointError
+from core.files import link_atomically, write_atomically
+from core.tensorfile import Document, Tensors
+from training.config import TrainConfig
+
+Row = dict[str, Any]
+KEPT_RESUME_FILES = 2
+
+
+class RunFolder:
+    """`runs/NAME/` as the design lays it out; only the main process writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.resume = path / "resume"
+        self.tensorboard = path / "tensorboard"
+        self.history = path / "history.csv"
+
+    def create(self, config: TrainConfig) -> None:
+        """Make the folders and write `config.json`."""
+        for folder in (self.checkpoints, self.resume):
+            folder.mkdir(parents=True, exist_ok=True)
+        values = config.model_dump(mode="json", exclude={"resume"})
+        document = {"config": values, "code_version": __version__}
+        write_atomically(self.path / "config.json", [json.dumps(document, indent=2).encode() + b"\n"])
+
+    def save_epoch(self, epoch: int, card: Card, tensors: Tensors, best: bool, keep: int | None) -> Path:
+        """Write `epoch-EEEE`, point `last` (and `best`) to it and delete what `keep` leaves out."""
+        path = self.checkpoints / f"epoch-{epoch:04d}{SUFFIX}"
+        write_checkpoint(path, card, tensors)
+        link_atomically(path, self.checkpoints / f"last{SUFFIX}")
+        if best:
+            link_atomically(path, self.checkpoints / f"best{SUFFIX}")
+        if keep is not None:
+            for old in sorted(self.checkpoints.glob(f"epoch-*{SUFFIX}"))[:-keep]:
+                old.unlink()  # best and last are links of their own and stay
+        return path
+
+    def save_resume(self, epoch: int, step: int, document: Document, tensors: Tensors) -> None:
+        """Write everything that is needed to go on after `epoch` epochs and `step` steps; the newest two are kept."""
+        tensorfile.write(self.resume / f"{epoch:04d}-{step:06d}{SUFFIX}", document, tensors)
+        for old in self._resume_files()[KEPT_RESUME_FILES:]:
+            old.unlink()
+
+    def load_resume(self) -> tuple[Document, Tensors] | None:
+        """The newest whole resume file, None where none was written yet.
+
+        A damaged one is told in a warning and the one before is taken; where all are, raises CheckpointError.
+        """
+        files = self._resume_files()
+        for path in files:
+            try:
+                return tensorfile.read(path)
+            except CheckpointError as error:
+                print(f"warning: {error}; trying the one before", flush=True)
+        if files:
+            raise CheckpointError(f"{self.resume}: none of its {len(files)} files is whole; start again with another --run")
+        return None
+
+    def _resume_files(self) -> list[Path]:
+        """Newest first, by the epoch and step in the name: clocks may jump."""
+        return sorted(self.resume.glob(f"*{SUFFIX}"), reverse=True) if self.resume.is_dir() else []
+
+    def append_history(self, row: Row) -> None:
+        """Add an epoch's row as the epoch ends."""
+        new = not self.history.exists()
+        with self.history.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def read_history(self) -> list[Row]:
+        """All rows, numbers as floats, None where a score is undefined."""
+        if not self.history.exists():
+            return []
+        with self.history.open(newline="", encoding="utf-8") as file:
+            return [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(file)]
+
+    def cut_history(self, epoch: int) -> None:
+        """Drop the rows after `epoch`: a run that goes on writes them again."""
+        if not self.history.exists():
+            return
+        with self.history.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows = [row for row in reader if row["epoch"] and int(row["epoch"]) <= epoch]
+            names = list(reader.fieldnames or [])
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames=names, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.history, [text.getvalue().encode()])
