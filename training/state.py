@@ -30,10 +30,13 @@ def unpack(document: Document, tensors: Tensors, network: nn.Module, optimizer: 
     own = {name.removeprefix("network."): _tensor(a) for name, a in tensors.items() if name.startswith("network.")}
     network.load_state_dict(own)
     slots: dict[int, dict[str, Any]] = {}
+    weights = list(network.parameters())
     for name, array in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".")
-            slots.setdefault(int(index), {})[key] = _tensor(array)
+            value, weight = _tensor(array), weights[int(index)]
+            # a fused step walks the memory: what goes with a channels-last weight must lie as it does
+            slots.setdefault(int(index), {})[key] = torch.empty_like(weight).copy_(value) if value.ndim else value
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(_tensor(tensors["generator"]))
     return int(document["epoch"]), float(document["best"])

@@ -21,7 +21,8 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 def torchrun(processes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [*TORCHRUN, str(processes), "-m", "training", *map(str, arguments)]
+    # `--`: torchrun takes --run for an abbreviation of an option of its own
+    command = [*TORCHRUN, str(processes), "-m", "--", "training", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 

@@ -234,7 +234,7 @@ class TestWrongUse:
         assert "page.safetensors" in wrong(cli, "evaluate", path, "--data", scenes)
 
     def test_init_from_another_architecture(self, scenes: Path, checkpoint: Path, tmp_path: Path, cli) -> None:
-        flags = ("--init", checkpoint, "--run", tmp_path / "r")
+        flags = ("--init", checkpoint, "--run", tmp_path / "r", "--batch-size", 2)
         assert "--init" in wrong(cli, "train", "--model", "unet", "--data", scenes, *flags)
 
     def test_other_classes_at_evaluation(self, checkpoint: Path, plain: Path, cli) -> None:

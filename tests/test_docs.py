@@ -1,0 +1,154 @@
+"""What the documents say is what the code does: settings, codes, and every command of the README."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from core.models import MODELS
+from service.app import create_app
+from service.problems import CODES
+from service.settings import PREFIX, Settings, load_settings
+from training.synthesize import write_scene
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+API = (ROOT / "docs" / "api.md").read_text()
+
+
+def table(title: str) -> list[list[str]]:
+    """Cells of the first table below a heading of docs/api.md."""
+    section = API.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    rows = [line.strip().strip("|").split("|") for line in section.splitlines() if line.startswith("| `")]
+    return [[cell.strip().strip("`") for cell in row] for row in rows]
+
+
+def test_codes_and_statuses_stand_in_the_table() -> None:
+    assert {code: int(status) for code, status, _ in table("Errors")} == CODES
+
+
+def test_settings_and_defaults_stand_in_the_table() -> None:
+    def shown(value: object) -> str:
+        return ":".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+
+    fields = Settings.model_fields
+    assert table("Settings") == [[PREFIX + k.upper(), shown(f.default), f.description] for k, f in fields.items()]
+
+
+def test_every_endpoint_stands_in_the_document(checkpoint: Path, tmp_path: Path) -> None:
+    app = create_app(load_settings(checkpoints=[checkpoint], state=tmp_path))
+    for path in app.openapi()["paths"]:
+        assert path.replace("{job_id}", "ID") in API
+
+
+def commands() -> list[str]:
+    """Every line of the README's bash blocks, continuation lines joined, comments cut."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines) if line]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the data that the README speaks of, tiny."""
+    folder = tmp_path_factory.mktemp("desk")
+    for split, count in (("train", 4), ("val", 2)):
+        for index in range(count):
+            write_scene(folder / "datasets" / "cityscapes", split, index, (64, 128), seed=0)
+    photo = next((folder / "datasets").rglob("*_leftImg8bit.png"))
+    from PIL import Image
+
+    Image.open(photo).save(folder / "street.jpg")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict[str, str]:
+    """Small training runs, this interpreter as `python`, this project importable."""
+    small = {"EPOCHS": "1", "WIDTH": "2", "SIZE": "32 64", "BATCH_SIZE": "2", "WORKERS": "0"}
+    paths = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **paths, **{f"TRAIN_{key}": value for key, value in small.items()}}
+
+
+@pytest.fixture(scope="module")
+def service(desk: Path, environment: dict[str, str]) -> Iterator[list[subprocess.Popen[bytes]]]:
+    started: list[subprocess.Popen[bytes]] = []
+    yield started
+    for process in started:
+        process.terminate()
+        process.wait()
+
+
+def start_service(command: str, desk: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    assignments, words = {}, shlex.split(command)
+    while "=" in words[0]:
+        key, _, value = words.pop(0).partition("=")
+        assignments[key] = value
+    process = subprocess.Popen(words, cwd=desk, env={**environment, **assignments})
+    for _ in range(600):
+        try:
+            urllib.request.urlopen("http://127.0.0.1:8000/readyz", timeout=5).close()
+            return process
+        except (urllib.error.URLError, ConnectionError):
+            assert process.poll() is None, command
+            time.sleep(0.1)
+    raise AssertionError("not ready")
+
+
+def test_every_command_of_the_readme_runs(desk: Path, environment: dict[str, str], service: list) -> None:
+    ran = 0
+    for command in commands():
+        if command.startswith(("docker ", "make", "git ")):
+            continue
+        if command.endswith("python -m service"):
+            for process in service:
+                process.terminate()
+                process.wait()
+            service[:] = [start_service(command, desk, environment)]
+        else:
+            done = subprocess.run(command, shell=True, cwd=desk, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        ran += 1
+    assert ran >= 8
+
+
+def test_every_make_target_of_the_readme_is_there() -> None:
+    targets = {word for line in commands() if line.startswith("make ") for word in line.split()[1:]}
+    assert {"demo", "test"} <= targets
+    for target in targets:
+        assert subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+
+def test_docker_commands_of_the_readme_name_services_files_and_flags() -> None:
+    from training.config import TrainConfig
+
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    lines = [shlex.split(line) for line in commands() if line.startswith("docker compose")]
+    assert lines
+    for words in lines:
+        files = [words[n + 1] for n, word in enumerate(words) if word == "-f"]
+        assert all((ROOT / name).is_file() for name in files)
+        verb = next(n for n, word in enumerate(words) if word in ("run", "up"))
+        assert words[verb + 1] in services
+        flags = [word[2:].replace("-", "_") for word in words[verb + 2 :] if word.startswith("--")]
+        assert set(flags) <= set(TrainConfig.model_fields)
+
+
+def test_the_readme_names_every_model_and_dependency() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    names = [re.split(r"[><=\[]", spec)[0] for spec in (*project["dependencies"], *extras["train"], *extras["serve"])]
+    assert [name for name in (*names, *MODELS) if name not in README.lower()] == []
