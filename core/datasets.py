@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import InputError
-from core.images import PHOTO_SUFFIXES, RGB, read_label, read_photo, read_photo_size
+from core.images import PHOTO_SUFFIXES, RGB, read_label, read_photo
 from core.labels import CITYSCAPES, VOID, LabelSpace, read_classes
 
 Sample = tuple[RGB, npt.NDArray[np.uint8]]  # (H, W, 3) uint8 RGB and (H, W) uint8 train ids, 255 void
@@ -109,7 +110,10 @@ def list_splits(root: Path) -> list[str]:
     photos = next((root / kind for kind in ("leftImg8bit", "images") if (root / kind).is_dir()), None)
     if photos is None:
         raise InputError(f"{root}: not a data set; {LAYOUTS}")
-    return sorted(folder.name for folder in photos.iterdir() if folder.is_dir())
+    try:
+        return sorted(folder.name for folder in photos.iterdir() if folder.is_dir())
+    except OSError as error:
+        raise InputError(f"{photos}: can't be read ({error.strerror})") from None
 
 
 def _by_key(folder: Path, ending: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
@@ -132,24 +136,24 @@ def _pair_or_raise(root: Path, photos: dict[str, Path], targets: dict[str, Path]
 
 
 def check_dataset(dataset: FolderDataset) -> None:
-    """Read every label and every photograph's header, so that a broken sample is told before the first epoch.
+    """Decode every sample once, so that a broken one is told before the first epoch.
 
     Raises InputError that lists them: unreadable, values outside the label space, another size, nothing but void.
     """
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         problems = [problem for problem in pool.map(lambda i: _problem(dataset, i), range(len(dataset))) if problem]
     if problems:
         raise InputError(_listing(f"{len(problems)} of the {len(dataset)} samples of {dataset.split} can't be used", problems))
 
 
 def _problem(dataset: FolderDataset, index: int) -> str | None:
-    photo, label = dataset.pairs[index]
+    label = dataset.pairs[index][1]
     try:
-        labels, size = dataset.read_labels(index), read_photo_size(photo)
+        rgb, labels = dataset[index]
     except InputError as error:
         return str(error)
-    if labels.shape != size:
-        return f"{label}: is {labels.shape[1]}x{labels.shape[0]}, its photograph {size[1]}x{size[0]}"
+    if labels.shape != rgb.shape[:2]:
+        return f"{label}: is {labels.shape[1]}x{labels.shape[0]}, its photograph {rgb.shape[1]}x{rgb.shape[0]}"
     if (labels == VOID).all():
         return f"{label}: every pixel is void"
     return None

@@ -16,6 +16,10 @@ class ImageError(InputError):
     (known format, damaged), `animated_image` (more than one frame) or `too_large` (over the pixel limits).
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, message: str, code: str = "broken_image") -> None:
         super().__init__(message)
         self.code = code
+
+
+class RunError(RuntimeError):
+    """A run can't go on, and not for something in the command; the message is one line, the exit code 1."""

@@ -37,21 +37,21 @@ def decode_photo(data: bytes, max_pixels: int = MAX_PIXELS, max_side: int = MAX_
     Raises ImageError with the codes that its docstring lists.
     """
     if not is_photo(data[:12]):
-        raise ImageError("not_an_image", f"{_describe(data)}; expected a JPEG, PNG or WebP picture")
+        raise ImageError(f"{_describe(data)}; expected a JPEG, PNG or WebP picture", "not_an_image")
     width, height, frames = _read_header(data)
     if width * height > max_pixels or max(width, height) > max_side:
         raise ImageError(
-            "too_large",
             f"the picture is {width}x{height} pixels; at most {max_pixels:,} pixels and {max_side:,} a side are taken",
+            "too_large",
         )
     if frames > 1:
-        raise ImageError("animated_image", f"the picture has {frames} frames; expected one: send a still picture")
+        raise ImageError(f"the picture has {frames} frames; expected one: send a still picture", "animated_image")
     try:
         rgb = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:
         rgb = None
     if rgb is None:
-        raise ImageError("broken_image", "the picture is damaged or incomplete; expected a whole JPEG, PNG or WebP")
+        raise ImageError("the picture is damaged or incomplete; expected a whole JPEG, PNG or WebP")
     return rgb.astype(np.uint8, copy=False)
 
 
@@ -62,10 +62,10 @@ def _read_header(data: bytes) -> tuple[int, int, int]:
             frames = 1 if picture.format in ("JPEG", "MPO") else int(getattr(picture, "n_frames", 1))
             return picture.width, picture.height, frames
     except Image.DecompressionBombError as error:
-        raise ImageError("too_large", f"the picture has too many pixels ({error}); send a smaller one") from None
+        raise ImageError(f"the picture has too many pixels ({error}); send a smaller one", "too_large") from None
     except Exception as error:  # Pillow raises many kinds on damaged files: OSError, SyntaxError, KeyError, ...
         reason = "its header can't be read" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise ImageError("broken_image", f"the picture is damaged ({reason})") from None
+        raise ImageError(f"the picture is damaged ({reason})") from None
 
 
 def _describe(data: bytes) -> str:
@@ -91,19 +91,9 @@ def read_photo(path: Path) -> RGB:
     try:
         return decode_photo(path.read_bytes())
     except ImageError as error:
-        raise ImageError(error.code, f"{path}: {error}") from None
+        raise ImageError(f"{path}: {error}", error.code) from None
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from None
-
-
-def read_photo_size(path: Path) -> tuple[int, int]:
-    """(height, width) of the upright picture, from its header alone."""
-    try:
-        with Image.open(path) as picture:
-            turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            return (picture.width, picture.height) if turned else (picture.height, picture.width)
-    except Exception as error:
-        raise InputError(f"{path}: can't be read as a picture ({error})") from None
 
 
 def read_label(path: Path) -> npt.NDArray[np.unsignedinteger[Any]]:

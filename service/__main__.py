@@ -11,12 +11,27 @@ import argparse
 import logging
 import signal
 import sys
+from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from core.errors import InputError
 from service.app import create_app
 from service.settings import PREFIX, Settings, load_settings
+
+GRACE_SECONDS = 8  # for requests under way when the service is told to stop; container engines allow 10
+
+
+class Server(uvicorn.Server):
+    """Tells a running evaluation to stop as the signal comes: a request that waits for it would hold up the rest."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came."""
+        app: FastAPI = self.config.app  # type: ignore[assignment]
+        if evaluations := getattr(app.state, "evaluations", None):
+            evaluations.stop()
+        super().handle_exit(sig, frame)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,10 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    unusable: list[str] = []
+    unusable: list[tuple[str, int]] = []
 
-    def give_up(reason: str) -> None:
-        unusable.append(reason)
+    def give_up(reason: str, code: int) -> None:
+        unusable.append((reason, code))
         server.should_exit = True
 
     try:
@@ -43,8 +58,17 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     # h11: its limits on headers are what the parser of uvicorn's default lacks
-    server = uvicorn.Server(
-        uvicorn.Config(app, settings.host, settings.port, http="h11", ws="none", log_config=None, server_header=False)
+    server = Server(
+        uvicorn.Config(
+            app,
+            settings.host,
+            settings.port,
+            http="h11",
+            ws="none",
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
     )
     # uvicorn raises the signal again after a clean stop, which would end this process with it
     signal.signal(signal.SIGTERM, lambda *_: None)
@@ -54,8 +78,9 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as error:  # the port is taken, or a part of the service could not start
         return 1 if error.code else 0
     if unusable:
-        print(f"error: {unusable[0]}", file=sys.stderr)
-        return 1
+        reason, code = unusable[0]
+        print(f"error: {reason}", file=sys.stderr)
+        return code
     return 0
 
 

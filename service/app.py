@@ -9,15 +9,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import numpy as np
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core import __version__
+from core.errors import InputError
 from service import problems
-from service.evaluations import Evaluations
+from service.evaluations import Evaluations, job_folder
 from service.models import Models
 from service.problems import Problem
 from service.routes import router
@@ -27,13 +28,17 @@ from service.settings import Settings
 log = logging.getLogger("service")
 
 
-def create_app(settings: Settings, on_unusable: Callable[[str], None] | None = None) -> FastAPI:
+OnUnusable = Callable[[str, int], None]
+
+
+def create_app(settings: Settings, on_unusable: OnUnusable = lambda *_: None) -> FastAPI:
     """The application for these settings.
 
-    `on_unusable` is called with the reason where the default model can't be loaded, for the caller to end the
-    process. Raises InputError at once where the settings leave nothing to serve.
+    `on_unusable` is called with the reason and an exit code where the default model can't answer, for the caller to
+    end the process. Raises InputError at once where the settings leave nothing to serve or nowhere to write.
     """
     models = Models(settings)
+    job_folder(settings.state)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -63,24 +68,27 @@ def create_app(settings: Settings, on_unusable: Callable[[str], None] | None = N
     return app
 
 
-async def _warm(app: FastAPI, models: Models, on_unusable: Callable[[str], None] | None) -> None:
+async def _warm(app: FastAPI, models: Models, on_unusable: OnUnusable) -> None:
     """Load the default model and let it answer once; only then is the service ready."""
     try:
         loaded = await run_in_threadpool(models.get)
         blank = np.zeros((64, 128, 3), np.uint8)
         await run_in_threadpool(loaded.segmenter, blank)
+    except InputError as error:
+        on_unusable(str(error), 2)
+    except Problem:
+        on_unusable(str(models.models[models.default].error), 1)
+    except Exception as error:
+        log.exception("the default model could not answer")
+        on_unusable(f"the default model could not answer ({type(error).__name__})", 1)
+    else:
         app.state.ready = True
         log.info("ready: %s (%s) on %s", loaded.name, loaded.architecture, loaded.segmenter.backend.device)
         await run_in_threadpool(models.inspect)
-    except Problem:
-        reason = str(models.models[models.default].error)
-        log.error("the default model can't be used: %s", reason)
-        if on_unusable:
-            on_unusable(reason)
 
 
 class RequestIds:
-    """Gives every request an id that its reply's header and its problem carry."""
+    """Gives every request an id that its reply's header, its problem and the log carry; a fault becomes a problem."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -92,10 +100,20 @@ class RequestIds:
             return
         request_id = secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
+        begun = False
 
         async def send_with_id(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
             await send(message)
 
-        await self.app(scope, receive, send_with_id)
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception:
+            log.exception("request %s failed", request_id)
+            if begun:
+                raise
+            problem = Problem("internal_error", "the service failed on this request; its log holds the reason")
+            await problems.reply(Request(scope), problem)(scope, receive, send_with_id)

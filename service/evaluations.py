@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import secrets
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
+from errno import EACCES
 from pathlib import Path
 from typing import Literal
 
@@ -62,11 +65,23 @@ class Stopped(Exception):
     """The service is going down; the job is interrupted."""
 
 
+def job_folder(state: Path) -> Path:
+    """Where the jobs lie, made where it is not there. Raises InputError where it can't be written to."""
+    folder = state / "evaluations"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(EACCES, "no permission to write")
+    except OSError as error:
+        raise InputError(f"SEGMENT_STATE: {folder}: can't be used ({error.strerror}); name a writable folder") from None
+    return folder
+
+
 class Evaluations:
     """Starts, runs and lists evaluations; their files live in STATE/evaluations."""
 
     def __init__(self, folder: Path, data: Path | None, worker: Worker) -> None:
-        self.folder, self.data, self.worker = folder / "evaluations", data, worker
+        self.folder, self.data, self.worker = job_folder(folder), data, worker
         self._jobs: dict[str, Job] = {}
         self._futures: dict[str, Future[None]] = {}
         self._lock = threading.Lock()
@@ -74,16 +89,7 @@ class Evaluations:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="evaluation")
 
     def restore(self) -> None:
-        """Read the jobs of earlier runs; one that was under way when the service ended is interrupted.
-
-        Raises InputError where the folder can't be written to.
-        """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"SEGMENT_STATE: {self.folder}: can't be made ({error.strerror}); name a writable folder"
-            ) from None
+        """Read the jobs of earlier runs; one that was under way when the service ended is interrupted."""
         for path in sorted(self.folder.glob("*.json")):
             try:
                 job = Job.model_validate_json(path.read_bytes())
@@ -94,10 +100,15 @@ class Evaluations:
             if job.active:
                 self._change(job, state="interrupted", finished=_now())
 
-    def close(self) -> None:
-        """Stop the running job at its next batch; it and the queued ones are written as interrupted."""
+    def stop(self) -> None:
+        """Let the running job stop at its next batch and no other begin; returns at once."""
         self._stopping.set()
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        """Stop and wait; what did not end is written as interrupted."""
+        self.stop()
+        self._pool.shutdown()
         for job in self._jobs.values():
             if job.active:
                 self._change(job, state="interrupted", finished=_now())
@@ -122,8 +133,8 @@ class Evaluations:
                 created=_now(),
                 progress=Progress(done=0, total=len(dataset)),
             )
+            self._store(job)  # first: a job that can't be written is not begun
             self._jobs[job.id] = job
-            self._store(job)
             self._futures[job.id] = self._pool.submit(self._run, job, model, dataset)
         return job
 
@@ -138,9 +149,11 @@ class Evaluations:
         except InputError as error:
             raise Problem("no_data", str(error)) from None
 
-    def wait(self, job: Job) -> Report:
-        """Block until a job has ended. Raises Problem 500 `evaluation_failed` where it has no report."""
-        self._futures[job.id].exception()
+    async def wait(self, job: Job) -> Report:
+        """Wait until a job has ended, without a thread. Raises Problem 500 `evaluation_failed` where it has no report."""
+        future = self._futures[job.id]
+        if not future.cancelled():
+            await asyncio.shield(asyncio.wrap_future(future))
         if job.report is None:
             raise Problem("evaluation_failed", f"the evaluation ended without a report ({job.state}); see /evaluate/{job.id}")
         return job.report
@@ -156,8 +169,8 @@ class Evaluations:
         return self._jobs[job_id]
 
     def _run(self, job: Job, model: Loaded, dataset: FolderDataset) -> None:
-        self._change(job, state="running", started=_now())
         try:
+            self._change(job, started=_now(), state="running")
             tally = evaluation.count(self._through_worker(model), dataset, BATCH, progress=self._progress(job))
             info = CheckpointInfo(
                 name=model.name,
@@ -165,11 +178,11 @@ class Evaluations:
                 digest=model.digest,
                 backend=model.segmenter.backend.name,
             )
-            self._change(job, state="done", report=evaluation.report(tally, info, dataset), finished=_now())
+            self._change(job, report=evaluation.report(tally, info, dataset), finished=_now(), state="done")
         except Stopped:
             self._change(job, state="interrupted", finished=_now())
         except InputError as error:
-            self._change(job, state="failed", error=str(error), finished=_now())
+            self._change(job, error=str(error), finished=_now(), state="failed")
         except Exception as error:
             log.exception("evaluation %s failed", job.id)
             self._change(
@@ -196,9 +209,13 @@ class Evaluations:
         return progress
 
     def _change(self, job: Job, **values: object) -> None:
+        """Set and store; the state stands last, so that whoever reads `done` finds the report."""
         for key, value in values.items():
             setattr(job, key, value)
-        self._store(job)
+        try:
+            self._store(job)
+        except OSError:  # a full disk must not leave a job that never ends; what is told from memory stays right
+            log.exception("evaluation %s: its state could not be written", job.id)
 
     def _store(self, job: Job) -> None:
         write_atomically(self.folder / f"{job.id}.json", [job.model_dump_json().encode()])

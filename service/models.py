@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from core.errors import CheckpointError, InputError
 from core.segmenter import Segmenter
 from service.problems import Problem
 from service.settings import Settings
+
+log = logging.getLogger("service")
 
 
 @dataclass
@@ -47,6 +50,7 @@ class Models:
             raise InputError(f"SEGMENT_MODEL: no model {self.default!r}; found: {', '.join(self.models)}")
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._lock = threading.Lock()
+        self._loading = threading.Lock()
 
     def inspect(self) -> None:
         """Read every file once, so that `/models` tells scores and faults before a model is asked for."""
@@ -63,25 +67,38 @@ class Models:
         name = name or self.default
         if name not in self.models:
             raise Problem("unknown_model", f"there is no model of this name; known: {', '.join(self.models)}")
+        ready = self._recent(name)
+        if ready:
+            return ready
+        with self._loading:  # one at a time; those that are loaded are answered meanwhile
+            ready = self._recent(name) or self._load(self.models[name])
+            with self._lock:
+                self._loaded[name] = ready
+                while len(self._loaded) > self.settings.max_loaded:
+                    self._loaded.popitem(last=False)
+            return ready
+
+    def _recent(self, name: str) -> Loaded | None:
         with self._lock:
             if name in self._loaded:
                 self._loaded.move_to_end(name)
-                return self._loaded[name]
-            loaded = self._load(self.models[name])
-            self._loaded[name] = loaded
-            while len(self._loaded) > self.settings.max_loaded:
-                self._loaded.popitem(last=False)
-            return loaded
+            return self._loaded.get(name)
 
     def _load(self, model: Model) -> Loaded:
         try:
             checkpoint = read_checkpoint(model.path, model.name)
             segmenter = Segmenter.load(checkpoint, self.settings.device, self.settings.backend)
-        except InputError as error:
+        except CheckpointError as error:
             model.error = str(error)
-            raise Problem("model_unusable", f"the model {model.name} can't be used; GET /models tells why") from error
-        model.card, model.digest, model.error = checkpoint.card, checkpoint.digest, None
-        return Loaded(model.name, checkpoint.card.architecture.name, checkpoint.digest, segmenter)
+        except InputError:
+            raise  # a setting is wrong, not the model
+        except Exception as error:  # out of memory, a driver's fault: this model's trouble, not the service's
+            log.exception("the model %s could not be loaded", model.name)
+            model.error = f"{type(error).__name__}: the service's log holds the rest"
+        else:
+            model.card, model.digest, model.error = checkpoint.card, checkpoint.digest, None
+            return Loaded(model.name, checkpoint.card.architecture.name, checkpoint.digest, segmenter)
+        raise Problem("model_unusable", f"the model {model.name} can't be used; GET /models tells why")
 
     def describe(self) -> dict[str, Any]:
         """What `GET /models` answers."""

@@ -83,7 +83,3 @@ def install(app: FastAPI) -> None:
     async def _(request: Request, error: HTTPException) -> JSONResponse:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
         return reply(request, Problem(code, str(error.detail), error.headers))
-
-    @app.exception_handler(Exception)
-    async def _(request: Request, _error: Exception) -> JSONResponse:
-        return reply(request, Problem("internal_error", "the service failed on this request; its log holds the reason"))

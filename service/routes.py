@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
@@ -15,6 +16,7 @@ from service.segmenting import Format, Output, Segmenting
 from service.upload import read_picture
 
 router = APIRouter()
+PRINTABLE = "".join(chr(code) for code in range(32, 127) if chr(code) != "%")
 
 ModelName = Annotated[
     str | None, Query(description="name of a model, as GET /models lists them; the default one where not told")
@@ -80,7 +82,7 @@ async def segment(
     loaded = await run_in_threadpool(models.get, model)
     content, media_type, timing = await segmenting.segment(data, loaded, output, format)
     headers = {
-        "Segment-Model": loaded.name,
+        "Segment-Model": quote(loaded.name, safe=PRINTABLE),  # a header is Latin-1, a folder's name may be anything
         "Segment-Digest": loaded.digest,
         "Segment-Backend": loaded.segmenter.backend.name,
         "Server-Timing": timing.header(),
@@ -117,7 +119,7 @@ async def start_evaluation(
     job = await run_in_threadpool(evaluations.start, loaded, split)
     where = {"Location": f"/evaluate/{job.id}"}
     if wait:
-        report = await run_in_threadpool(evaluations.wait, job)
+        report = await evaluations.wait(job)
         return JSONResponse(report.model_dump(mode="json"), headers=where)
     return JSONResponse(job.model_dump(mode="json"), status_code=202, headers=where)
 

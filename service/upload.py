@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from fastapi import Request
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -69,6 +70,9 @@ async def _from_form(headers: Headers, body: bytes, max_bytes: int) -> bytes:
     async def stream() -> AsyncGenerator[bytes]:
         yield body
 
+    boundary = parse_options_header(headers["content-type"])[1].get(b"boundary", b"")
+    if boundary and b"--" + boundary + b"--" not in body:
+        raise Problem("malformed_body", f"the multipart body is cut off: its last boundary is missing; {HOW}")
     parser = MultiPartParser(headers, stream(), max_files=8, max_fields=8)
     parser.spool_max_size = max_bytes  # the body is in memory already: nothing is spooled to disk
     try:

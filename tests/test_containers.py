@@ -43,6 +43,16 @@ def test_arguments_of_run_train_reach_the_train_command() -> None:
     assert COMPOSE["services"]["train"]["entrypoint"] == ["python", "-m", "training", "train"]
 
 
+def test_the_file_for_a_machine_without_a_gpu_takes_away_the_gpus_and_nothing_else() -> None:
+    class Loader(yaml.SafeLoader):
+        """Knows compose's tag for taking a value away."""
+
+    Loader.add_constructor("!reset", lambda loader, node: "reset")
+    without = yaml.load((ROOT / "docker-compose.cpu.yml").read_text(), Loader)["services"]
+    with_gpus = {name for name, settings in COMPOSE["services"].items() if "deploy" in settings}
+    assert without == {name: {"deploy": "reset"} for name in with_gpus}
+
+
 @pytest.mark.parametrize("service", ["train", "serve"])
 def test_all_gpus_are_reserved(service: str) -> None:
     (device,) = COMPOSE["services"][service]["deploy"]["resources"]["reservations"]["devices"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -77,7 +79,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment() -> dict[str, str]:
     """Small training runs, this interpreter as `python`, this project importable."""
     small = {"EPOCHS": "1", "WIDTH": "2", "SIZE": "32 64", "BATCH_SIZE": "2", "WORKERS": "0"}
-    paths = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    stand_in = "" if shutil.which("curl") else f"{Path(__file__).with_name('bin')}:"
+    paths = {"PATH": f"{stand_in}{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     return {**os.environ, **paths, **{f"TRAIN_{key}": value for key, value in small.items()}}
 
 
@@ -107,6 +110,8 @@ def start_service(command: str, desk: Path, environment: dict[str, str]) -> subp
 
 
 def test_every_command_of_the_readme_runs(desk: Path, environment: dict[str, str], service: list) -> None:
+    with socket.socket() as probe:  # the README's port: a stranger there would answer in the service's place
+        assert probe.connect_ex(("127.0.0.1", 8000)) != 0, "port 8000 is taken; stop what listens there"
     ran = 0
     for command in commands():
         if command.startswith(("docker ", "make", "git ")):
@@ -121,6 +126,11 @@ def test_every_command_of_the_readme_runs(desk: Path, environment: dict[str, str
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         ran += 1
     assert ran >= 8
+
+
+def test_results_are_told() -> None:
+    section = README.split("\n## Results so far\n")[1].split("\n## ")[0]
+    assert len(re.findall(r"^\| `(?:ddunet|unet|r2unet)` \|.*\d\.\d{3}", section, re.MULTILINE)) >= 3
 
 
 def test_every_make_target_of_the_readme_is_there() -> None:

@@ -9,10 +9,11 @@ python -m training synthesize datasets/scenes
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from typing import NoReturn
 
-from core.errors import InputError
+from core.errors import InputError, RunError
 from training import evaluate, predict, synthesize, train
 
 
@@ -36,8 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
         code: int = options.run_command(options, arguments)
         return code
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # one that comes from a loader's process holds its traceback, and in the last line its kind and message
+        message = re.sub(r"^core\.errors\.\w+: ", "", str(error).strip().splitlines()[-1])
+        print(f"error: {message}", file=sys.stderr)
         return 2
+    except (RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

@@ -59,25 +59,24 @@ class Street:
         scale = np.exp(rng.uniform(*np.log(self.scale)))
         size = max(1, round(fitted[0] * scale)), max(1, round(fitted[1] * scale))
         rgb, labels = self.crop((resize_photo(rgb, size), resize_label(labels, size)), rng)
-        if rng.random() < 0.5:
-            rgb, labels = flip((rgb, labels))
-        return self.colours(rgb, rng), labels
+        return flip((rgb, labels)) if rng.random() < 0.5 else (rgb, labels)
 
     def crop(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """A window of the network's size at a random place; what lies outside the picture is mean colour and void."""
+        """A window of the network's size at a random place, its colours changed; what lies outside the picture is
+        mean colour and void."""
         height, width = self.preprocess.size
         rgb = np.broadcast_to(self.mean.round().astype(np.uint8), (height, width, 3)).copy()
         labels = np.full((height, width), VOID, np.uint8)
         source, target = zip(
             *(_window(have, want, rng) for have, want in zip(sample[1].shape, (height, width), strict=True)), strict=True
         )
-        rgb[target], labels[target] = sample[0][source], sample[1][source]
+        rgb[target], labels[target] = self.colours(sample[0][source], rng), sample[1][source]
         return rgb, labels
 
     @staticmethod
     def colours(rgb: RGB, rng: np.random.Generator) -> RGB:
         """Brightness, contrast and saturation, each by a factor of its own."""
-        picture = torch.from_numpy(rgb).permute(2, 0, 1)
+        picture = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)
         for adjust in (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation):
             picture = adjust(picture, float(rng.uniform(1 - JITTER, 1 + JITTER)))
         return np.ascontiguousarray(picture.permute(1, 2, 0).numpy())

@@ -14,7 +14,7 @@ from core.errors import InputError
 from core.models import MODELS
 
 PREFIX = "TRAIN_"
-# what a resumed run may change: none of it changes what is computed
+# what a resumed run may change: how long it goes on (a cosine then ends there) and what it runs on
 FREE_AT_RESUME = {"epochs", "gpus", "workers", "keep", "resume", "run", "config"}
 
 
@@ -129,8 +129,10 @@ def _read_file(path: Path) -> dict[str, Any]:
     return values
 
 
-def settle(config: TrainConfig) -> TrainConfig:
+def settle(config: TrainConfig, flags: set[str]) -> TrainConfig:
     """The configuration that the run goes by: where a run is resumed, its own `config.json` rules.
+
+    Only `flags` can contradict it; what the environment or a file says for every run does not.
 
     Raises InputError: nothing told what to train, a folder that holds a run, a setting that a resumed run can't change.
     """
@@ -140,7 +142,7 @@ def settle(config: TrainConfig) -> TrainConfig:
     if saved_file.exists():
         if not config.resume:
             raise InputError(f"{config.run_folder}: holds a run; go on with --resume, or choose another folder with --run")
-        return _merge(config, TrainConfig.model_construct(**_plain(saved_file)))
+        return _merge(config, flags, TrainConfig.model_construct(**_plain(saved_file)))
     if config.model is None:
         raise InputError(f"--model: missing, and {saved_file} is not there to tell it; known: {', '.join(MODELS)}")
     if config.data is None:
@@ -157,12 +159,11 @@ def _plain(saved_file: Path) -> dict[str, Any]:
     return values.model_dump()
 
 
-def _merge(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
-    told = config.model_fields_set
-    for key in sorted(told - FREE_AT_RESUME):
+def _merge(config: TrainConfig, flags: set[str], saved: TrainConfig) -> TrainConfig:
+    for key in sorted(flags - FREE_AT_RESUME):
         if getattr(config, key) != getattr(saved, key):
             raise InputError(
                 f"--{key.replace('_', '-')}: the run in {config.run_folder} has {getattr(saved, key)!r}, not"
                 f" {getattr(config, key)!r}; leave it out, or start another run with --run"
             )
-    return saved.model_copy(update={key: getattr(config, key) for key in told & FREE_AT_RESUME})
+    return saved.model_copy(update={key: getattr(config, key) for key in config.model_fields_set & FREE_AT_RESUME})

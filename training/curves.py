@@ -9,10 +9,10 @@ from core.files import write_atomically
 from training.run_folder import Row
 
 PANELS = (
-    "loss", "macro_iou", "macro_iou_labelled", "pixel_accuracy",
-    "macro_dice", "macro_sensitivity", "macro_specificity", "macro_accuracy",
-    "micro_iou", "micro_dice", "micro_specificity", "micro_accuracy",
-)  # fmt: skip
+    ("loss", "pixel_accuracy", "macro_iou_labelled", "", ""),
+    ("macro_iou", "macro_dice", "macro_sensitivity", "macro_specificity", "macro_accuracy"),
+    ("micro_iou", "micro_dice", "micro_sensitivity", "micro_specificity", "micro_accuracy"),
+)
 
 
 def draw_curves(history: list[Row], title: str, path: Path) -> None:
@@ -23,19 +23,23 @@ def draw_curves(history: list[Row], title: str, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 9.5), layout="constrained")
+    figure = Figure(figsize=(17, 9.5), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     epochs = [row["epoch"] for row in history]
-    for axes, name in zip(figure.subplots(3, 4).flat, PANELS, strict=True):
+    panels = figure.subplots(3, 5)
+    for axes, name in zip(panels.flat, (name for line in PANELS for name in line), strict=True):
+        if not name:
+            axes.set_axis_off()
+            continue
         training = "train_loss" if name == "loss" else f"train_running_{name}"
         for key, label in ((training, "training crops"), (f"val_{name}", "validation")):
             axes.plot(epochs, [row.get(key) for row in history], label=label, marker="." if len(epochs) < 30 else None)
-        axes.set_title(name.replace("_", " "))
+        axes.set_title(name.replace("_", " ").replace("iou", "IoU"))
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.axes[0].legend()
-    figure.axes[0].set_ylabel("cross-entropy (nats)")
+    panels[0, 0].set_ylabel("cross-entropy (nats)")
+    panels[0, 4].legend(*panels[0, 0].get_legend_handles_labels(), loc="center")
     figure.suptitle(title)
     picture = io.BytesIO()
     canvas.print_figure(picture, format="png", dpi=80)

@@ -15,7 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from core.errors import InputError
 from core.evaluation import Tally
+
+PREPARED = "TRAINING_PREPARED"  # set for processes whose parent has checked the input already
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class World:
 
 
 @contextmanager
-def join(use_gpu: bool = True, timeout_s: float = 600) -> Iterator[World]:
+def join(use_gpu: bool = True, timeout_s: float = 1800) -> Iterator[World]:
     """Join the processes that a launcher started (torchrun's environment), or be the only one."""
     gpu = use_gpu and torch.cuda.is_available()
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -68,12 +71,15 @@ def join(use_gpu: bool = True, timeout_s: float = 600) -> Iterator[World]:
         yield World(device=device)
         return
     if gpu:
+        if local >= torch.cuda.device_count():
+            raise InputError(
+                f"process {local} of this machine has no GPU: {torch.cuda.device_count()} are visible; start fewer"
+            )
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout_s))
-    try:
-        yield World(dist.get_rank(), dist.get_world_size(), device)
-    finally:
-        dist.destroy_process_group()
+    yield World(dist.get_rank(), dist.get_world_size(), device)
+    # not where this rank failed: the others may be inside a collective, and leaving the group would wait for them
+    dist.destroy_process_group()
 
 
 def processes_to_launch(gpus: int | None) -> int:
@@ -97,10 +103,13 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         rdzv_endpoint="127.0.0.1:0",
         max_restarts=0,
     )
+    os.environ[PREPARED] = "1"  # the processes inherit it
     try:
         elastic_launch(config, sys.executable)("-m", "training", *arguments)
     except ChildFailedError as error:
         first = error.get_first_failure()[1]
         print(f"error: process {first.local_rank} ended with code {first.exitcode}", file=sys.stderr)
         return 2 if first.exitcode == 2 else 1
+    finally:
+        del os.environ[PREPARED]
     return 0

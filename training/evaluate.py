@@ -20,6 +20,7 @@ from core.files import write_atomically
 from core.segmenter import Segmenter
 from training.data import check, open_data
 from training.distributed import World, join
+from training.paths import require_file
 from training.progress import bar
 
 
@@ -54,11 +55,12 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Evaluate this process's share; the main process adds up, tells and writes."""
     if options.batch_size < 1:
         raise InputError(f"--batch-size: expected 1 or more, got {options.batch_size}")
-    if options.json and not options.json.parent.is_dir():
-        raise InputError(f"--json: {options.json.parent}: no such folder; make it first")
+    if options.json:
+        require_file(options.json, "--json")
     dataset = open_data(options.data, options.split)
     with join(use_gpu=options.device != "cpu") as world:
-        device = str(world.device) if options.device == "auto" else options.device
+        own = options.device == "auto" or options.device == world.device.type
+        device = str(world.device) if own else options.device
         checkpoint, segmenter = load(options.checkpoint, device, options.backend)
         evaluation.require_same_labels(segmenter.labels, dataset.labels)
         if world.main:

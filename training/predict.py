@@ -19,6 +19,7 @@ from core.images import PHOTO_SUFFIXES, read_photo
 from core.masks import Labels, grey_png, indexed_png, overlay, photo_png
 from core.segmenter import Segmenter
 from training.evaluate import add_device_flags, load
+from training.paths import require_folder
 from training.progress import bar
 
 
@@ -43,7 +44,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Write OUT/<relative path>/<stem>.png for each photograph; a bad one is told and passed over, exit 1 at the end."""
-    plan = outputs(options.inputs, options.out)
+    require_folder(options.out, "--out")
+    plan = outputs(options.inputs, options.out, options.overlay)
     _, segmenter = load(options.checkpoint, options.device, options.backend)
     failed = 0
     for source, target in bar("predicting", len(plan) > 1, plan, unit="image"):
@@ -58,7 +60,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
         write_atomically(target, [encode(labels, segmenter, options.ids)])
         if options.overlay:
             mixed = overlay(rgb, labels, segmenter.labels)
-            write_atomically(target.with_name(f"{target.stem}_overlay.png"), [photo_png(mixed)])
+            write_atomically(overlay_of(target), [photo_png(mixed)])
     print(f"{len(plan) - failed} of {len(plan)} masks in {options.out}")
     return 1 if failed else 0
 
@@ -71,8 +73,16 @@ def encode(labels: Labels, segmenter: Segmenter, ids: str) -> bytes:
     return grey_png(values.astype(np.uint8) if max(segmenter.labels.ids) < 256 else values)
 
 
-def outputs(inputs: list[Path], out: Path) -> list[tuple[Path, Path]]:
-    """(photograph, mask) pairs; a folder's tree is kept. Raises InputError: nothing there, two masks of one name."""
+def overlay_of(mask: Path) -> Path:
+    """Where the overlay goes that belongs to a mask."""
+    return mask.with_name(f"{mask.stem}_overlay.png")
+
+
+def outputs(inputs: list[Path], out: Path, overlays: bool) -> list[tuple[Path, Path]]:
+    """(photograph, mask) pairs; a folder's tree is kept.
+
+    Raises InputError: nothing there, two pictures of one name, a picture that would replace a photograph.
+    """
     plan: dict[Path, Path] = {}
     for given in inputs:
         if not given.exists():
@@ -85,4 +95,12 @@ def outputs(inputs: list[Path], out: Path) -> list[tuple[Path, Path]]:
             target = out / source.relative_to(root).with_suffix(".png")
             if plan.setdefault(target, source) != source:
                 raise InputError(f"{source} and {plan[target]} would both become {target}; predict them into two folders")
+    written = list(plan) + [overlay_of(target) for target in plan if overlays]
+    photographs = {source.resolve() for source in plan.values()}
+    for target in written:
+        if target.resolve() in photographs:
+            raise InputError(f"--out: {target} is a photograph and would be replaced; choose another folder")
+    if len(set(written)) < len(written):
+        twice = next(target for target in plan if overlays and overlay_of(target) in plan)
+        raise InputError(f"the overlay of {plan[twice]} would take the place of another mask; predict them into two folders")
     return [(source, target) for target, source in plan.items()]

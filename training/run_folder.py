@@ -5,18 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from core import __version__, tensorfile
 from core.checkpoint import SUFFIX, Card, write_checkpoint
-from core.errors import CheckpointError
+from core.errors import CheckpointError, RunError
 from core.files import link_atomically, write_atomically
 from core.tensorfile import Document, Tensors
 from training.config import TrainConfig
 
 Row = dict[str, Any]
 KEPT_RESUME_FILES = 2
+
+
+def _numbers(path: Path) -> list[int]:
+    """The numbers in a file's name: text would put epoch 10000 before epoch 9999."""
+    return [int(number) for number in re.findall(r"\d+", path.stem)]
 
 
 class RunFolder:
@@ -45,7 +51,7 @@ class RunFolder:
         if best:
             link_atomically(path, self.checkpoints / f"best{SUFFIX}")
         if keep is not None:
-            for old in sorted(self.checkpoints.glob(f"epoch-*{SUFFIX}"))[:-keep]:
+            for old in sorted(self.checkpoints.glob(f"epoch-*{SUFFIX}"), key=_numbers)[:-keep]:
                 old.unlink()  # best and last are links of their own and stay
         return path
 
@@ -55,24 +61,30 @@ class RunFolder:
         for old in self._resume_files()[KEPT_RESUME_FILES:]:
             old.unlink()
 
-    def load_resume(self) -> tuple[Document, Tensors] | None:
+    @property
+    def can_resume(self) -> bool:
+        """Whether there is something to go on from."""
+        return bool(self._resume_files())
+
+    def load_resume(self, warn: bool = True) -> tuple[Document, Tensors] | None:
         """The newest whole resume file, None where none was written yet.
 
-        A damaged one is told in a warning and the one before is taken; where all are, raises CheckpointError.
+        A damaged one is told in a warning and the one before is taken; where all are, raises RunError.
         """
         files = self._resume_files()
         for path in files:
             try:
                 return tensorfile.read(path)
             except CheckpointError as error:
-                print(f"warning: {error}; trying the one before", flush=True)
+                if warn:
+                    print(f"warning: {error}; trying the one before", flush=True)
         if files:
-            raise CheckpointError(f"{self.resume}: none of its {len(files)} files is whole; start again with another --run")
+            raise RunError(f"{self.resume}: none of its {len(files)} files is whole; start again with another --run")
         return None
 
     def _resume_files(self) -> list[Path]:
         """Newest first, by the epoch and step in the name: clocks may jump."""
-        return sorted(self.resume.glob(f"*{SUFFIX}"), reverse=True) if self.resume.is_dir() else []
+        return sorted(self.resume.glob(f"*{SUFFIX}"), key=_numbers, reverse=True) if self.resume.is_dir() else []
 
     def append_history(self, row: Row) -> None:
         """Add an epoch's row as the epoch ends."""

@@ -30,7 +30,7 @@ def new_network(config: TrainConfig, dataset: Dataset) -> Network:
     """The network with fresh weights from the seed, or with those of --init. Raises InputError."""
     torch.manual_seed(config.seed)
     network = build_model(str(config.model), len(dataset.labels), config.width)
-    if config.init:
+    if config.init and not (config.resume and RunFolder(config.run_folder).can_resume):
         name, path = find_checkpoint(config.init)
         source = read_checkpoint(path, name)
         if source.card.architecture != Architecture(name=str(config.model), width=config.width):
@@ -84,9 +84,9 @@ class Run:
             print(f"done: {self.folder.checkpoints / 'best.safetensors'}", flush=True)
 
     def start(self) -> int:
-        """The first epoch to run: 1, or the one after those that a resume file holds. Raises CheckpointError."""
+        """The first epoch to run: 1, or the one after those that a resume file holds. Raises RunError."""
         epoch = 0
-        kept = self.folder.load_resume() if self.config.resume else None
+        kept = self.folder.load_resume(warn=self.world.main) if self.config.resume else None
         if kept:
             epoch, self.best = state.unpack(*kept, self.network, self.optimizer)
         if self.world.main:

@@ -14,6 +14,7 @@ from core.errors import InputError
 from core.files import write_atomically
 from core.masks import grey_png, photo_png
 from training.data import SCENE, SIZES, scene_seed
+from training.paths import require_folder
 from training.progress import bar
 from training.scenes import street_scene
 
@@ -40,6 +41,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
         raise InputError("--train, --val and --seed: expected 0 or more")
     if not all(16 <= side <= 4096 for side in options.size):
         raise InputError(f"--size: expected two numbers from 16 to 4096, got {options.size[0]} {options.size[1]}")
+    require_folder(options.folder, "DIR")
     if (options.folder / "leftImg8bit").exists():
         raise InputError(f"{options.folder}: already holds a data set; choose another folder or delete it")
     for split, count in counts.items():

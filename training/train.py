@@ -8,14 +8,16 @@ python -m training train --model ddunet --data synthetic --width 16 --epochs 2 -
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
 from training.config import TrainConfig, load_config, settle
 from training.data import check, open_training_data
-from training.distributed import join, launch, processes_to_launch
+from training.distributed import PREPARED, join, launch, processes_to_launch
 from training.loading import EpochBatches
+from training.paths import require_folder
 from training.runner import Run, new_network
 
 GROUPS = {
@@ -53,13 +55,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Check everything in this process, then train here or in one process for each GPU."""
     flags = {key: value for key, value in vars(options).items() if key in TrainConfig.model_fields}
-    config = settle(load_config(flags, options.config))
+    config = settle(load_config(flags, options.config), set(flags))
     processes = processes_to_launch(config.gpus)
     if processes > 1:
         prepare(config, ranks=processes)
         return launch(processes, arguments)
     with join(use_gpu=config.gpus != 0) as world:
-        if world.main:
+        if world.main and PREPARED not in os.environ:
             prepare(config, world.ranks)
         world.barrier()
         Run(config, world).train()
@@ -68,6 +70,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
 
 def prepare(config: TrainConfig, ranks: int) -> None:
     """Everything that can be wrong with the user's input, told before the first epoch. Raises InputError."""
+    require_folder(config.run_folder, "--run")
     datasets = open_training_data(str(config.data))
     EpochBatches(len(datasets[0]), config.batch_size, config.seed, ranks=ranks)
     network = new_network(config, datasets[0])

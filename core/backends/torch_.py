@@ -18,15 +18,15 @@ from core.models import MODELS, build_model
 from core.tensorfile import Tensors
 
 # more threads than this wait for each other more than they help in networks of this size
-CPU_THREADS = min(8, len(os.sched_getaffinity(0)))
+CPU_THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 class TorchBackend:
     """Runs a network in fp32, channels-last.
 
-    A picture gets the same bits whatever it is batched with and whichever process asks: on a CPU the kernels that
-    torch picks (and so the last bits) depend on the batch size and on the number of threads, so there each picture
-    goes through alone, with a number of threads that the machine gives and no environment changes.
+    A picture gets the same bits whatever it is batched with and whichever process asks: the kernels that torch picks
+    (and so the last bits) depend on the batch size and, on a CPU, on the number of threads. So each picture goes
+    through alone, with a number of threads that the machine gives and no environment changes.
     """
 
     name = "torch"
@@ -50,11 +50,8 @@ class TorchBackend:
     def forward(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Network input (N, 3, H, W) to logits (N, K, H, W), both float32."""
         x = torch.from_numpy(batch).to(self.device).to(memory_format=torch.channels_last)
-        if self.device.startswith("cuda"):
-            logits = self.network(x)
-        else:
-            with _fixed_threads():
-                logits = torch.cat([self.network(x[n : n + 1]) for n in range(len(x))])
+        with _fixed_threads(), torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
+            logits = torch.cat([self.network(x[n : n + 1]) for n in range(len(x))])
         return np.asarray(logits.float().cpu().contiguous().numpy(), np.float32)
 
 
@@ -76,7 +73,7 @@ def choose_device(device: str = "auto") -> torch.device:
     count = torch.cuda.device_count()
     try:
         chosen = torch.device(device)
-        there = chosen.type == "cpu" or (chosen.type == "cuda" and (chosen.index or 0) < count)
+        there = (chosen.type == "cpu" and not chosen.index) or (chosen.type == "cuda" and (chosen.index or 0) < count)
     except RuntimeError:
         there = False
     if not there:
@@ -93,13 +90,13 @@ def to_tensors(network: nn.Module) -> Tensors:
 def load_state(network: nn.Module, checkpoint: Checkpoint, new_head: bool = False) -> list[str]:
     """Load a checkpoint's weights into a network; names and shapes must match exactly.
 
-    With `new_head`, tensors of another shape whose name begins with "head." keep their fresh values; their names are
-    returned. Raises CheckpointError that names what is missing, left over or of another shape.
+    With `new_head`, tensors whose name begins with "head." keep their fresh values, for other classes than the
+    checkpoint's; their names are returned. Raises CheckpointError that names what is missing, left over or of another shape.
     """
     own = network.state_dict()
     given = {name: torch.from_numpy(np.array(array)) for name, array in checkpoint.tensors.items()}
+    fresh = {name for name in own if new_head and name.startswith("head.")}
     other = {name for name in own.keys() & given.keys() if own[name].shape != given[name].shape}
-    fresh = {name for name in other if new_head and name.startswith("head.")}
     problems = (
         *(f"{name} is missing" for name in sorted(own.keys() - given.keys())),
         *(f"{name} is unknown" for name in sorted(given.keys() - own.keys())),
@@ -117,5 +114,7 @@ def confusion(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
     columns = num_classes + 1
     cell = labels.long() * columns + predictions.long().clamp(max=num_classes)
     # void goes to a cell of its own that is cut off: selecting by a mask would make the device wait for the host
-    cell = torch.where(labels == VOID, num_classes * columns, cell)
-    return torch.bincount(cell.flatten(), minlength=num_classes * columns + 1)[:-1].view(num_classes, columns)
+    cell = torch.where(labels == VOID, num_classes * columns, cell).flatten()
+    counts = torch.zeros(num_classes * columns + 1, dtype=torch.int64, device=cell.device)
+    # not bincount: on a GPU it asks for the largest value first, which is such a wait too
+    return counts.scatter_add_(0, cell, torch.ones_like(cell))[:-1].view(num_classes, columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -34,7 +35,11 @@ CASES = {
     "two files": ({"files": [("file", png()), ("file", png())]}, "too_many_files"),
     "two files of two names": ({"files": [("file", png()), ("mask", png())]}, "too_many_files"),
     "no boundary": ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, "malformed_body"),
-    "truncated multipart": ({"content": b"--x\r\nContent-Disp", "headers": BOUNDARY}, "no_file"),
+    "truncated multipart": ({"content": b"--x\r\nContent-Disp", "headers": BOUNDARY}, "malformed_body"),
+    "a part cut off": (
+        {"content": b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + png(), "headers": BOUNDARY},
+        "malformed_body",
+    ),
     "garbage multipart": ({"content": b"garbage", "headers": BOUNDARY}, "malformed_body"),
     "1,001 parts": ({"files": [("file", b"x")] * 1001}, "malformed_body"),
     "json": ({"json": {"file": "x"}}, "unsupported_media_type"),
@@ -91,3 +96,17 @@ def test_a_model_that_can_t_be_loaded_is_listed_and_answers_503(serve, tmp_path:
     assert listed["good"]["error"] is None
     assert "worse.safetensors: not a whole safetensors file" in listed["worse"]["error"]
     assert client.post("/segment", content=png()).status_code == 200
+
+
+def test_a_fault_of_the_service_is_a_problem_with_the_request_s_id(serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serve()
+    monkeypatch.setattr("service.segmenting.encode_labels", lambda *_: 1 / 0)
+    reply = client.post("/segment", content=png())
+    assert (reply.status_code, reply.json()["code"]) == (500, "internal_error")
+    assert reply.json()["request_id"] == reply.headers["x-request-id"]
+
+
+def test_a_model_s_name_may_be_of_any_letters(serve, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "дорога" / "checkpoints" / "best.safetensors")
+    reply = serve(checkpoints=[tmp_path / "дорога"]).post("/segment?model=дорога", content=png())
+    assert reply.status_code == 200 and unquote(reply.headers["segment-model"]) == "дорога"

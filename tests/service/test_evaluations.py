@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -62,8 +63,6 @@ def test_an_unknown_job_404(serve) -> None:
 def test_a_second_one_of_the_model_409_with_the_first_s_location(serve, scenes: Path) -> None:
     client = serve(data=scenes)
     worker = client.app.state.segmenting.worker
-    import threading
-
     gate = threading.Event()
     worker.submit(gate.wait)  # nothing is inferred until the gate opens
     first = client.post("/evaluate")
@@ -105,8 +104,6 @@ def test_users_pictures_go_before_evaluation(serve) -> None:
     from service.worker import BACKGROUND, USER, Worker
 
     worker, order = Worker(), []
-    import threading
-
     gate = threading.Event()
     worker.submit(gate.wait)
     calls = [worker.submit(lambda n=n: order.append(n), p) for n, p in enumerate((BACKGROUND, USER, BACKGROUND, USER))]
@@ -115,3 +112,30 @@ def test_users_pictures_go_before_evaluation(serve) -> None:
         call.result(10)
     worker.close()
     assert order == [1, 3, 0, 2]
+
+
+def test_a_state_that_can_t_be_written_does_not_block_the_model(serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serve(data=scenes)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("service.evaluations.write_atomically", full)
+        assert client.post("/evaluate").status_code == 500
+    assert client.get("/evaluate").json() == {"evaluations": []}
+    assert client.post("/evaluate?wait=true").status_code == 200
+
+
+def test_a_disk_that_fills_up_on_the_way_still_ends_the_job(serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serve(data=scenes)
+    gate = threading.Event()
+    client.app.state.segmenting.worker.submit(gate.wait)
+    location = client.post("/evaluate").headers["location"]
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("service.evaluations.write_atomically", full)
+    gate.set()
+    assert finished(client, location)["state"] == "done"

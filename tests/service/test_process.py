@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,10 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
+
+from training.synthesize import write_scene
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,3 +104,31 @@ def test_help_lists_every_setting() -> None:
         [sys.executable, "-m", "service", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert "SEGMENT_CHECKPOINTS" in out and "SEGMENT_MAX_PIXELS" in out
+
+
+def test_a_state_folder_that_can_t_be_made_ends_with_2_and_one_line(start, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, out = start(SEGMENT_CHECKPOINTS=checkpoint, SEGMENT_STATE=tmp_path / "file" / "state").ended()
+    assert code == 2 and out.startswith("error: SEGMENT_STATE") and out.count("\n") == 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("SEGMENT_DEVICE", "cuda:9"), ("SEGMENT_BACKEND", "abacus")])
+def test_a_device_or_back_end_that_is_not_there_ends_with_2(start, checkpoint: Path, name: str, value: str) -> None:
+    code, out = start(SEGMENT_CHECKPOINTS=checkpoint, **{name: value}).ended()
+    assert code == 2 and value in out.splitlines()[-1]
+
+
+def test_an_evaluation_that_is_waited_for_does_not_hold_up_a_stop(start, checkpoint: Path, tmp_path: Path) -> None:
+    for index in range(120):
+        write_scene(tmp_path / "many", "val", index, (256, 512), seed=0)
+    service = start(SEGMENT_CHECKPOINTS=checkpoint, SEGMENT_DATA=tmp_path / "many")
+    service.until_ready()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(httpx.post, f"{service.url}/evaluate?wait=true", timeout=60)
+        while not httpx.get(f"{service.url}/evaluate").json()["evaluations"]:
+            time.sleep(0.01)
+        service.process.send_signal(signal.SIGTERM)
+        assert service.ended()[0] == 0
+        assert waiting.result().json()["code"] == "evaluation_failed"
+    stored = json.loads(next((tmp_path / "state" / "evaluations").glob("*.json")).read_text())
+    assert stored["state"] == "interrupted"

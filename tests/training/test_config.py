@@ -75,6 +75,6 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
 
 def test_nothing_told_names_the_flag_and_the_models() -> None:
     with pytest.raises(InputError, match="--model: missing; known: unet, r2unet, ddunet"):
-        settle(TrainConfig())
+        settle(TrainConfig(), set())
     with pytest.raises(InputError, match="--data: missing"):
-        settle(TrainConfig(model="unet", run="/nowhere/at/all"))
+        settle(TrainConfig(model="unet", run="/nowhere/at/all"), set())

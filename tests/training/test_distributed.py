@@ -11,9 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from core.checkpoint import read_checkpoint
-from training.distributed import launch, processes_to_launch
+from core.models import build_model
+from training.distributed import World, launch, processes_to_launch
+from training.runner import place
 from training.synthesize import write_scene
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +74,36 @@ def test_what_was_scored_is_what_was_saved(shared_run: tuple[Path, str], scenes:
     assert cli("evaluate", last, "--data", scenes, "--json", tmp_path / "r.json")[0] == 0
     alone = json.loads((tmp_path / "r.json").read_text())["scores"]["macro_iou"]
     assert alone == read_checkpoint(last).card.scores["macro_iou"]
+
+
+def test_the_gradient_of_two_ranks_is_that_of_one(tmp_path: Path) -> None:
+    """The loss is the mean over the valid pixels of all ranks, however samples and void are spread."""
+    program = str(Path(__file__).with_name("gradient_of_ranks.py"))
+    for ranks in (1, 2):
+        command = [*TORCHRUN, str(ranks), program, str(tmp_path / f"{ranks}.npz")]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=120, check=True)
+    one, two = np.load(tmp_path / "1.npz"), np.load(tmp_path / "2.npz")
+    assert len(one.files) == 4
+    for name in one.files:
+        assert np.allclose(one[name], two[name], rtol=1e-5, atol=1e-7)
+
+
+def test_train_launches_a_process_for_each_gpu(scenes: Path, tmp_path: Path, cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("training.train.processes_to_launch", lambda gpus: 2)
+    flags = ("--width", 2, "--size", 32, 64, "--batch-size", 2, "--workers", 0, "--epochs", 1, "--run", tmp_path / "r")
+    assert cli("train", "--model", "ddunet", "--data", scenes, *flags)[0] == 0
+    assert read_checkpoint(tmp_path / "r" / "checkpoints" / "last.safetensors").card.epoch == 1
+    code, _, err = cli("train", "--model", "ddunet", "--data", tmp_path / "none", *flags[:-1], tmp_path / "r2")
+    assert code == 2 and "no such data folder" in err  # told by the parent, before any process is launched
+
+
+def test_batch_norm_is_taken_over_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, **_: self)  # there is no GPU to go to
+    network = place(build_model("r2unet", width=2), World(rank=0, ranks=2, device=torch.device("cuda", 0)))
+    kinds = {type(m).__name__ for m in network.modules() if "BatchNorm" in type(m).__name__}
+    assert kinds == {"SyncBatchNorm"}
 
 
 def test_one_process_s_wrong_input_ends_all(tmp_path: Path) -> None:

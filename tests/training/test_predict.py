@@ -64,3 +64,19 @@ def test_nothing_to_predict_is_told(checkpoint: Path, tmp_path: Path, cli, given
     (tmp_path / "empty").mkdir()
     code, _, err = cli("predict", checkpoint, tmp_path / given, "--out", tmp_path / "out")
     assert code == 2 and given in err
+
+
+@pytest.mark.parametrize("out", ["photos", "photos/../photos"])
+def test_a_photograph_is_never_replaced(checkpoint: Path, folder: Path, tmp_path: Path, cli, out: str) -> None:
+    (folder / "one.jpg").unlink()
+    before = (folder / "a" / "b" / "two.png").read_bytes()
+    code, _, err = cli("predict", checkpoint, folder, "--out", tmp_path / out)
+    assert code == 2 and "is a photograph and would be replaced" in err
+    assert (folder / "a" / "b" / "two.png").read_bytes() == before
+
+
+def test_an_overlay_never_takes_the_place_of_a_mask(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
+    Image.open(folder / "one.jpg").save(folder / "one_overlay.jpg")
+    assert cli("predict", checkpoint, folder, "--out", tmp_path / "out")[0] == 0
+    code, _, err = cli("predict", checkpoint, folder, "--out", tmp_path / "out2", "--overlay")
+    assert code == 2 and "one.jpg would take the place of another mask" in err

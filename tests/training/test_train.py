@@ -8,15 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from core.backends.torch_ import load_state
 from core.checkpoint import read_checkpoint
 from core.errors import InputError
+from core.models import build_model
 from tests.conftest import make_checkpoint
 from training.__main__ import main
 from training.loading import EpochBatches
 from training.loop import learning_rates
+from training.run_folder import RunFolder
 
 TINY = ("--width", 2, "--size", 32, 64, "--batch-size", 2, "--workers", 0)
 
@@ -167,6 +171,71 @@ def test_init_takes_the_weights_and_a_new_head_for_new_classes(plain: Path, tmp_
     assert np.allclose(before["encoder.0.0.0.weight"], after["encoder.0.0.0.weight"], atol=1e-6)
 
 
+def test_init_for_as_many_other_classes_has_a_new_head_too(checkpoint: Path) -> None:
+    torch.manual_seed(1)
+    network = build_model("ddunet", 19, 4)
+    fresh = load_state(network, read_checkpoint(checkpoint), new_head=True)
+    theirs = read_checkpoint(checkpoint).tensors
+    assert fresh == ["head.bias", "head.weight"]
+    assert not np.array_equal(network.state_dict()["head.weight"].numpy(), theirs["head.weight"])
+    assert np.array_equal(network.state_dict()["encoder.0.0.0.weight"].numpy(), theirs["encoder.0.0.0.weight"])
+
+
+def test_a_run_goes_on_without_the_checkpoint_that_it_began_with(scenes: Path, tmp_path: Path, cli) -> None:
+    source = make_checkpoint(tmp_path / "source.safetensors", width=2)
+    flags = ("--data", scenes, "--init", source, "--epochs", 1, "--run", tmp_path / "r", *TINY)
+    assert cli("train", "--model", "ddunet", *flags)[0] == 0
+    source.unlink()
+    assert cli("train", "--run", tmp_path / "r", "--resume", "--epochs", 2)[0] == 0
+
+
+def test_the_environment_does_not_contradict_a_resumed_run(
+    scenes: Path, tmp_path: Path, cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli("train", "--model", "ddunet", "--data", scenes, "--epochs", 1, "--run", tmp_path / "r", *TINY)[0] == 0
+    monkeypatch.setenv("TRAIN_DATA", "/somewhere/else")
+    assert cli("train", "--run", tmp_path / "r", "--resume", "--epochs", 2)[0] == 0
+    assert "--data" in wrong(cli, "train", "--run", tmp_path / "r", "--resume", "--data", "/somewhere/else")
+
+
+def test_nothing_whole_to_go_on_from_is_exit_1_and_no_fresh_start(scenes: Path, tmp_path: Path, cli) -> None:
+    folder = tmp_path / "r"
+    assert cli("train", "--model", "ddunet", "--data", scenes, "--epochs", 1, "--run", folder, *TINY)[0] == 0
+    before = history(folder)
+    for path in (folder / "resume").iterdir():
+        path.write_bytes(b"torn")
+    code, _, err = cli("train", "--run", folder, "--resume", "--epochs", 2)
+    assert code == 1 and "none of its 1 files is whole" in err and err.count("\n") == 1
+    assert history(folder) == before
+
+
+def test_epochs_are_ordered_by_number_and_not_by_text(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.resume.mkdir()
+    for epoch in (9998, 9999, 10000):
+        folder.save_resume(epoch, 0, {"epoch": epoch}, {})
+    assert sorted(p.stem for p in folder.resume.iterdir()) == ["10000-000000", "9999-000000"]
+    document, _ = folder.load_resume() or ({}, {})
+    assert document["epoch"] == 10000
+
+
+def test_a_photograph_that_breaks_later_is_named_in_one_line(plain: Path, tmp_path: Path, cli) -> None:
+    from training import train as command
+
+    prepare = command.prepare
+
+    def prepare_and_break(*arguments: object) -> None:
+        prepare(*arguments)  # type: ignore[arg-type]
+        (plain / "images" / "train" / "1.jpg").write_bytes(b"\xff\xd8\xff")
+
+    flags = ("--batch-size", 2, "--width", 2, "--size", 32, 64, "--workers", 1, "--run", tmp_path / "r")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "prepare", prepare_and_break)
+        code, _, err = cli("train", "--model", "ddunet", "--data", plain, *flags)
+    last = err.rsplit("\r")[-1]  # behind the progress bar
+    assert code == 2 and last.startswith(f"error: {plain}/images/train/1.jpg: the picture is damaged") and last.count("\n") == 1
+
+
 def test_each_step_has_its_learning_rate() -> None:
     assert learning_rates("constant", 0.1, 3, 10, 4) == [0.1] * 4
     rates = [rate for epoch in (1, 2) for rate in learning_rates("cosine", 0.1, epoch, 2, 50)]
@@ -244,6 +313,30 @@ class TestWrongUse:
         Image.fromarray(np.full((48, 64), 9, np.uint8)).save(plain / "labels" / "train" / "0.png")
         error = wrong(cli, "train", "--model", "unet", "--data", plain, "--run", tmp_path / "r", "--batch-size", 2)
         assert "labels/train/0.png" in error and "9" in error
+
+    def test_a_file_where_the_run_folder_should_be(self, scenes: Path, tmp_path: Path, cli) -> None:
+        (tmp_path / "file").touch()
+        for path in (tmp_path / "file", tmp_path / "file" / "r"):
+            assert "is a file" in wrong(cli, "train", "--model", "unet", "--data", scenes, "--run", path)
+
+    def test_a_folder_where_the_report_should_be(self, checkpoint: Path, scenes: Path, tmp_path: Path, cli) -> None:
+        assert "--json" in wrong(cli, "evaluate", checkpoint, "--data", scenes, "--json", tmp_path)
+
+    def test_a_file_where_a_folder_should_be(self, checkpoint: Path, scenes: Path, tmp_path: Path, cli) -> None:
+        (tmp_path / "file").touch()
+        assert "is a file" in wrong(cli, "synthesize", tmp_path / "file" / "x")
+        assert "is a file" in wrong(cli, "predict", checkpoint, scenes, "--out", tmp_path / "file")
+
+    def test_a_device_that_is_not_there(self, checkpoint: Path, scenes: Path, cli) -> None:
+        for device in ("cuda", "cuda:7", "cpu:3", "tpu"):
+            assert f"no device '{device}'" in wrong(cli, "evaluate", checkpoint, "--data", scenes, "--device", device)
+
+    def test_a_truncated_photograph_is_told_before_the_first_epoch(self, plain: Path, tmp_path: Path, cli) -> None:
+        path = plain / "images" / "train" / "0.jpg"
+        path.write_bytes(path.read_bytes()[:-40])
+        assert "0.jpg: the picture is damaged" in wrong(
+            cli, "train", "--model", "unet", "--data", plain, "--batch-size", 2, "--run", tmp_path / "r"
+        )
 
     def test_an_image_without_label(self, plain: Path, tmp_path: Path, cli) -> None:
         (plain / "labels" / "val" / "0.png").unlink()
