@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core import __version__, tensorfile
-from core.errors import CheckpointError
+from core.errors import CheckpointError, RunError
 from core.labels import LabelSpace
 from core.tensorfile import Tensors
 from core.transforms import Preprocess
@@ -56,10 +56,10 @@ class Checkpoint:
 
 
 def write_checkpoint(path: Path, card: Card, tensors: Tensors) -> str:
-    """Write a checkpoint atomically and return its digest. Raises ValueError where a weight is not finite."""
+    """Write a checkpoint atomically and return its digest. Raises RunError where a weight is not finite."""
     broken = not_finite(tensors)
     if broken:
-        raise ValueError(f"{path}: {broken} is not finite; such weights are never saved")
+        raise RunError(f"{path}: not written: {broken} is not finite; go on from an earlier epoch with a lower learning rate")
     return tensorfile.write(path, card.model_dump(mode="json"), tensors)
 
 

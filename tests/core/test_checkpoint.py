@@ -13,7 +13,7 @@ import torch
 
 from core import tensorfile
 from core.checkpoint import Architecture, Card, find_checkpoint, read_checkpoint, write_checkpoint
-from core.errors import CheckpointError
+from core.errors import CheckpointError, RunError
 from core.labels import CITYSCAPES
 from core.segmenter import Segmenter
 from core.transforms import Preprocess
@@ -132,7 +132,7 @@ def test_a_header_bomb_is_not_parsed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path: Path, value: float) -> None:
     path, tensors = tmp_path / "nan.safetensors", {"w": np.array([1, value], np.float32)}
-    with pytest.raises(ValueError, match="w is not finite"):
+    with pytest.raises(RunError, match="w is not finite"):
         write_checkpoint(path, card(), tensors)
     assert not path.exists()
     tensorfile.write(path, card().model_dump(mode="json"), tensors)
