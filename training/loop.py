@@ -70,7 +70,7 @@ def train_epoch(
             if steps % SHOW_EVERY == 0 or steps == 1:
                 speed = steps * batch_size / (time.perf_counter() - start)
                 mean = float(summed) / max(float(valid), 1)
-                shown.set_postfix_str(f"loss {mean:.3f}, {speed:.1f} images/s")
+                shown.set_postfix_str(f"loss {mean:.3f}, {speed:.1f} images/s", refresh=False)
     totals, matrix = loss_sum.cpu().numpy(), counts.cpu().numpy()
     world.add(totals)
     world.add(matrix)

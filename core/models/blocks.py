@@ -47,6 +47,30 @@ class Network(nn.Module):
         return self.segment(x)[..., :height, :width]
 
 
-def concatenate(skip: Tensor, x: Tensor) -> Tensor:
-    """Skip connection by channels: (N, A, H, W) and (N, B, H, W) to (N, A + B, H, W)."""
-    return torch.cat((skip, x), dim=1)
+class UShaped(Network):
+    """The U: blocks joined by 2x2 max pooling on the way down, upsampling and skips on the way up, a 1x1 head.
+
+    A subclass makes `encoder` (L blocks), `up` and `decoder` (L - 1 each, deepest first) and `head`.
+    """
+
+    encoder: nn.ModuleList
+    up: nn.ModuleList
+    decoder: nn.ModuleList
+    head: nn.Conv2d
+
+    def segment(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) float to logits (N, classes, H, W); H and W multiples of `stride`."""
+        skips: list[Tensor] = []
+        for level, block in enumerate(self.encoder):
+            x = block(F.max_pool2d(x, 2) if level else x)
+            skips.append(x)
+        skips.pop()
+        for up, block in zip(self.up, self.decoder, strict=True):
+            x = self.join(block, up(x), skips.pop())
+        logits: Tensor = self.head(x)
+        return logits
+
+    def join(self, block: nn.Module, x: Tensor, skip: Tensor) -> Tensor:
+        """A step of the way up: skip (N, A, H, W) and x (N, B, H, W) side by side by channels, through the block."""
+        joined: Tensor = block(torch.cat((skip, x), dim=1))
+        return joined

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
-from core.models.blocks import ConvPair, Network, concatenate
+from core.models.blocks import ConvPair, UShaped
 
 
-class DDUNet(Network):
+class DDUNet(UShaped):
     """Dilation 1, 1, 3, 3 on the way down and 3, 1, 1 up. At width 64 and 19 classes: 10,802,451 parameters."""
 
     stride = 8
@@ -17,7 +17,6 @@ class DDUNet(Network):
         sizes = [width * 2**level for level in range(4)]
         down = zip([3, *sizes], sizes, (1, 1, 3, 3), strict=False)
         self.encoder = nn.ModuleList(ConvPair(a, b, dilation) for a, b, dilation in down)
-        self.pool = nn.MaxPool2d(2)
         # kernel 3 with padding 1 and kernel 2 without both give exactly twice the size, from 1x1 up
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(2 * c, 2 * c, kernel, stride=2, padding=padding, output_padding=padding)
@@ -27,15 +26,3 @@ class DDUNet(Network):
             ConvPair(2 * c + c, c, dilation) for c, dilation in zip(reversed(sizes[:-1]), (3, 1, 1), strict=True)
         )
         self.head = nn.Conv2d(width, num_classes, 1)
-
-    def segment(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) float to logits (N, classes, H, W); H and W multiples of `stride`."""
-        skips: list[Tensor] = []
-        for level, pair in enumerate(self.encoder):
-            x = pair(x if level == 0 else self.pool(x))
-            skips.append(x)
-        skips.pop()
-        for up, pair in zip(self.up, self.decoder, strict=True):
-            x = pair(concatenate(skips.pop(), up(x)))
-        logits: Tensor = self.head(x)
-        return logits

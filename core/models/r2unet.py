@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.models.blocks import ConvUnit, Network
+from core.models.blocks import ConvUnit, UShaped
 
 
 class RecurrentLayer(nn.Module):
@@ -41,7 +41,7 @@ class RecurrentResidualBlock(nn.Module):
         return x + residual
 
 
-class R2UNet(Network):
+class R2UNet(UShaped):
     """Five levels 64..1024; each decoder block maps 2c to c channels and the skip is added to its output.
 
     At width 64 and 19 classes: 49,546,771 parameters.
@@ -53,19 +53,11 @@ class R2UNet(Network):
         super().__init__()
         sizes = [width * 2**level for level in range(5)]
         self.encoder = nn.ModuleList(RecurrentResidualBlock(a, b) for a, b in zip([3, *sizes], sizes, strict=False))
-        self.pool = nn.MaxPool2d(2)
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * c, 2 * c, 2, stride=2) for c in reversed(sizes[:-1]))
         self.decoder = nn.ModuleList(RecurrentResidualBlock(2 * c, c) for c in reversed(sizes[:-1]))
         self.head = nn.Conv2d(width, num_classes, 1)
 
-    def segment(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) float to logits (N, classes, H, W); H and W multiples of `stride`."""
-        skips: list[Tensor] = []
-        for level, block in enumerate(self.encoder):
-            x = block(x if level == 0 else self.pool(x))
-            skips.append(x)
-        skips.pop()
-        for up, block in zip(self.up, self.decoder, strict=True):
-            x = block(up(x)) + skips.pop()
-        logits: Tensor = self.head(x)
-        return logits
+    def join(self, block: nn.Module, x: Tensor, skip: Tensor) -> Tensor:
+        """A step of the way up: x (N, 2C, H, W) through the block, the skip (N, C, H, W) added to its output."""
+        joined: Tensor = block(x) + skip
+        return joined

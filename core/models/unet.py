@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
-from core.models.blocks import ConvPair, Network, concatenate
+from core.models.blocks import ConvPair, UShaped
 
 
-class UNet(Network):
+class UNet(UShaped):
     """Differs from the paper as the family does: padded convolutions, batch norm, bilinear upsampling that keeps its
     channels. At width 64 and 19 classes: 31,386,003 parameters."""
 
@@ -17,19 +17,6 @@ class UNet(Network):
         super().__init__()
         sizes = [width * 2**level for level in range(5)]
         self.encoder = nn.ModuleList(ConvPair(a, b) for a, b in zip([3, *sizes], sizes, strict=False))
-        self.pool = nn.MaxPool2d(2)
-        self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+        self.up = nn.ModuleList(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False) for _ in sizes[:-1])
         self.decoder = nn.ModuleList(ConvPair(2 * c + c, c) for c in reversed(sizes[:-1]))
         self.head = nn.Conv2d(width, num_classes, 1)
-
-    def segment(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) float to logits (N, classes, H, W); H and W multiples of `stride`."""
-        skips: list[Tensor] = []
-        for level, pair in enumerate(self.encoder):
-            x = pair(x if level == 0 else self.pool(x))
-            skips.append(x)
-        skips.pop()
-        for pair in self.decoder:
-            x = pair(concatenate(skips.pop(), self.up(x)))
-        logits: Tensor = self.head(x)
-        return logits
