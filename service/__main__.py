@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import signal
 import sys
 from types import FrameType
@@ -20,6 +21,7 @@ from core.errors import InputError
 from service.app import create_app
 from service.settings import PREFIX, Settings, load_settings
 
+PROBES = re.compile(r"GET /(healthz|readyz) ")
 GRACE_SECONDS = 8  # for requests under way when the service is told to stop; container engines allow 10
 
 
@@ -45,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # probes come every few seconds and would bury the rest
+    logging.getLogger("uvicorn.access").addFilter(lambda record: not PROBES.search(record.getMessage()))
     unusable: list[tuple[str, int]] = []
 
     def give_up(reason: str, code: int) -> None:

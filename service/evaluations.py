@@ -160,7 +160,8 @@ class Evaluations:
 
     def jobs(self) -> list[Job]:
         """All jobs, the newest first."""
-        return sorted(self._jobs.values(), key=lambda job: (job.created, job.id), reverse=True)
+        now = list(self._jobs.values())  # in one step: another thread may add one meanwhile
+        return sorted(now, key=lambda job: (job.created, job.id), reverse=True)
 
     def job(self, job_id: str) -> Job:
         """One job. Raises Problem 404 `unknown_evaluation`."""
