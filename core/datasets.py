@@ -132,7 +132,7 @@ def _pair_or_raise(root: Path, photos: dict[str, Path], targets: dict[str, Path]
     alone = [f"{photos[key]} has no label" for key in sorted(photos.keys() - targets.keys())]
     alone += [f"{targets[key]} has no photograph" for key in sorted(targets.keys() - photos.keys())]
     if alone:
-        raise InputError(_listing(f"{root}: every photograph needs its label", alone))
+        raise InputError(_listing(f"{root}: every photograph needs its label, and every label its photograph", alone))
 
 
 def check_dataset(dataset: FolderDataset) -> None:

@@ -128,7 +128,8 @@ def report(tally: Tally, checkpoint: CheckpointInfo, dataset: Dataset) -> Report
 def require_same_labels(model: LabelSpace, data: LabelSpace) -> None:
     """Raise InputError where a model's classes can't be scored on the data."""
     if model.names != data.names:
+        theirs, ours = (", ".join(s.names[:3]) + ", ..." * (len(s) > 3) for s in (model, data))
         raise InputError(
-            f"the model has {len(model)} classes ({', '.join(model.names[:3])}, ...) and the data {len(data)}"
-            f" ({', '.join(data.names[:3])}, ...); expected the same names in the same order"
+            f"the model has {len(model)} classes ({theirs}) and the data {len(data)} ({ours});"
+            " expected the same names in the same order"
         )

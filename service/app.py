@@ -45,6 +45,7 @@ def create_app(settings: Settings, on_unusable: OnUnusable = lambda *_: None) ->
         app.state.segmenting = Segmenting(settings)
         app.state.evaluations = Evaluations(settings.state, settings.data, app.state.segmenting.worker)
         app.state.evaluations.restore()
+        log.info("serving %s; %s where a request names none", ", ".join(models.models), models.default)
         warming = asyncio.create_task(_warm(app, models, on_unusable))
         try:
             yield

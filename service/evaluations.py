@@ -90,6 +90,11 @@ class Evaluations:
 
     def restore(self) -> None:
         """Read the jobs of earlier runs; one that was under way when the service ended is interrupted."""
+        try:
+            if self.data is not None:
+                list_splits(self.data)
+        except InputError as error:  # not the end: the rest of the service does without
+            log.warning("SEGMENT_DATA: %s; /evaluate will answer no_data", error)
         for path in sorted(self.folder.glob("*.json")):
             try:
                 job = Job.model_validate_json(path.read_bytes())

@@ -81,5 +81,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _(request: Request, error: HTTPException) -> JSONResponse:
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-        return reply(request, Problem(code, str(error.detail), error.headers))
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = (error.headers or {}).get("Allow", "another method")
+            problem = Problem("method_not_allowed", f"this path takes {allowed}; /docs shows how", error.headers)
+        elif error.status_code == HTTPStatus.NOT_FOUND:
+            problem = Problem("not_found", "there is nothing at this path; /docs lists what there is")
+        else:
+            problem = Problem("bad_request", str(error.detail), error.headers)
+        return reply(request, problem)

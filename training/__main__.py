@@ -33,7 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     for command in (train, evaluate, predict, synthesize):
         command.add_parser(commands)
     try:
-        options = parser.parse_args(arguments)
+        options, unknown = parser.parse_known_args(arguments)
+        if unknown:
+            raise InputError(f"{unknown[0]}: not known here; python -m training {arguments[0]} --help lists what is")
         code: int = options.run_command(options, arguments)
         return code
     except InputError as error:

@@ -114,7 +114,7 @@ def load_config(flags: dict[str, Any], file: Path | None = None) -> TrainConfig:
             where = PREFIX + key.upper()
         else:
             where = f"{file}: {key}"
-        given = "" if first["type"] in ("missing", "extra_forbidden") else f" (got {first['input']!r})"
+        given = "" if first["type"] in ("missing", "extra_forbidden", "value_error") else f" (got {first['input']!r})"
         message = first["msg"].removeprefix("Value error, ")
         raise InputError(f"{where}: {message}{given}") from None
 
@@ -126,7 +126,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise InputError(f"--config: {path}: expected a JSON object of settings ({error})") from None
     if not isinstance(values, dict):
         raise InputError(f"--config: {path}: expected a JSON object of settings, such as {{'epochs': 50}}")
-    return values
+    return {key.replace("-", "_"): value for key, value in values.items()}  # as the flags are spelt, or the variables
 
 
 def settle(config: TrainConfig, flags: set[str]) -> TrainConfig:
@@ -140,9 +140,11 @@ def settle(config: TrainConfig, flags: set[str]) -> TrainConfig:
         raise InputError(f"--model: missing; known: {', '.join(MODELS)}")
     saved_file = config.run_folder / "config.json"
     if saved_file.exists():
-        if not config.resume:
+        begun = any((config.run_folder / "checkpoints").glob("epoch-*"))
+        if config.resume:
+            return _merge(config, flags, TrainConfig.model_construct(**_plain(saved_file)), begun)
+        if begun:
             raise InputError(f"{config.run_folder}: holds a run; go on with --resume, or choose another folder with --run")
-        return _merge(config, flags, TrainConfig.model_construct(**_plain(saved_file)))
     if config.model is None:
         raise InputError(f"--model: missing, and {saved_file} is not there to tell it; known: {', '.join(MODELS)}")
     if config.data is None:
@@ -159,7 +161,9 @@ def _plain(saved_file: Path) -> dict[str, Any]:
     return values.model_dump()
 
 
-def _merge(config: TrainConfig, flags: set[str], saved: TrainConfig) -> TrainConfig:
+def _merge(config: TrainConfig, flags: set[str], saved: TrainConfig, begun: bool) -> TrainConfig:
+    if not begun:  # no epoch was finished: nothing that a flag could contradict
+        return saved.model_copy(update={key: getattr(config, key) for key in flags})
     for key in sorted(flags - FREE_AT_RESUME):
         if getattr(config, key) != getattr(saved, key):
             raise InputError(

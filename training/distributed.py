@@ -83,10 +83,15 @@ def join(use_gpu: bool = True, timeout_s: float = 1800) -> Iterator[World]:
 
 
 def processes_to_launch(gpus: int | None) -> int:
-    """How many processes this command should start: one for each GPU, at most `gpus`; 1 where a launcher already did."""
+    """How many processes this command should start: one for each GPU, at most `gpus`; 1 where a launcher already did.
+
+    Raises InputError where GPUs are asked for and there are none.
+    """
     if "RANK" in os.environ:
         return 1
     visible = torch.cuda.device_count()
+    if gpus and not visible:
+        raise InputError(f"--gpus: {gpus} asked for, and this machine shows none; leave it out, or say 0 for the CPU")
     return max(1, visible if gpus is None else min(gpus, visible))
 
 

@@ -25,6 +25,8 @@ from training.loading import AugmentedDataset, EpochBatches, make_loader
 from training.loop import Epoch, Validation, learning_rates, score_columns, train_epoch, validate, wrap
 from training.run_folder import Row, RunFolder
 
+SLOW_WIDTH = 32  # above it a step takes seconds on a CPU
+
 
 def new_network(config: TrainConfig, dataset: Dataset) -> Network:
     """The network with fresh weights from the seed, or with those of --init. Raises InputError."""
@@ -79,6 +81,8 @@ class Run:
             if board:
                 self.record(epoch, trained, validated, board)
             self.world.barrier()
+        if self.world.main and first > epochs:
+            print(f"{self.folder.path}: has its {epochs} epochs already; a larger --epochs goes on", flush=True)
         if board:
             board.close()
             print(f"done: {self.folder.checkpoints / 'best.safetensors'}", flush=True)
@@ -143,6 +147,8 @@ class Run:
         gpu = world.device.type == "cuda"
         devices = f"{world.ranks} x {torch.cuda.get_device_name()}" if gpu else f"the CPU, {world.ranks} process(es)"
         print(f"{config.model}, width {config.width}: {weights:,} parameters, on {devices}")
+        if not gpu and config.width > SLOW_WIDTH:
+            print(f"a CPU takes long for width {config.width}: --width 16 has a sixteenth of the arithmetic")
         counts = f"{len(self.train_set)} training and {len(self.val_set)} validation images"
         print(f"data: {self.train_set.name}, {counts}, {len(self.train_set.labels)} classes")
         if self.batches.dropped:

@@ -1,7 +1,7 @@
-"""The `train` command.
+"""The `train` command: an evaluation and a checkpoint after every epoch; stop it at any time, --resume goes on.
 
 python -m training train --model ddunet --data datasets/cityscapes            all visible GPUs, one process each
-torchrun --nproc-per-node 2 -m training train --model unet --data DIR         joins the launcher that started it
+torchrun --standalone --nproc-per-node 2 -m -- training train --model unet --data DIR    joins its launcher
 python -m training train --model ddunet --data synthetic --width 16 --epochs 2 --size 128 256        CPU toy
 """
 

@@ -85,6 +85,7 @@ def test_an_error_does_not_echo_the_input(serve) -> None:
 def test_unknown_paths_and_methods_are_problems_too(serve, method: str, path: str, code: str) -> None:
     reply = serve().request(method, path)
     assert (reply.json()["code"], reply.status_code) == (code, CODES[code])
+    assert "/docs" in reply.json()["detail"]
 
 
 def test_a_model_that_can_t_be_loaded_is_listed_and_answers_503(serve, tmp_path: Path) -> None:

@@ -27,6 +27,13 @@ def test_a_flag_goes_before_the_environment_before_the_file(tmp_path: Path, monk
     assert (config.epochs, config.width, config.seed) == (3, 22, 111)
 
 
+def test_a_file_s_keys_may_be_spelt_as_the_flags(tmp_path: Path) -> None:
+    file = tmp_path / "c.json"
+    file.write_text('{"batch-size": 3, "learning_rate": 0.5}')
+    config = load_config({}, file)
+    assert (config.batch_size, config.learning_rate) == (3, 0.5)
+
+
 @pytest.mark.parametrize("text", ["128 256", "128x256", "[128, 256]"])
 def test_the_environment_can_tell_a_size(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("TRAIN_SIZE", text)

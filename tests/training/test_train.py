@@ -155,6 +155,25 @@ def test_resume_takes_the_one_before_a_damaged_file(scenes: Path, tmp_path: Path
     assert [row["epoch"] for row in history(folder)] == ["1", "2"]
 
 
+def test_a_run_without_a_finished_epoch_may_begin_again_with_other_settings(scenes: Path, tmp_path: Path, cli) -> None:
+    folder = tmp_path / "r"
+    flags = ("--model", "ddunet", "--data", scenes, "--epochs", 1, "--run", folder, *TINY)
+    assert cli("train", *flags)[0] == 0
+    for path in (*folder.glob("checkpoints/*"), *folder.glob("resume/*")):
+        path.unlink()  # as if it had been stopped in its first epoch
+    assert cli("train", "--run", folder, "--resume", "--width", 3)[0] == 0
+    assert read_checkpoint(folder / "checkpoints" / "last.safetensors").card.architecture.width == 3
+    for path in (*folder.glob("checkpoints/*"), *folder.glob("resume/*")):
+        path.unlink()
+    assert cli("train", *flags)[0] == 0
+    assert len(history(folder)) == 1
+
+
+def test_a_finished_run_says_so(run: Path, cli) -> None:
+    code, out, _ = cli("train", "--run", run, "--resume")
+    assert code == 0 and "has its 2 epochs already; a larger --epochs goes on" in out
+
+
 def test_keep_deletes_old_epochs_and_never_the_best(scenes: Path, tmp_path: Path, cli) -> None:
     folder = tmp_path / "r"
     cli("train", "--model", "ddunet", "--data", scenes, "--run", folder, "--epochs", 3, "--keep", 1, *TINY)
@@ -286,7 +305,12 @@ class TestWrongUse:
     def test_unknown_model(self, cli) -> None:
         assert "known: unet, r2unet, ddunet" in wrong(cli, "train", "--model", "vgg", "--data", "x")
 
+    def test_a_gpu_that_is_not_there(self, scenes: Path, tmp_path: Path, cli) -> None:
+        flags = ("--gpus", 1, "--run", tmp_path / "r", *TINY)
+        assert "--gpus: 1 asked for" in wrong(cli, "train", "--model", "unet", "--data", scenes, *flags)
+
     def test_unknown_flag(self, cli) -> None:
+        assert "training train --help" in wrong(cli, "train", "--colour", "red")
         assert "--colour" in wrong(cli, "train", "--colour", "red")
 
     def test_more_samples_a_batch_than_there_are(self, scenes: Path, tmp_path: Path, cli) -> None:
