@@ -46,10 +46,6 @@ class Dataset(Protocol):
 
     def __getitem__(self, index: int) -> Sample: ...
 
-    def sample_name(self, index: int) -> str:
-        """How an error or a report names the sample."""
-        ...
-
 
 @dataclass(frozen=True)
 class FolderDataset:
@@ -74,10 +70,6 @@ class FolderDataset:
             return self.labels.encode(values)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-
-    def sample_name(self, index: int) -> str:
-        """The photograph's path."""
-        return str(self.pairs[index][0])
 
 
 def open_dataset(root: Path | str, split: str) -> FolderDataset:

@@ -15,7 +15,7 @@ from core.models import MODELS
 
 PREFIX = "TRAIN_"
 # what a resumed run may change: how long it goes on (a cosine then ends there) and what it runs on
-FREE_AT_RESUME = {"epochs", "gpus", "workers", "keep", "resume", "run", "config"}
+FREE_AT_RESUME = {"epochs", "gpus", "workers", "keep", "resume", "run"}
 
 
 def _known_model(name: str) -> str:

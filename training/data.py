@@ -41,10 +41,6 @@ class SyntheticDataset:
             raise IndexError(index)
         return _scene(self.seed, self.split, index, self.size)
 
-    def sample_name(self, index: int) -> str:
-        """Split and number."""
-        return f"{self.split} scene {index}"
-
 
 @lru_cache(maxsize=512)
 def _scene(seed: int, split: str, index: int, size: tuple[int, int]) -> Sample:

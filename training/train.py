@@ -35,7 +35,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "Every flag can also be given as an environment variable (TRAIN_BATCH_SIZE=4) or in a --config file;"
         " a flag goes before the environment, and that before the file."
     ), formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.set_defaults(run_command=run, argument_default=None)
+    parser.set_defaults(run_command=run)
     for title, names in GROUPS.items():
         group = parser.add_argument_group(title)
         for name in names:

@@ -52,9 +52,6 @@ def test_the_mask_is_what_predict_and_evaluate_compute(
         def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
             return decode_photo(path.read_bytes()), served
 
-        def sample_name(self, index: int) -> str:
-            return "one"
-
     tally = evaluation.count(Segmenter.load(checkpoint).many, One())
     assert tally.confusion.trace() == tally.confusion.sum() == served.size
 
