@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core import __version__, tensorfile
-from core.errors import CheckpointError, RunError
+from core.errors import CheckpointError, RunError, first_fault
 from core.labels import LabelSpace
 from core.tensorfile import Tensors
 from core.transforms import Preprocess
@@ -73,9 +73,7 @@ def read_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
     try:
         card = Card.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"{path}: its metadata is not that of a checkpoint ({where}: {first['msg']})") from None
+        raise CheckpointError(f"{path}: its metadata is not that of a checkpoint ({first_fault(error)})") from None
     broken = not_finite(tensors)
     if broken:
         raise CheckpointError(f"{path}: the weights {broken} hold NaN or infinity; train again or use another epoch")
@@ -94,20 +92,30 @@ def find_checkpoint(source: str | Path) -> tuple[str, Path]:
     """
     path = Path(source)
     if path.is_dir():
-        best = path / "checkpoints" / f"best{SUFFIX}"
-        if best.is_file():
-            return path.resolve().name, best
+        best = best_of(path)
+        if best:
+            return best
         raise CheckpointError(f"{path}: a folder without checkpoints/best{SUFFIX}; expected a run folder or a file")
     if path.is_file():
         return path.stem, path
-    shipped = PRETRAINED / f"{source}{SUFFIX}"
-    if path.name == str(source) and shipped.is_file():
-        return path.name, shipped
-    known = sorted(file.stem for file in PRETRAINED.glob(f"*{SUFFIX}"))
+    known = shipped()
+    if str(source) in known:
+        return str(source), known[str(source)]
     raise CheckpointError(
         f"{source}: no such checkpoint; expected a {SUFFIX} file, a run folder such as runs/ddunet"
         + (f", or one of the shipped: {', '.join(known)}" if known else "")
     )
+
+
+def best_of(folder: Path) -> tuple[str, Path] | None:
+    """(name, file) of a run folder, None where it is not one: it is named after the folder and stands for its best."""
+    path = folder / "checkpoints" / f"best{SUFFIX}"
+    return (folder.resolve().name, path) if path.is_file() else None
+
+
+def shipped() -> dict[str, Path]:
+    """The checkpoints that come with the project: name -> file."""
+    return {file.stem: file for file in sorted(PRETRAINED.glob(f"*{SUFFIX}"))}
 
 
 def summary(scores: Any) -> dict[str, float | None]:

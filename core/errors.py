@@ -1,5 +1,15 @@
 """Errors that say what came, what was expected and what would work; a command ends with exit 2 on them."""
 
+from pydantic import ValidationError
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first fault of a document as one line: where, and what was expected there."""
+    fault = error.errors()[0]
+    where = ".".join(map(str, fault["loc"]))
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
 
 class InputError(ValueError):
     """The user's input is wrong; the message is one line that says how to mend it."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from core.errors import InputError
+from core.errors import InputError, first_fault
 
 VOID = 255  # the train id of a pixel that counts nowhere: not in the loss, not in a score
 
@@ -118,9 +118,7 @@ def read_classes(path: Path) -> LabelSpace:
             void_ids=tuple(void) if isinstance(void, list) else (void,),
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        reason = f"{where}: {first['msg']}" if where else first["msg"]
+        reason = first_fault(error)
     except KeyError as error:
         reason = f"the key {error} is missing"
     except (OSError, ValueError, TypeError, AttributeError) as error:

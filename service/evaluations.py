@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from core import evaluation
 from core.datasets import FolderDataset, Sample, list_splits, open_dataset
-from core.errors import InputError
+from core.errors import InputError, first_fault
 from core.evaluation import CheckpointInfo, Report
 from core.files import write_atomically
 from core.images import RGB
@@ -99,7 +99,7 @@ class Evaluations:
             try:
                 job = Job.model_validate_json(path.read_bytes())
             except (OSError, ValidationError) as error:
-                log.warning("%s: not read (%s)", path, str(error).splitlines()[0])
+                log.warning("%s: not read (%s)", path, first_fault(error) if isinstance(error, ValidationError) else error)
                 continue
             self._jobs[job.id] = job
             if job.active:

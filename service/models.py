@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.checkpoint import PRETRAINED, SUFFIX, Card, read_checkpoint
+from core.checkpoint import SUFFIX, Card, best_of, read_checkpoint, shipped
 from core.errors import CheckpointError, InputError
 from core.segmenter import Segmenter
 from service.problems import Problem
@@ -140,8 +140,7 @@ def find_models(sources: list[Path]) -> dict[str, Path]:
             if name in found and not path.samefile(found[name]):
                 raise InputError(f"the model name {name!r} is met twice: {found[name]} and {path}; rename or leave out one")
             found[name] = path
-    if not found:
-        found = {path.stem: path for path in sorted(PRETRAINED.glob(f"*{SUFFIX}"))}
+    found = found or shipped()
     if not found:
         looked = ", ".join(map(str, sources))
         raise InputError(
@@ -154,14 +153,9 @@ def find_models(sources: list[Path]) -> dict[str, Path]:
 def _candidates(source: Path) -> list[tuple[str, Path]]:
     if source.is_file():
         return [(source.stem, source)]
-    best = _best(source)
+    best = best_of(source)
     if best:
         return [best]
     children = sorted(source.iterdir()) if source.is_dir() else []
     files = [(child.stem, child) for child in children if child.is_file() and child.suffix == SUFFIX]
-    return files + [best for child in children if (best := _best(child))]
-
-
-def _best(folder: Path) -> tuple[str, Path] | None:
-    path = folder / "checkpoints" / f"best{SUFFIX}"
-    return (folder.resolve().name, path) if path.is_file() else None
+    return files + [best for child in children if (best := best_of(child))]

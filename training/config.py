@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from core.errors import InputError
+from core.errors import InputError, first_fault
 from core.models import MODELS
 
 PREFIX = "TRAIN_"
@@ -125,7 +125,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"--config: {path}: expected a JSON object of settings ({error})") from None
     if not isinstance(values, dict):
-        raise InputError(f"--config: {path}: expected a JSON object of settings, such as {{'epochs': 50}}")
+        raise InputError(f'--config: {path}: expected a JSON object of settings, such as {{"epochs": 50}}')
     return {key.replace("-", "_"): value for key, value in values.items()}  # as the flags are spelt, or the variables
 
 
@@ -140,7 +140,7 @@ def settle(config: TrainConfig, flags: set[str]) -> TrainConfig:
         raise InputError(f"--model: missing; known: {', '.join(MODELS)}")
     saved_file = config.run_folder / "config.json"
     if saved_file.exists():
-        begun = any((config.run_folder / "checkpoints").glob("epoch-*"))
+        begun = any(config.run_folder.glob("*/*.safetensors"))
         if config.resume:
             return _merge(config, flags, TrainConfig.model_construct(**_plain(saved_file)), begun)
         if begun:
@@ -156,7 +156,7 @@ def _plain(saved_file: Path) -> dict[str, Any]:
     try:
         values = TrainConfig.model_validate(json.loads(saved_file.read_text(encoding="utf-8"))["config"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_fault(error) if isinstance(error, ValidationError) else str(error)
         raise InputError(f"{saved_file}: can't be read as a run's configuration ({reason})") from None
     return values.model_dump()
 

@@ -7,21 +7,20 @@ torchrun --nproc-per-node 2 -m training evaluate runs/ddunet --data datasets/cit
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from core import evaluation
 from core.backends import BACKENDS
 from core.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
-from core.datasets import Dataset, Sample
+from core.datasets import Dataset
 from core.errors import InputError
 from core.evaluation import CheckpointInfo, Report
 from core.files import write_atomically
 from core.segmenter import Segmenter
 from training.data import check, open_data
 from training.distributed import World, join
+from training.loop import count_together
 from training.paths import require_file
-from training.progress import bar
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -77,13 +76,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
 
 def evaluate(checkpoint: Checkpoint, segmenter: Segmenter, dataset: Dataset, batch_size: int, world: World) -> Report:
     """The report of the whole split, the same on every rank."""
-    with bar("evaluating", world.main, total=len(dataset), unit="image") as shown:
-
-        def progress(done: int, samples: Sequence[Sample]) -> None:
-            shown.update(min(len(samples) * world.ranks, len(dataset) - shown.n))
-
-        tally = evaluation.count(segmenter.many, dataset, batch_size, world.rank, world.ranks, progress)
-    world.add_tally(tally)
+    tally = count_together(segmenter.many, dataset, batch_size, world)
     info = CheckpointInfo(
         name=checkpoint.name,
         architecture=checkpoint.card.architecture.name,

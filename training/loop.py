@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,17 +144,29 @@ class Validation:
     tally: evaluation.Tally  # counts at the labels' own size
 
 
-def validate(segmenter: Segmenter, dataset: Dataset, batch_size: int, world: World) -> Validation:
-    """Evaluate the network in memory; every rank takes its share and gets the whole."""
-    probe = _LossProbe(segmenter)
+def count_together(
+    segment: evaluation.Segment,
+    dataset: Dataset,
+    batch_size: int,
+    world: World,
+    seen: Callable[[Sequence[Sample]], None] = lambda _: None,
+) -> evaluation.Tally:
+    """Evaluate with a progress bar; every rank takes its share and gets the whole. `seen` is told each batch."""
     with bar("evaluating", world.main, total=len(dataset), unit="image") as shown:
 
         def progress(done: int, samples: Sequence[Sample]) -> None:
-            probe.add(samples)
+            seen(samples)
             shown.update(min(len(samples) * world.ranks, len(dataset) - shown.n))
 
-        tally = evaluation.count(probe.segment, dataset, batch_size, world.rank, world.ranks, progress)
+        tally = evaluation.count(segment, dataset, batch_size, world.rank, world.ranks, progress)
     world.add_tally(tally)
+    return tally
+
+
+def validate(segmenter: Segmenter, dataset: Dataset, batch_size: int, world: World) -> Validation:
+    """Evaluate the network in memory, and its loss on the way."""
+    probe = _LossProbe(segmenter)
+    tally = count_together(probe.segment, dataset, batch_size, world, probe.add)
     world.add(probe.sums)
     return Validation(float(probe.sums[0] / max(probe.sums[1], 1)), tally)
 

@@ -80,6 +80,21 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
         load_config({}, file)
 
 
+def test_a_run_s_broken_configuration_names_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"config": {"epochs": "many"}}')
+    with pytest.raises(InputError, match=r"config\.json: can't be read as a run's configuration \(epochs: .*integer"):
+        settle(TrainConfig(run=str(tmp_path), resume=True), {"run", "resume"})
+
+
+@pytest.mark.parametrize("left", ["checkpoints/epoch-0001.safetensors", "resume/0001-000000.safetensors"])
+def test_a_folder_with_anything_of_a_run_is_not_begun_again(tmp_path: Path, left: str) -> None:
+    (tmp_path / "config.json").write_text('{"config": {}}')
+    (tmp_path / left).parent.mkdir()
+    (tmp_path / left).touch()
+    with pytest.raises(InputError, match="holds a run; go on with --resume"):
+        settle(TrainConfig(model="unet", data="x", run=str(tmp_path)), {"model", "data", "run"})
+
+
 def test_nothing_told_names_the_flag_and_the_models() -> None:
     with pytest.raises(InputError, match="--model: missing; known: unet, r2unet, ddunet"):
         settle(TrainConfig(), set())
