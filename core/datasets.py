@@ -15,6 +15,7 @@ import numpy.typing as npt
 from core.errors import InputError
 from core.images import PHOTO_SUFFIXES, RGB, read_label, read_photo
 from core.labels import CITYSCAPES, VOID, LabelSpace, read_classes
+from core.prefetch import prefetch
 
 Sample = tuple[RGB, npt.NDArray[np.uint8]]  # (H, W, 3) uint8 RGB and (H, W) uint8 train ids, 255 void
 
@@ -46,6 +47,10 @@ class Dataset(Protocol):
 
     def __getitem__(self, index: int) -> Sample: ...
 
+    def where(self, index: int) -> str:
+        """What to call a sample in a message: its photograph's path."""
+        ...
+
 
 @dataclass(frozen=True)
 class FolderDataset:
@@ -62,6 +67,10 @@ class FolderDataset:
     def __getitem__(self, index: int) -> Sample:
         return read_photo(self.pairs[index][0]), self.read_labels(index)
 
+    def where(self, index: int) -> str:
+        """The photograph's path."""
+        return str(self.pairs[index][0])
+
     def read_labels(self, index: int) -> npt.NDArray[np.uint8]:
         """(H, W) train ids. Raises InputError naming the file and what is wrong with its values."""
         path = self.pairs[index][1]
@@ -77,22 +86,35 @@ def open_dataset(root: Path | str, split: str) -> FolderDataset:
 
     Raises InputError: no such folder or split, a photograph without a label, a label without a photograph.
     """
+    dataset, alone = find_samples(root, split)
+    if alone:
+        raise InputError(listing(f"{root}: every photograph needs its label, and every label its photograph", alone))
+    return dataset
+
+
+def find_samples(root: Path | str, split: str) -> tuple[FolderDataset, list[str]]:
+    """A split's pairs of files, and what is wrong with the files that are not one of a pair.
+
+    Raises InputError where there is no such folder or split, or no photograph in it.
+    """
     root = Path(root)
     known = list_splits(root)
     if split not in known:
         raise InputError(f"{root}: no split {split!r}; found: {', '.join(known) or 'none'}")
     if (root / "leftImg8bit").is_dir():
         labels = CITYSCAPES
-        photos = _by_key(root / "leftImg8bit" / split, "_leftImg8bit", PHOTO_SUFFIXES)
-        targets = _by_key(root / "gtFine" / split, "_gtFine_labelIds", (".png",))
+        photos, doubles = _by_key(root / "leftImg8bit" / split, "_leftImg8bit", PHOTO_SUFFIXES)
+        targets, others = _by_key(root / "gtFine" / split, "_gtFine_labelIds", (".png",))
     else:
         labels = read_classes(root / "classes.json")
-        photos = _by_key(root / "images" / split, "", PHOTO_SUFFIXES)
-        targets = _by_key(root / "labels" / split, "", (".png",))
+        photos, doubles = _by_key(root / "images" / split, "", PHOTO_SUFFIXES)
+        targets, others = _by_key(root / "labels" / split, "", (".png",))
     if not photos:
         raise InputError(f"{root}: the split {split!r} holds no photographs; {LAYOUTS}")
-    _pair_or_raise(root, photos, targets)
-    return FolderDataset(root.resolve().name, split, labels, [(photos[key], targets[key]) for key in sorted(photos)])
+    alone = [f"{photos[key]} has no label" for key in sorted(photos.keys() - targets.keys())]
+    alone += [f"{targets[key]} has no photograph" for key in sorted(targets.keys() - photos.keys())]
+    pairs = [(photos[key], targets[key]) for key in sorted(photos.keys() & targets.keys())]
+    return FolderDataset(root.resolve().name, split, labels, pairs), [*doubles, *others, *alone]
 
 
 def list_splits(root: Path) -> list[str]:
@@ -108,50 +130,48 @@ def list_splits(root: Path) -> list[str]:
         raise InputError(f"{photos}: can't be read ({error.strerror})") from None
 
 
-def _by_key(folder: Path, ending: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Files below `folder` whose stem ends with `ending`, by their relative path without ending and suffix."""
+def _by_key(folder: Path, ending: str, suffixes: tuple[str, ...]) -> tuple[dict[str, Path], list[str]]:
+    """Files below `folder` whose stem ends with `ending`, by their relative path without ending and suffix; and what
+    is wrong with the others."""
     found: dict[str, Path] = {}
+    doubles = []
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in suffixes and path.stem.endswith(ending):
             key = path.relative_to(folder).with_suffix("").as_posix().removesuffix(ending)
             if key in found:
-                raise InputError(f"{path}: a second file for the same sample beside {found[key]}; keep one of them")
-            found[key] = path
-    return found
-
-
-def _pair_or_raise(root: Path, photos: dict[str, Path], targets: dict[str, Path]) -> None:
-    alone = [f"{photos[key]} has no label" for key in sorted(photos.keys() - targets.keys())]
-    alone += [f"{targets[key]} has no photograph" for key in sorted(targets.keys() - photos.keys())]
-    if alone:
-        raise InputError(_listing(f"{root}: every photograph needs its label, and every label its photograph", alone))
+                doubles.append(f"{path}: a second file for the same sample beside {found[key]}; keep one of them")
+            found.setdefault(key, path)
+    return found, doubles
 
 
 def check_dataset(dataset: FolderDataset) -> None:
-    """Decode every sample once, so that a broken one is told before the first epoch.
+    """Decode every sample once, so that a broken one is told before the work.
 
-    Raises InputError that lists them: unreadable, values outside the label space, another size, nothing but void.
+    Raises InputError that lists what `read_sample` tells of them.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        problems = [problem for problem in pool.map(lambda i: _problem(dataset, i), range(len(dataset))) if problem]
+        samples = prefetch(pool, lambda index: read_sample(dataset, index), range(len(dataset)), ahead=8)
+        problems = [sample for sample in samples if isinstance(sample, str)]
     if problems:
-        raise InputError(_listing(f"{len(problems)} of the {len(dataset)} samples of {dataset.split} can't be used", problems))
+        raise InputError(listing(f"{len(problems)} of the {len(dataset)} samples of {dataset.split} can't be used", problems))
 
 
-def _problem(dataset: FolderDataset, index: int) -> str | None:
-    label = dataset.pairs[index][1]
+def read_sample(dataset: Dataset, index: int) -> Sample | str:
+    """A sample, or what makes it useless: unreadable, values outside the label space, another size, nothing but void."""
     try:
         rgb, labels = dataset[index]
     except InputError as error:
         return str(error)
     if labels.shape != rgb.shape[:2]:
-        return f"{label}: is {labels.shape[1]}x{labels.shape[0]}, its photograph {rgb.shape[1]}x{rgb.shape[0]}"
+        sizes = f"{labels.shape[1]}x{labels.shape[0]}, its photograph {rgb.shape[1]}x{rgb.shape[0]}"
+        return f"{dataset.where(index)}: its label is {sizes}"
     if (labels == VOID).all():
-        return f"{label}: every pixel is void"
-    return None
+        return f"{dataset.where(index)}: every pixel of its label is void"
+    return rgb, labels
 
 
-def _listing(what: str, problems: list[str], most: int = 20) -> str:
+def listing(what: str, problems: list[str], most: int = 100) -> str:
+    """One line that tells what is wrong and lists the problems, the first `most` of them in words."""
     shown = "; ".join(problems[:most])
     return f"{what}: {shown}" + (f"; and {len(problems) - most} more" if len(problems) > most else "")
 

@@ -18,8 +18,11 @@ from core.images import RGB
 from core.intervals import Interval, intervals
 from core.labels import LabelSpace
 from core.masks import Labels
+from core.prefetch import prefetch
+from core.transforms import Size
 
-Segment = Callable[[Sequence[RGB]], Sequence[Labels]]  # photographs to label maps of their own sizes
+# photographs and the (height, width) that the label map of each is to have, to those label maps
+Segment = Callable[[Sequence[RGB], Sequence[Size]], Sequence[Labels]]
 
 
 class CheckpointInfo(BaseModel):
@@ -86,15 +89,12 @@ def count(
     tally = Tally(np.zeros((classes, classes + 1), np.int64), np.zeros((images, 3, classes), np.int64), np.zeros(images), 0)
     start = time.perf_counter()
     plan = list(batches(images, batch_size, rank, ranks))
+    done = 0
     with ThreadPoolExecutor(max_workers=2) as pool:
-        ahead = [pool.map(dataset.__getitem__, batch) for batch in plan[:2]]
-        done = 0
-        for place, batch in enumerate(plan):
-            samples = list(ahead.pop(0))
-            if place + 2 < len(plan):
-                ahead.append(pool.map(dataset.__getitem__, plan[place + 2]))
+        decoded = prefetch(pool, lambda batch: [dataset[index] for index in batch], plan, ahead=2)
+        for batch, samples in zip(plan, decoded, strict=True):
             began = time.perf_counter()
-            predictions = segment([rgb for rgb, _ in samples])
+            predictions = segment([rgb for rgb, _ in samples], [(labels.shape[0], labels.shape[1]) for _, labels in samples])
             tally.milliseconds[batch] = (time.perf_counter() - began) * 1000 / len(batch)
             for index, (_, labels), predicted in zip(batch, samples, predictions, strict=True):
                 matrix = metrics.confusion(labels, predicted, classes)

@@ -7,26 +7,39 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
+TEMPORARY = ".*.tmp"  # what a crash may leave behind: `remove_temporaries` clears it away
+
 
 def write_atomically(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    """Write `chunks` to `path` through a temporary file beside it, fsync, rename and fsync of the folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    """Write `chunks` to `path` through a temporary file beside it, fsync, rename and fsync of the folder.
+
+    Raises OSError that names `path`; what stood there is then as it was. A failed fsync is not tried again: the
+    kernel may have thrown the data away, and a second one would say that all is well.
+    """
+    temporary = _beside(path)
     try:
-        with temporary.open("xb") as file:
+        with temporary.open("xb", buffering=0) as file:
             for chunk in chunks:
-                file.write(chunk)
-            file.flush()
+                _write_all(file.fileno(), memoryview(chunk).cast("B"))
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
+def _write_all(descriptor: int, chunk: memoryview) -> None:
+    while chunk:
+        chunk = chunk[os.write(descriptor, chunk) :]  # one call takes 2 GiB at most
+
+
 def link_atomically(target: Path, path: Path) -> None:
     """Make `path` a hard link to `target`, replacing what stood there in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = _beside(path)
     try:
         os.link(target, temporary)
         temporary.replace(path)
@@ -42,3 +55,14 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_temporaries(*folders: Path) -> None:
+    """Delete what writers that were killed left in these folders; only for whoever is the one writer there."""
+    for folder in folders:
+        for path in folder.glob(TEMPORARY):
+            path.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")

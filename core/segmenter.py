@@ -56,13 +56,16 @@ class Segmenter:
         """Photograph (H, W, 3) uint8 RGB, any size, to class indices (H, W) uint8."""
         return self.many([rgb])[0]
 
-    def many(self, photos: Sequence[RGB]) -> list[Labels]:
-        """Several photographs at once, those of one network size in one batch; the results are those of one by one."""
-        return [self.label(logits, rgb.shape[:2]) for rgb, logits in zip(photos, self.logits(photos), strict=True)]
+    def many(self, photos: Sequence[RGB], sizes: Sequence[Size] | None = None) -> list[Labels]:
+        """Several photographs at once, those of one network size in one batch; the results are those of one by one.
 
-    def logits(self, photos: Sequence[RGB]) -> list[npt.NDArray[np.float32]]:
-        """Logits (K, h, w) of several photographs, in their order."""
-        inputs = [self.prepare(rgb) for rgb in photos]
+        `sizes` are those of the label maps, the photographs' own where not told.
+        """
+        sizes = sizes or [(rgb.shape[0], rgb.shape[1]) for rgb in photos]
+        return [self.label(x, size) for x, size in zip(self.logits([self.prepare(p) for p in photos]), sizes, strict=True)]
+
+    def logits(self, inputs: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
+        """Network inputs (3, h, w) of any sizes to their logits (K, h, w), in their order."""
         by_shape: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         for place, x in enumerate(inputs):
             by_shape[x.shape].append(place)

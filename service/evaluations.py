@@ -23,6 +23,7 @@ from core.evaluation import CheckpointInfo, Report
 from core.files import write_atomically
 from core.images import RGB
 from core.masks import Labels
+from core.transforms import Size
 from service.models import Loaded
 from service.problems import Problem
 from service.worker import BACKGROUND, Worker
@@ -195,16 +196,16 @@ class Evaluations:
                 job, state="failed", error=f"{type(error).__name__}: the service's log holds the rest", finished=_now()
             )
 
-    def _through_worker(self, model: Loaded) -> Callable[[Sequence[RGB]], Sequence[Labels]]:
+    def _through_worker(self, model: Loaded) -> evaluation.Segment:
         """Segments as users' pictures are segmented, at low priority; the pictures are prepared in this thread."""
         segmenter = model.segmenter
 
-        def one(rgb: RGB) -> Labels:
+        def one(rgb: RGB, size: Size) -> Labels:
             batch = segmenter.prepare(rgb)[None]
             logits, _ = self.worker.submit(lambda: segmenter.forward(batch)[0], BACKGROUND).result()
-            return segmenter.label(logits, rgb.shape[:2])
+            return segmenter.label(logits, size)
 
-        return lambda photos: [one(rgb) for rgb in photos]
+        return lambda photos, sizes: [one(rgb, size) for rgb, size in zip(photos, sizes, strict=True)]
 
     def _progress(self, job: Job) -> Callable[[int, Sequence[Sample]], None]:
         def progress(done: int, _: Sequence[Sample]) -> None:

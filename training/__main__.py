@@ -9,12 +9,14 @@ python -m training synthesize datasets/scenes
 from __future__ import annotations
 
 import argparse
-import re
+import os
 import sys
+import traceback
 from typing import NoReturn
 
 from core.errors import InputError, RunError
 from training import evaluate, predict, synthesize, train
+from training.launcher import leave_verdict
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,12 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
         code: int = options.run_command(options, arguments)
         return code
     except InputError as error:
-        # one that comes from a loader's process holds its traceback, and in the last line its kind and message
-        message = re.sub(r"^core\.errors\.\w+: ", "", str(error).strip().splitlines()[-1])
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
+        leave_verdict(2)
         return 2
+    except (TimeoutError, ConnectionError) as error:  # another attempt may fare better
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except (RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        leave_verdict(1)
         return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -52,4 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a reader's thread that hangs on a dead network drive would keep the process for ever

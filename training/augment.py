@@ -13,6 +13,7 @@ from core.datasets import Sample
 from core.images import RGB
 from core.labels import VOID
 from core.transforms import Preprocess, resize_label, resize_photo
+from training.cache import Kept
 
 Augment = Callable[[Sample, np.random.Generator], Sample]
 
@@ -30,6 +31,7 @@ class Classic:
 
     def __init__(self, preprocess: Preprocess, scale: tuple[float, float] = SCALE) -> None:
         self.size = preprocess.size  # every picture has it: `scale` is the other recipe's
+        self.keep = Kept(preprocess)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """(H, W, 3) uint8 RGB and (H, W) train ids to the same at the network's size."""
@@ -50,6 +52,7 @@ class Street:
     def __init__(self, preprocess: Preprocess, scale: tuple[float, float] = SCALE) -> None:
         self.preprocess = preprocess
         self.scale = scale
+        self.keep = Kept(preprocess, factor=scale[1])  # what the largest scale needs
         self.mean = np.array(preprocess.mean) * 255
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from core.datasets import Dataset
-from core.segmenter import Segmenter
 from core.transforms import resize_label, resize_photo
 from training.run_folder import Row
+from training.validation import FittedSegmenter
 
 STRIP_HEIGHT = 128  # pixels of a picture in the strip
 
@@ -21,40 +23,52 @@ class Board:
     def __init__(self, folder: Path, first_epoch: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self.folder = folder
         self.writer: SummaryWriter | None = None
-        try:
+        with self._warning():
             folder.mkdir(parents=True, exist_ok=True)
             self.writer = SummaryWriter(str(folder), purge_step=first_epoch)
-        except OSError as error:
-            print(f"warning: {folder}: no TensorBoard log ({error.strerror}); training goes on", flush=True)
 
     def close(self) -> None:
         """Write out what is buffered."""
         if self.writer:
-            self.writer.close()
+            with self._warning():
+                self.writer.close()
 
     def write(self, row: Row, strip: npt.NDArray[np.uint8]) -> None:
         """One epoch: every number of its history row, and the strip (H, W, 3) uint8 RGB."""
         if not self.writer:
             return
         epoch = int(row["epoch"])
-        for key, value in row.items():
-            if key != "epoch" and value is not None:
-                group, _, name = key.partition("_")
-                known = group in ("train", "val")
-                self.writer.add_scalar(f"{name}/{group}" if known else key, value, epoch)
-        self.writer.add_image("photograph, label, prediction", strip, epoch, dataformats="HWC")
-        self.writer.flush()
+        with self._warning():
+            for key, value in row.items():
+                if key != "epoch" and value is not None:
+                    group, _, name = key.partition("_")
+                    known = group in ("train", "val")
+                    self.writer.add_scalar(f"{name}/{group}" if known else key, value, epoch)
+            self.writer.add_image("photograph, label, prediction", strip, epoch, dataformats="HWC")
+            self.writer.flush()
+
+    @contextmanager
+    def _warning(self) -> Iterator[None]:
+        """Warn once of a folder that can't be written to, and log no more."""
+        try:
+            yield
+        except OSError as error:
+            self.writer = None
+            print(f"warning: {self.folder}: no TensorBoard log ({error.strerror}); training goes on", flush=True)
 
 
-def picture_strip(segmenter: Segmenter, dataset: Dataset, pictures: int = 4) -> npt.NDArray[np.uint8]:
-    """Evenly spaced samples, one a row: photograph, label and prediction, (H, W, 3) uint8 RGB."""
-    palette = segmenter.labels.palette
+def picture_strip(segment: FittedSegmenter, dataset: Dataset, pictures: int = 4) -> npt.NDArray[np.uint8]:
+    """Evenly spaced samples of a split kept at the network's size: (H, W, 3) uint8 RGB, a row each of photograph, label
+    and prediction."""
+    palette = dataset.labels.palette
     rows = []
     for index in np.linspace(0, len(dataset) - 1, min(pictures, len(dataset))).astype(int):
         rgb, labels = dataset[int(index)]
-        size = STRIP_HEIGHT, max(1, round(STRIP_HEIGHT * rgb.shape[1] / rgb.shape[0]))
-        maps = [palette[resize_label(ids, size)] for ids in (labels, segmenter(rgb))]
+        height, width = labels.shape
+        size = STRIP_HEIGHT, max(1, round(STRIP_HEIGHT * width / height))
+        maps = [palette[resize_label(ids, size)] for ids in (labels, segment([rgb], [(height, width)])[0])]
         rows.append(np.concatenate([resize_photo(rgb, size), *maps], axis=1))
     widest = max(row.shape[1] for row in rows)
     return np.concatenate([np.pad(row, ((0, 4), (0, widest - row.shape[1]), (0, 0))) for row in rows])

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from core.errors import InputError, first_fault
@@ -15,7 +15,8 @@ from core.models import MODELS
 
 PREFIX = "TRAIN_"
 # what a resumed run may change: how long it goes on (a cosine then ends there) and what it runs on
-FREE_AT_RESUME = {"epochs", "gpus", "workers", "keep", "resume", "run"}
+FREE_AT_RESUME = {"epochs", "patience", "gpus", "workers", "cache", "skip_bad", "keep", "checkpoint_every", "resume", "run"}
+FREE_AT_RESUME |= {"checkpoint_activations", "max_restarts", "timeout"}
 
 
 def _known_model(name: str) -> str:
@@ -52,9 +53,27 @@ class TrainConfig(BaseSettings):
     scale: Annotated[tuple[Factor, Factor], NoDecode, BeforeValidator(_two_numbers)] = Field(
         (0.5, 2.0), description="range of street's random scale, relative to the picture fitted to --size"
     )
+    loss: Literal["ce", "dice", "ce+dice"] = Field("ce", description="cross-entropy, soft Dice, or their sum")
+    class_weights: Literal["none", "data"] = Field(
+        "none", description="of cross-entropy; data: 1 / ln(1.02 + the class's share of the training pixels)"
+    )
     learning_rate: float = Field(1e-3, gt=0, le=1, allow_inf_nan=False, description="of Adam")
     schedule: Literal["constant", "cosine"] = Field(
         "constant", description="cosine: the learning rate falls to zero over the run, which short runs gain from"
+    )
+    warmup: float = Field(0, ge=0, allow_inf_nan=False, description="epochs in which the learning rate rises from zero")
+    clip: float | None = Field(None, gt=0, allow_inf_nan=False, description="longest gradient (2-norm); not cut where not told")
+    accumulate: int = Field(1, ge=1, le=4096, description="parts in which a batch goes through, for less memory")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of a moving average of the weights, which is then what is evaluated and served"
+    )
+    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better score")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="bf16: mixed precision; auto takes it on GPUs that have it (a CPU is slower with it)"
+    )
+    compile: bool = Field(False, description="torch.compile the network, for GPUs")
+    checkpoint_activations: bool = Field(
+        False, description="compute r2unet's recurrent steps again in the backward pass instead of keeping them"
     )
     seed: int = Field(0, ge=0, lt=2**63, description="of weights, order and augmentation")
     init: str | None = Field(None, description="checkpoint to start from; its head is replaced where classes differ")
@@ -63,8 +82,15 @@ class TrainConfig(BaseSettings):
     keep: int | None = Field(
         None, ge=1, description="keep the checkpoints of the newest KEEP epochs (and the best); all where not told"
     )
+    checkpoint_every: int | None = Field(None, ge=1, description="steps after which to save inside an epoch too")
     gpus: int | None = Field(None, ge=0, description="GPUs to use, all visible ones where not told; 0: the CPU")
-    workers: int | None = Field(None, ge=0, le=256, description="processes that decode and augment, for each GPU")
+    workers: int | None = Field(None, ge=0, le=256, description="threads that read and augment, for each GPU")
+    cache: str | None = Field(
+        None, description="folder for the decoded pictures, .cache beside the run folder where not told; none: read the files"
+    )
+    skip_bad: bool = Field(False, description="train without the files that can't be used")
+    max_restarts: int = Field(3, ge=0, description="restarts from the newest checkpoint when a GPU's process dies")
+    timeout: float = Field(1800, gt=0, le=86_400, description="seconds after which a process that hangs is an error")
 
     @classmethod
     def settings_customise_sources(
@@ -85,14 +111,29 @@ class TrainConfig(BaseSettings):
             raise ValueError("the first factor must not be larger than the second")
         return scale
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrainConfig:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate: {self.accumulate} parts of a batch of {self.batch_size}; choose a divisor")
+        if self.checkpoint_activations and self.model not in (None, "r2unet"):
+            raise ValueError(f"checkpoint_activations: {self.model} has no recurrent steps; it is for r2unet")
+        return self
+
     @property
     def run_folder(self) -> Path:
         """Where the run lives."""
         return Path(self.run or f"runs/{self.model}")
 
     @property
+    def cache_folder(self) -> Path | None:
+        """Where decoded pictures are kept; None where the files are read every time."""
+        if self.cache == "none":
+            return None
+        return Path(self.cache) if self.cache else self.run_folder.parent / ".cache"
+
+    @property
     def worker_count(self) -> int:
-        """Loader processes for each rank: a few, and the CPU itself is left for the arithmetic where there is no GPU."""
+        """Loader threads for each rank."""
         return min(4, os.cpu_count() or 1) if self.workers is None else self.workers
 
 

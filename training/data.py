@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel
 
-from core.datasets import Dataset, FolderDataset, Sample, check_dataset, open_dataset
-from core.errors import InputError
+from core.datasets import Dataset, FolderDataset, Sample, check_dataset, find_samples, listing, open_dataset
+from core.errors import InputError, RunError
 from core.labels import CITYSCAPES, LabelSpace
+from training.cache import Cache, CachedDataset, Contents, Kept, KeptDataset, Look
 from training.scenes import street_scene
 
 SYNTHETIC = "synthetic"
@@ -41,6 +44,10 @@ class SyntheticDataset:
             raise IndexError(index)
         return _scene(self.seed, self.split, index, self.size)
 
+    def where(self, index: int) -> str:
+        """What to call a scene."""
+        return f"{self.split} scene {index}"
+
 
 @lru_cache(maxsize=512)
 def _scene(seed: int, split: str, index: int, size: tuple[int, int]) -> Sample:
@@ -57,16 +64,83 @@ def open_data(source: str, split: str) -> Dataset:
     return SyntheticDataset(split, SIZES[split])
 
 
-def open_training_data(source: str) -> tuple[Dataset, Dataset]:
-    """The `train` and `val` splits. Raises InputError where their classes differ."""
-    train, val = open_data(source, "train"), open_data(source, "val")
+def check(dataset: Dataset) -> None:
+    """Tell everything that is wrong with the samples before the work. Raises InputError."""
+    if isinstance(dataset, FolderDataset):
+        check_dataset(dataset)
+
+
+class Survey(BaseModel):
+    """What decoding the whole training data once told, for every process of a run."""
+
+    train: Contents
+    val: Contents
+    skipped: list[str] = []  # what --skip-bad left out, and why
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The two splits of a run, and how their samples are kept after the first decoding."""
+
+    train: Dataset
+    val: Dataset
+    keep_train: Kept
+    keep_val: Kept
+    alone: tuple[str, ...]  # what is wrong with files that are not one of a pair
+    cache: Path | None  # folder of the caches; None: files are read whenever they are asked for
+
+    def survey(self, skip_bad: bool) -> Survey:
+        """Decode everything once and keep it. Raises InputError that lists everything that is wrong, of both splits.
+
+        With `skip_bad` what is wrong is left out, and an error only where nothing is left.
+        """
+        contents = [self._decode(dataset, keep, skip_bad) for dataset, keep in self._splits]
+        problems = [*self.alone, *(problem for found in contents for problem in found.bad.values())]
+        if problems and not skip_bad:
+            advice = "mend or remove them, or train without them with --skip-bad"
+            raise InputError(listing(f"{self.train.name}: {len(problems)} files can't be used ({advice})", problems))
+        for (dataset, _), found in zip(self._splits, contents, strict=True):
+            if len(found.bad) == len(dataset):
+                raise InputError(listing(f"{dataset.name}: not one sample of {dataset.split} can be used", problems))
+        return Survey(train=contents[0], val=contents[1], skipped=problems)
+
+    def open(self, survey: Survey) -> tuple[Dataset, Dataset]:
+        """The good samples of both splits as they are kept."""
+        train, val = (
+            self._open(dataset, keep, found)
+            for (dataset, keep), found in zip(self._splits, (survey.train, survey.val), strict=True)
+        )
+        return train, val
+
+    @property
+    def _splits(self) -> tuple[tuple[Dataset, Kept], tuple[Dataset, Kept]]:
+        return (self.train, self.keep_train), (self.val, self.keep_val)
+
+    def _decode(self, dataset: Dataset, keep: Kept, skip_bad: bool) -> Contents:
+        if self.cache and isinstance(dataset, FolderDataset):
+            cache = Cache(dataset, keep, self.cache)
+            try:
+                return cache.read() or cache.make(skip_bad)
+            except OSError as error:
+                raise RunError(f"{self.cache}: the cache can't be written ({error.strerror}); choose another folder with"
+                               " --cache DIR, or train without one with --cache none") from None  # fmt: skip
+        look = Look(dataset, keep)
+        for _ in look.samples(f"looking through {dataset.split}"):
+            pass
+        return look.contents
+
+    def _open(self, dataset: Dataset, keep: Kept, contents: Contents) -> Dataset:
+        if self.cache and isinstance(dataset, FolderDataset):
+            return CachedDataset(Cache(dataset, keep, self.cache), contents)
+        return KeptDataset(dataset, keep, frozenset(contents.bad))
+
+
+def open_training_data(source: str, keep_train: Kept, keep_val: Kept, cache: Path | None) -> TrainingData:
+    """The `train` and `val` splits. Raises InputError where there is no such data or their classes differ."""
+    if source == SYNTHETIC:
+        train, val = open_data(source, "train"), open_data(source, "val")
+        return TrainingData(train, val, keep_train, keep_val, (), cache)
+    (train, alone), (val, others) = (find_samples(source, split) for split in ("train", "val"))
     if train.labels != val.labels:
         raise InputError(f"{source}: the splits have different classes")
-    return train, val
-
-
-def check(*splits: Dataset) -> None:
-    """Tell everything that is wrong with the samples before the first epoch. Raises InputError."""
-    for split in splits:
-        if isinstance(split, FolderDataset):
-            check_dataset(split)
+    return TrainingData(train, val, keep_train, keep_val, (*alone, *others), cache)

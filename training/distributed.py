@@ -1,24 +1,30 @@
-"""One process or many: the ranks of a run, what they add up, and launching one process for each GPU."""
+"""One process or many: the ranks of a run, what they add up and what they agree on."""
 
 from __future__ import annotations
 
+import ctypes
 import os
-import sys
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from core.errors import InputError
 from core.evaluation import Tally
 
-PREPARED = "TRAINING_PREPARED"  # set for processes whose parent has checked the input already
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+TIMEOUT_S = 1800.0
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -37,19 +43,42 @@ class World:
     def add(self, array: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> None:
         """Sum an array over all ranks, in place; integers exactly."""
         if self.ranks > 1:
-            tensor = torch.from_numpy(np.asarray(array).reshape(-1)).to(self.device)
+            tensor = torch.from_numpy(np.asarray(array).reshape(-1))
             dist.all_reduce(tensor)
-            array[...] = tensor.cpu().numpy().reshape(array.shape)
+            array[...] = tensor.numpy().reshape(array.shape)
 
     def add_tally(self, tally: Tally) -> None:
         """Make every rank's share of an evaluation the whole of it."""
         for array in (tally.confusion, tally.per_image, tally.milliseconds):
             self.add(array)
 
+    def any(self, wish: bool) -> bool:
+        """Whether any rank says yes; all get the same answer. Between the hosts: no device has to wait."""
+        if self.ranks == 1:
+            return wish
+        answer = torch.tensor(int(wish))
+        dist.all_reduce(answer, dist.ReduceOp.MAX)
+        return bool(answer)
+
+    def share(self, value: Value | None) -> Value:
+        """Rank 0's value, on every rank."""
+        box: list[Any] = [value]
+        if self.ranks > 1:
+            dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return box[0]  # type: ignore[no-any-return]
+
+    def gather(self, array: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        """Every rank's array (of one shape and dtype), in the order of the ranks."""
+        if self.ranks == 1:
+            return [array]
+        tensor = torch.from_numpy(array)
+        gathered = [torch.empty_like(tensor) for _ in range(self.ranks)]
+        dist.all_gather(gathered, tensor)
+        return [part.numpy() for part in gathered]
+
     def barrier(self) -> None:
         """Wait for all ranks."""
-        if self.ranks > 1:
-            dist.barrier()
+        self.any(False)
 
     def share_buffers(self, network: nn.Module) -> None:
         """Give every rank the batch norm statistics of rank 0.
@@ -62,59 +91,40 @@ class World:
 
 
 @contextmanager
-def join(use_gpu: bool = True, timeout_s: float = 1800) -> Iterator[World]:
-    """Join the processes that a launcher started (torchrun's environment), or be the only one."""
+def join(use_gpu: bool = True, timeout_s: float = TIMEOUT_S) -> Iterator[World]:
+    """Join the processes that a launcher started (torchrun's environment), or be the only one.
+
+    A collective that hangs for `timeout_s` seconds is an error. Where the launcher dies, so does this process.
+    """
     gpu = use_gpu and torch.cuda.is_available()
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if gpu else torch.device("cpu")
     if "RANK" not in os.environ:
         yield World(device=device)
         return
+    _die_with_parent()
     if gpu:
         if local >= torch.cuda.device_count():
             raise InputError(
                 f"process {local} of this machine has no GPU: {torch.cuda.device_count()} are visible; start fewer"
             )
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout_s))
-    yield World(dist.get_rank(), dist.get_world_size(), device)
+    timeout = timedelta(seconds=timeout_s)
+    store, rank, ranks = next(rendezvous("env://", timeout=timeout))
+    # a launcher keeps its store over restarts: in a part of its own an attempt finds no address of dead processes
+    store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", store=store, rank=rank, world_size=ranks, timeout=timeout)
+    yield World(rank, ranks, device)
     # not where this rank failed: the others may be inside a collective, and leaving the group would wait for them
     dist.destroy_process_group()
 
 
-def processes_to_launch(gpus: int | None) -> int:
-    """How many processes this command should start: one for each GPU, at most `gpus`; 1 where a launcher already did.
-
-    Raises InputError where GPUs are asked for and there are none.
-    """
-    if "RANK" in os.environ:
-        return 1
-    visible = torch.cuda.device_count()
-    if gpus and not visible:
-        raise InputError(f"--gpus: {gpus} asked for, and this machine shows none; leave it out, or say 0 for the CPU")
-    return max(1, visible if gpus is None else min(gpus, visible))
-
-
-def launch(processes: int, arguments: Sequence[str]) -> int:
-    """Run `python -m training ARGUMENTS` in so many processes through torch's elastic launcher; the exit code."""
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        max_restarts=0,
-    )
-    os.environ[PREPARED] = "1"  # the processes inherit it
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when its launcher dies: SIGKILL of a launcher leaves its workers alive otherwise."""
+    parent = os.getppid()
     try:
-        elastic_launch(config, sys.executable)("-m", "training", *arguments)
-    except ChildFailedError as error:
-        first = error.get_first_failure()[1]
-        print(f"error: process {first.local_rank} ended with code {first.exitcode}", file=sys.stderr)
-        return 2 if first.exitcode == 2 else 1
-    finally:
-        del os.environ[PREPARED]
-    return 0
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (OSError, AttributeError):  # not Linux
+        return
+    if os.getppid() != parent:  # it died in between
+        os.kill(os.getpid(), signal.SIGKILL)

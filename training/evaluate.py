@@ -19,8 +19,8 @@ from core.files import write_atomically
 from core.segmenter import Segmenter
 from training.data import check, open_data
 from training.distributed import World, join
-from training.loop import count_together
 from training.paths import require_file
+from training.validation import count_together
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

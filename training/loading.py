@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
-from core import datasets
+from core.datasets import Dataset
 from core.errors import InputError
-from core.transforms import Preprocess
+from core.prefetch import prefetch
 from training.augment import Augment
 
-Key = tuple[int, int]  # (epoch, index of the sample)
-TIMEOUT = 300  # seconds after which a worker that gives nothing is an error
+TIMEOUT = 300.0  # seconds after which a batch that does not come is an error
 
 
-class AugmentedDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Gives network input (3, H, W) float32 and train ids (H, W) uint8 for an (epoch, index) pair."""
+class Batch(NamedTuple):
+    """`images` (N, H, W, 3) uint8 RGB and `labels` (N, H, W) uint8 train ids, 255 void, in the host's memory."""
 
-    def __init__(self, source: datasets.Dataset, augment: Augment, preprocess: Preprocess, seed: int) -> None:
-        self.source, self.augment, self.preprocess, self.seed = source, augment, preprocess, seed
-
-    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
-        epoch, index = key
-        # a stream of its own for every sample: no worker's generator has to be saved to go on later
-        rng = np.random.default_rng((self.seed, 1, epoch, index))
-        rgb, labels = self.augment(self.source[index], rng)
-        return torch.from_numpy(self.preprocess.normalise(rgb)), torch.from_numpy(labels)
+    images: Tensor
+    labels: Tensor
 
 
-class EpochBatches(Sampler[list[Key]]):
-    """A rank's part of each global batch of an epoch, in an order drawn from (seed, epoch); set `epoch` before use.
+class EpochBatches:
+    """A rank's part of each global batch of an epoch, in an order drawn from (seed, epoch).
 
     The last short batch is dropped, `dropped` tells its size. Raises InputError where there is not one whole batch or
     a rank would have no sample.
@@ -46,33 +39,62 @@ class EpochBatches(Sampler[list[Key]]):
         if batch_size < ranks:
             raise InputError(f"--batch-size: {batch_size} samples for {ranks} processes; use {ranks} or more, or --gpus")
         self.count, self.batch_size, self.seed, self.rank, self.ranks = count, batch_size, seed, rank, ranks
-        self.epoch = 0
         self.dropped = count % batch_size
 
     def __len__(self) -> int:
         return self.count // self.batch_size
 
-    def __iter__(self) -> Iterator[list[Key]]:
-        order = np.random.default_rng((self.seed, 0, self.epoch)).permutation(self.count)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            batch = order[start : start + self.batch_size]
-            yield [(self.epoch, int(index)) for index in batch[self.rank :: self.ranks]]
+    def whole(self, epoch: int) -> list[list[int]]:
+        """The indices of every global batch of an epoch, all ranks together."""
+        order = np.random.default_rng((self.seed, 0, epoch)).permutation(self.count).tolist()
+        return [order[start : start + self.batch_size] for start in range(0, len(self) * self.batch_size, self.batch_size)]
+
+    def mine(self, epoch: int) -> list[list[int]]:
+        """This rank's share of them."""
+        return [batch[self.rank :: self.ranks] for batch in self.whole(epoch)]
 
 
-def make_loader(dataset: AugmentedDataset, batches: EpochBatches, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
-    """A loader that decodes and augments in `workers` processes, or in this one where it is 0."""
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=workers,
-        worker_init_fn=_single_thread,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        timeout=TIMEOUT if workers else 0,
-    )
+class Loader:
+    """Reads and augments this rank's batches in threads, a few steps ahead of the training.
 
+    Threads and not processes: the work is numpy, OpenCV and torch, which run beside each other, so that nothing is
+    copied between processes, nothing has to be started again after a crash, and a container needs no shared memory.
+    """
 
-def _single_thread(_: int) -> None:
-    """A worker is one of many: threads of its own would only wait for each other."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
+    def __init__(self, dataset: Dataset, augment: Augment, batches: EpochBatches, threads: int, pin: bool = False) -> None:
+        self.dataset, self.augment, self.batches, self.pin = dataset, augment, batches, pin
+        self.threads = max(1, threads)
+        cv2.setNumThreads(1)  # each picture has a thread of this pool already
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def epoch(self, epoch: int, first: int = 0, timeout_s: float = TIMEOUT) -> Iterator[Batch]:
+        """The batches of an epoch from step `first` on; those before are not touched.
+
+        Raises InputError naming a file that broke, TimeoutError where a batch does not come within `timeout_s`.
+        """
+        plan = self.batches.mine(epoch)[first:]
+        # torch's own threads would wait for each other: to OpenMP their number belongs to the thread that asks
+        pool = ThreadPoolExecutor(self.threads, "loader", initializer=lambda: torch.set_num_threads(1))
+        try:
+            made = prefetch(pool, lambda indices: self._batch(epoch, indices), plan, self.threads + 2, timeout_s)
+            for step in range(first, first + len(plan)):
+                try:
+                    yield next(made)
+                except TimeoutError:
+                    files = ", ".join(map(self.dataset.where, plan[step - first]))
+                    raise TimeoutError(f"epoch {epoch}, step {step + 1}: no batch within {timeout_s:g} s: {files}") from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _batch(self, epoch: int, indices: list[int]) -> Batch:
+        samples = [self.sample(epoch, index) for index in indices]
+        images, labels = (torch.from_numpy(np.stack(parts)) for parts in zip(*samples, strict=True))
+        return Batch(images.pin_memory(), labels.pin_memory()) if self.pin else Batch(images, labels)
+
+    def sample(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """One augmented sample, (H, W, 3) uint8 RGB and (H, W) uint8 train ids."""
+        # a stream of its own for every sample: no generator has to be saved to go on later
+        rng = np.random.default_rng((self.batches.seed, 1, epoch, index))
+        return self.augment(self.dataset[index], rng)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from core import __version__, tensorfile
-from core.checkpoint import SUFFIX, Card, write_checkpoint
+from core.checkpoint import SUFFIX, Card, not_finite, write_checkpoint
 from core.errors import CheckpointError, RunError
-from core.files import link_atomically, write_atomically
+from core.files import link_atomically, remove_temporaries, write_atomically
 from core.tensorfile import Document, Tensors
 from training.config import TrainConfig
 
@@ -35,13 +35,22 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.history = path / "history.csv"
 
-    def create(self, config: TrainConfig) -> None:
-        """Make the folders and write `config.json`."""
+    def create(self, config: TrainConfig, start: Document, skipped: list[str]) -> None:
+        """Make the folders and write `config.json`: the configuration, what --skip-bad left out, and every start."""
         for folder in (self.checkpoints, self.resume):
             folder.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(self.path, self.checkpoints, self.resume)
         values = config.model_dump(mode="json", exclude={"resume"})
-        document = {"config": values, "code_version": __version__}
+        document = {"config": values, "skipped": skipped, "starts": [*self.starts(), start], "code_version": __version__}
         write_atomically(self.path / "config.json", [json.dumps(document, indent=2).encode() + b"\n"])
+
+    def starts(self) -> list[Document]:
+        """What `config.json` tells of each start of the run so far."""
+        try:
+            document = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return []
+        return list(document.get("starts", []))
 
     def save_epoch(self, epoch: int, card: Card, tensors: Tensors, best: bool, keep: int | None) -> Path:
         """Write `epoch-EEEE`, point `last` (and `best`) to it and delete what `keep` leaves out."""
@@ -56,7 +65,13 @@ class RunFolder:
         return path
 
     def save_resume(self, epoch: int, step: int, document: Document, tensors: Tensors) -> None:
-        """Write everything that is needed to go on after `epoch` epochs and `step` steps; the newest two are kept."""
+        """Write everything that is needed to go on after `epoch` epochs and `step` steps; the newest two are kept.
+
+        Raises RunError where a number in it is not finite.
+        """
+        broken = not_finite(tensors)
+        if broken:
+            raise RunError(f"epoch {epoch}, step {step}: not saved: {broken} is not finite; the checkpoint before it is whole")
         tensorfile.write(self.resume / f"{epoch:04d}-{step:06d}{SUFFIX}", document, tensors)
         for old in self._resume_files()[KEPT_RESUME_FILES:]:
             old.unlink()
@@ -66,18 +81,23 @@ class RunFolder:
         """Whether there is something to go on from."""
         return bool(self._resume_files())
 
-    def load_resume(self, warn: bool = True) -> tuple[Document, Tensors] | None:
+    def newest_resume(self) -> tuple[Path, Document, Tensors] | None:
         """The newest whole resume file, None where none was written yet.
 
-        A damaged one is told in a warning and the one before is taken; where all are, raises RunError.
+        A damaged one is told in a warning and set aside, and the one before is taken; where all are, raises RunError.
         """
         files = self._resume_files()
+        damaged: list[Path] = []
         for path in files:
             try:
-                return tensorfile.read(path)
+                document, tensors = tensorfile.read(path)
             except CheckpointError as error:
-                if warn:
-                    print(f"warning: {error}; trying the one before", flush=True)
+                print(f"warning: {error}; trying the one before", flush=True)
+                damaged.append(path)
+                continue
+            for old in damaged:
+                old.replace(old.with_suffix(".damaged"))  # or it would count as one of the two that are kept
+            return path, document, tensors
         if files:
             raise RunError(f"{self.resume}: none of its {len(files)} files is whole; start again with another --run")
         return None
@@ -87,13 +107,9 @@ class RunFolder:
         return sorted(self.resume.glob(f"*{SUFFIX}"), key=_numbers, reverse=True) if self.resume.is_dir() else []
 
     def append_history(self, row: Row) -> None:
-        """Add an epoch's row as the epoch ends."""
-        new = not self.history.exists()
-        with self.history.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        """Add an epoch's row as the epoch ends; the file is written anew, so that no crash leaves half a row."""
+        rows, names = self._history_text()
+        self._write_history([*rows, row], names or list(row))
 
     def read_history(self) -> list[Row]:
         """All rows, numbers as floats, None where a score is undefined."""
@@ -104,12 +120,19 @@ class RunFolder:
 
     def cut_history(self, epoch: int) -> None:
         """Drop the rows after `epoch`: a run that goes on writes them again."""
+        rows, names = self._history_text()
+        if names:
+            self._write_history([row for row in rows if int(row["epoch"]) <= epoch], names)
+
+    def _history_text(self) -> tuple[list[Row], list[str]]:
+        """The rows as they stand in the file, and the names of its columns."""
         if not self.history.exists():
-            return
+            return [], []
         with self.history.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            rows = [row for row in reader if row["epoch"] and int(row["epoch"]) <= epoch]
-            names = list(reader.fieldnames or [])
+            return list(reader), list(reader.fieldnames or [])
+
+    def _write_history(self, rows: list[Row], names: list[str]) -> None:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, fieldnames=names, extrasaction="ignore")
         writer.writeheader()

@@ -2,165 +2,222 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-from torch.optim import Adam
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import PurePath
 
-from core import metrics
-from core.backends.torch_ import TorchBackend, load_state, to_tensors
-from core.checkpoint import Architecture, Card, find_checkpoint, read_checkpoint, summary
+from torch.optim import Adam
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from core import tensorfile
+from core.backends.torch_ import TorchBackend
 from core.datasets import Dataset
-from core.errors import InputError
-from core.models import Network, build_model
+from core.errors import RunError
+from core.models import MODELS
 from core.segmenter import Segmenter
+from core.tensorfile import Document
 from core.transforms import Preprocess
 from training import state
 from training.augment import RECIPES
-from training.board import Board, picture_strip
+from training.cache import Kept
 from training.config import TrainConfig
-from training.curves import draw_curves
-from training.data import open_training_data
+from training.data import Survey, TrainingData, open_training_data
 from training.distributed import World
-from training.loading import AugmentedDataset, EpochBatches, make_loader
-from training.loop import Epoch, Validation, learning_rates, score_columns, train_epoch, validate, wrap
-from training.run_folder import Row, RunFolder
+from training.loading import EpochBatches, Loader
+from training.lock import only_writer
+from training.loop import Stopped, learning_rates, train_epoch
+from training.losses import Loss, class_weights
+from training.network import new_network, place_network, use_bf16, wrap
+from training.recorder import Recorder, Trained, announce
+from training.run_folder import RunFolder
+from training.signals import StopWish
+from training.state import Moving, Place
+from training.step import Step, Sums
+from training.validation import validate
 
-SLOW_WIDTH = 32  # above it a step takes seconds on a CPU
+
+def make_preprocess(config: TrainConfig, stride: int) -> Preprocess:
+    """How photographs become the network's input in this run, and in everything that serves its checkpoints."""
+    return Preprocess(mode=RECIPES[config.augment].mode, size=config.size, stride=stride)
 
 
-def new_network(config: TrainConfig, dataset: Dataset) -> Network:
-    """The network with fresh weights from the seed, or with those of --init. Raises InputError."""
-    torch.manual_seed(config.seed)
-    network = build_model(str(config.model), len(dataset.labels), config.width)
-    if config.init and not (config.resume and RunFolder(config.run_folder).can_resume):
-        name, path = find_checkpoint(config.init)
-        source = read_checkpoint(path, name)
-        if source.card.architecture != Architecture(name=str(config.model), width=config.width):
-            theirs = source.card.architecture
-            raise InputError(f"--init: {path} is a {theirs.name} of width {theirs.width}, not a {config.model} of width"
-                             f" {config.width}; train with --model {theirs.name} --width {theirs.width}")  # fmt: skip
-        load_state(network, source, new_head=source.card.labels.names != dataset.labels.names)
-    return network
+def make_data(config: TrainConfig, preprocess: Preprocess) -> TrainingData:
+    """The data of a run, and what of it is kept after the first decoding. Raises InputError."""
+    keep = RECIPES[config.augment](preprocess, config.scale).keep
+    return open_training_data(str(config.data), keep, Kept(preprocess, whole_labels=True), config.cache_folder)
 
 
 class Run:
     """Everything that a run needs, on this rank; every rank trains and counts, the main one writes."""
 
-    def __init__(self, config: TrainConfig, world: World) -> None:
-        self.config, self.world = config, world
-        self.train_set, self.val_set = open_training_data(str(config.data))
-        network = new_network(config, self.train_set)
-        recipe = RECIPES[config.augment]
-        self.preprocess = Preprocess(mode=recipe.mode, size=config.size, stride=network.stride)
-        self.batches = EpochBatches(len(self.train_set), config.batch_size, config.seed, world.rank, world.ranks)
-        samples = AugmentedDataset(self.train_set, recipe(self.preprocess, config.scale), self.preprocess, config.seed)
-        self.loader = make_loader(samples, self.batches, config.worker_count)
-        self.network = place(network, world)
-        self.optimizer = Adam(self.network.parameters(), lr=config.learning_rate, fused=True)
-        # validation runs what the service runs, on the network in memory
-        self.segmenter = Segmenter(TorchBackend(self.network, world.device), self.preprocess, self.train_set.labels)
+    def __init__(self, config: TrainConfig, survey: Survey, world: World, wish: StopWish) -> None:
+        self.config, self.survey, self.world, self.wish = config, survey, world, wish
         self.folder = RunFolder(config.run_folder)
-        self.best = float("-inf")
+        preprocess = make_preprocess(config, MODELS[str(config.model)].stride)
+        self.train_set, self.val_set = make_data(config, preprocess).open(survey)
+        labels = self.train_set.labels
+        batches = EpochBatches(len(self.train_set), config.batch_size, config.seed, world.rank, world.ranks)
+        augment = RECIPES[config.augment](preprocess, config.scale)
+        self.loader = Loader(self.train_set, augment, batches, config.worker_count, pin=world.device.type == "cuda")
+        self.network = place_network(new_network(config, labels), world)
+        optimizer = Adam(self.network.parameters(), lr=config.learning_rate, fused=True)
+        average = None
+        if config.ema is not None:
+            average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)  # type: ignore[no-untyped-call]
+        self.moving = Moving(self.network, optimizer, average, Sums(len(labels), world.device))
+        # what is evaluated and served; validation runs what the service runs, on the network in memory
+        self.served = average.module if average is not None else self.network
+        self.segmenter = Segmenter(TorchBackend(self.served, world.device), preprocess, labels)
+        weights = class_weights(survey.train.pixels, world.device) if config.class_weights == "data" else None
+        self.step = Step(
+            self.network,
+            wrap(self.network, world, config.compile),
+            optimizer,
+            Loss(config.loss, weights, world.ranks, config.accumulate),
+            world,
+            preprocess,
+            config.clip,
+            average,
+            use_bf16(config.precision, world.device),
+        )
 
     def train(self) -> None:
-        """Train to the last epoch: steps, an evaluation and a checkpoint for each."""
-        first = self.start()
-        wrapped = wrap(self.network, self.world)
-        board = Board(self.folder.tensorboard, first) if self.world.main else None
-        classes, epochs = len(self.train_set.labels), self.config.epochs
-        for epoch in range(first, epochs + 1):
-            self.batches.epoch = epoch
-            title = f"epoch {epoch}/{epochs}"
-            rates = learning_rates(self.config.schedule, self.config.learning_rate, epoch, epochs, len(self.batches))
-            trained = train_epoch(
-                wrapped, self.optimizer, self.loader, rates, classes, self.config.batch_size, self.world, title
-            )
-            self.world.share_buffers(self.network)
-            self.network.eval()
-            validated = validate(self.segmenter, self.val_set, self.config.batch_size, self.world)
-            if board:
-                self.record(epoch, trained, validated, board)
-            self.world.barrier()
-        if self.world.main and first > epochs:
-            print(f"{self.folder.path}: has its {epochs} epochs already; a larger --epochs goes on", flush=True)
-        if board:
-            board.close()
-            print(f"done: {self.folder.checkpoints / 'best.safetensors'}", flush=True)
+        """Train to the last epoch: steps, an evaluation and a checkpoint for each. Raises InputError, RunError."""
+        with only_writer(self.folder.path) if self.world.main else nullcontext():
+            place = self.start()
+            recorder = None
+            if self.world.main:
+                recorder = Recorder(self.config, self.folder, self.segmenter, self.val_set, place.epoch + 1)
+            try:
+                while not self.finished(place):
+                    place = self.epoch(place, recorder)
+                if recorder:
+                    print(f"done: {self.folder.checkpoints / 'best.safetensors'}", flush=True)
+            except Stopped:
+                if recorder:
+                    print(f"stopped; go on with: python -m training train --run {self.folder.path} --resume", flush=True)
+            finally:
+                if recorder:
+                    recorder.close(finished=not self.wish.asked)
 
-    def start(self) -> int:
-        """The first epoch to run: 1, or the one after those that a resume file holds. Raises RunError."""
-        epoch = 0
-        kept = self.folder.load_resume(warn=self.world.main) if self.config.resume else None
-        if kept:
-            epoch, self.best = state.unpack(*kept, self.network, self.optimizer)
+    def start(self) -> Place:
+        """Where to begin: at nothing, or where the newest whole resume file says. Raises InputError, RunError."""
+        found = self.folder.newest_resume() if self.world.main and self.config.resume else None
+        path = self.world.share(found[0] if found else None)
+        place = Place(ranks=self.world.ranks)
+        if path is not None:
+            document, tensors = found[1:] if found else tensorfile.read(path)
+            place = state.unpack(document, tensors, self.moving, self.world)
         if self.world.main:
             if self.config.resume:
-                told = f"going on after epoch {epoch}" if kept else "nothing was written yet; starting from the beginning"
+                inside = f", step {place.step}" if place.step else ""
+                told = (
+                    f"going on after epoch {place.epoch}{inside}"
+                    if path
+                    else "nothing was written yet; starting from the beginning"
+                )
                 print(f"{self.folder.path}: {told}", flush=True)
-            self.folder.create(self.config)
-            self.folder.cut_history(epoch)
-            self.announce()
+            if place.epoch >= self.config.epochs:
+                print(f"{self.folder.path}: has its {place.epoch} epochs already; a larger --epochs goes on", flush=True)
+            self.folder.create(self.config, self.account(place, path is not None), self.survey.skipped)
+            self.folder.cut_history(place.epoch)
+            announce(self.config, self.world, self.network, self.train_set, self.val_set, self.loader.batches)
         self.world.barrier()
-        return epoch + 1
+        return place
 
-    def record(self, epoch: int, trained: Epoch, validated: Validation, board: Board) -> None:
-        """Write everything that an epoch leaves: checkpoint, history row, resume file, curves, TensorBoard."""
-        labels, config = self.train_set.labels, self.config
-        scores = metrics.scores(validated.tally.confusion, labels)
-        card = Card(
-            architecture=Architecture(name=str(config.model), width=config.width),
-            labels=labels,
-            preprocess=self.preprocess,
-            data=self.train_set.name,
-            epoch=epoch,
-            scores=summary(scores),
-        )
-        # of the classes that occur: one stray pixel of an absent class should not choose the checkpoint
-        score = scores.macro_iou_labelled or 0.0
-        better, self.best = score > self.best, max(score, self.best)
-        self.folder.save_epoch(epoch, card, to_tensors(self.network), better, config.keep)
-        row: Row = {
-            "epoch": epoch,
-            "train_loss": trained.loss,
-            "val_loss": validated.loss,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "images_per_s": trained.images_per_s,
-            "seconds": trained.seconds,
-            **score_columns(scores, "val_"),
-            **score_columns(metrics.scores(trained.confusion, labels), "train_running_"),
+    def account(self, place: Place, resumed: bool) -> Document:
+        """One start for `config.json`: from where, on what, and whether the bits are those of an undisturbed run."""
+        data = fingerprint(self.train_set)
+        before = self.folder.starts()
+        changes = []
+        if resumed and place.ranks != self.world.ranks:
+            changes.append(f"{self.world.ranks} processes instead of {place.ranks}")
+        if resumed and before and before[-1].get("data") != data:
+            changes.append("other training files")
+        if changes:
+            print(f"warning: {' and '.join(changes)}: it goes on, but not with the bits of an undisturbed run", flush=True)
+        return {
+            "epoch": place.epoch,
+            "step": place.step,
+            "ranks": self.world.ranks,
+            "device": str(self.world.device.type),
+            "data": data,
+            "exact": not changes,
         }
-        self.folder.append_history(row)
-        self.folder.save_resume(epoch, 0, *state.pack(self.network, self.optimizer, epoch, self.best))
-        title = f"{self.folder.path.name}: {config.model}, width {config.width}"
-        draw_curves(self.folder.read_history(), title, self.folder.path / "curves.png")
-        board.write(row, picture_strip(self.segmenter, self.val_set))
-        print(
-            f"epoch {epoch}/{config.epochs}  loss {trained.loss:.4f}  val loss {validated.loss:.4f}"
-            f"  macro IoU {scores.macro_iou or 0:.3f}  {trained.images_per_s:.1f} images/s" + "  best so far" * better,
-            flush=True,
+
+    def finished(self, place: Place) -> bool:
+        """Whether nothing is left to do, and why, where that is not plain."""
+        epochs, patience = self.config.epochs, self.config.patience
+        if patience and place.since_best >= patience:
+            if self.world.main:
+                print(f"no better score in {place.since_best} epochs: this is the end (--patience)", flush=True)
+            return True
+        return place.epoch >= epochs
+
+    def epoch(self, place: Place, recorder: Recorder | None) -> Place:
+        """The rest of an epoch, its evaluation and its record. Raises Stopped with everything saved, RunError."""
+        config, world, epoch, steps = self.config, self.world, place.epoch + 1, len(self.loader)
+        rates = learning_rates(config.schedule, config.learning_rate, epoch, config.epochs, steps, config.warmup)
+
+        def save(done: int) -> None:
+            self.save(replace(place, step=done))
+
+        title = f"epoch {epoch}/{config.epochs}"
+        seconds = train_epoch(
+            self.step, self.loader, self.moving.sums, epoch, place.step, rates, self.wish, save, config.checkpoint_every, title
         )
+        trained = self.collect(rates[-1], (steps - place.step) * config.batch_size, seconds)
+        world.share_buffers(self.network)
+        if self.served is not self.network:
+            world.share_buffers(self.served)
+        self.served.eval()
 
-    def announce(self) -> None:
-        """Tell what is about to happen."""
-        config, world = self.config, self.world
-        weights = sum(p.numel() for p in self.network.parameters())
-        gpu = world.device.type == "cuda"
-        devices = f"{world.ranks} x {torch.cuda.get_device_name()}" if gpu else f"the CPU, {world.ranks} process(es)"
-        print(f"{config.model}, width {config.width}: {weights:,} parameters, on {devices}")
-        if not gpu and config.width > SLOW_WIDTH:
-            print(f"a CPU takes long for width {config.width}: --width 16 has a sixteenth of the arithmetic")
-        counts = f"{len(self.train_set)} training and {len(self.val_set)} validation images"
-        print(f"data: {self.train_set.name}, {counts}, {len(self.train_set.labels)} classes")
-        if self.batches.dropped:
-            print(f"each epoch drops its last {self.batches.dropped} samples: less than a batch of {config.batch_size}")
-        if world.ranks > 1 and not gpu:
-            print("batch norm: each process normalises its own share (torch has no SyncBatchNorm on a CPU)")
-        print(f"run folder: {config.run_folder}  (tensorboard --logdir {config.run_folder.parent})", flush=True)
+        def check() -> None:
+            if world.any(self.wish.asked):
+                save(steps)
+                raise Stopped
+
+        validated = validate(self.segmenter, self.val_set, config.batch_size, world, check)
+        best = place.best
+        if recorder:
+            with told_as_run_error(self.folder):
+                best = recorder.epoch(epoch, self.served, self.train_set.name, trained, validated, place.best)
+        best = world.share(best)
+        since_best = 0 if place.best is None or best > place.best else place.since_best + 1
+        for counter in (self.moving.sums.counts, self.moving.sums.loss):
+            counter.zero_()
+        place = Place(epoch, 0, best, since_best, world.ranks)
+        self.save(place)
+        return place
+
+    def collect(self, rate: float, images: int, seconds: float) -> Trained:
+        """What all ranks counted in this epoch."""
+        loss, counts = self.moving.sums.loss.cpu().numpy().copy(), self.moving.sums.counts.cpu().numpy().copy()
+        self.world.add(loss)
+        self.world.add(counts)
+        return Trained(float(loss[0] / max(loss[1], 1)), counts, rate, images, seconds)
+
+    def save(self, place: Place) -> None:
+        """Write a resume file; every rank brings its part."""
+        document, tensors = state.pack(place, self.moving, self.world)
+        if self.world.main:
+            with told_as_run_error(self.folder):
+                self.folder.save_resume(place.epoch, place.step, document, tensors)
 
 
-def place(network: Network, world: World) -> nn.Module:
-    """The network on its device; batch norm is taken over all ranks where torch can (on GPUs)."""
-    bare: nn.Module = network
-    if world.ranks > 1 and world.device.type == "cuda":
-        bare = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-    return bare.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+@contextmanager
+def told_as_run_error(folder: RunFolder) -> Iterator[None]:
+    """Turn a file that can't be written (a full disk) into an error that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{error.filename}: can't be written ({error.strerror}); the checkpoint before it is whole:"
+                       f" mend that and go on with --run {folder.path} --resume") from error  # fmt: skip
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """What tells one set of training files from another: their number and names, wherever they lie."""
+    names = [PurePath(dataset.where(index)).name for index in range(len(dataset))]
+    return f"{len(names)} files, {hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:16]}"

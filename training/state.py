@@ -1,45 +1,100 @@
-"""What a run goes on from: network, optimizer and generator as tensors, the place and the best score as a document."""
+"""What a run goes on from: everything that a step changes as tensors, and the place as a document."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from core.backends.torch_ import to_tensors
 from core.tensorfile import Document, Tensors
+from training.distributed import World
+from training.step import Sums
 
 KIND = "resume"
 
 
-def pack(network: nn.Module, optimizer: Optimizer, epoch: int, best: float) -> tuple[Document, Tensors]:
-    """Everything after `epoch` whole epochs, for a resume file."""
-    tensors = {f"network.{name}": array for name, array in to_tensors(network).items()}
-    slots = optimizer.state_dict()["state"]
-    for index, slot in slots.items():
+@dataclass
+class Place:
+    """Where a run is, and what it knows of its past."""
+
+    epoch: int = 0  # whole epochs, evaluation and all
+    step: int = 0  # steps of the next epoch
+    best: float | None = None  # the best score so far
+    since_best: int = 0  # epochs since then
+    ranks: int = 1  # of the run that wrote it
+
+
+@dataclass
+class Moving:
+    """Everything that a step changes."""
+
+    network: nn.Module
+    optimizer: Optimizer
+    average: AveragedModel | None
+    sums: Sums
+
+
+def pack(place: Place, moving: Moving, world: World) -> tuple[Document, Tensors]:
+    """A resume file's content; every rank takes part, the main one writes it."""
+    tensors: Tensors = {}
+    if world.main:
+        tensors.update(_weights(moving))
+    counts = moving.sums.counts.cpu().numpy().copy()
+    world.add(counts)
+    tensors["sums.counts"] = counts
+    # sums of floats in the order in which each rank made them, so that going on gives the same last bits
+    tensors["sums.loss"] = np.stack(world.gather(moving.sums.loss.cpu().numpy()))
+    tensors["generators"] = np.stack(world.gather(torch.get_rng_state().numpy()))
+    if world.device.type == "cuda":
+        tensors["generators.cuda"] = np.stack(world.gather(torch.cuda.get_rng_state().numpy()))
+    return {"kind": KIND, **vars(place), "ranks": world.ranks}, tensors
+
+
+def _weights(moving: Moving) -> Tensors:
+    tensors = {f"network.{name}": array for name, array in to_tensors(moving.network).items()}
+    if moving.average is not None:
+        tensors.update({f"average.{name}": array for name, array in to_tensors(moving.average).items()})
+    for index, slot in moving.optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer.{index}.{key}": value.detach().cpu().numpy() for key, value in slot.items()})
-    tensors["generator"] = torch.get_rng_state().numpy()
-    return {"kind": KIND, "epoch": epoch, "step": 0, "best": best}, tensors
+    return tensors
 
 
-def unpack(document: Document, tensors: Tensors, network: nn.Module, optimizer: Optimizer) -> tuple[int, float]:
-    """Put a resume file back into place; the number of whole epochs and the best score."""
-    own = {name.removeprefix("network."): _tensor(a) for name, a in tensors.items() if name.startswith("network.")}
-    network.load_state_dict(own)
+def unpack(document: Document, tensors: Tensors, moving: Moving, world: World) -> Place:
+    """Put a resume file back into place on this rank.
+
+    Another number of ranks than the one that wrote it is allowed: what belonged to one rank then goes to the first.
+    """
+    moving.network.load_state_dict(_named(tensors, "network."))
+    if moving.average is not None:
+        moving.average.load_state_dict(_named(tensors, "average."))
     slots: dict[int, dict[str, Any]] = {}
-    weights = list(network.parameters())
-    for name, array in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".")
-            value, weight = _tensor(array), weights[int(index)]
-            # a fused step walks the memory: what goes with a channels-last weight must lie as it does
-            slots.setdefault(int(index), {})[key] = torch.empty_like(weight).copy_(value) if value.ndim else value
-    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(_tensor(tensors["generator"]))
-    return int(document["epoch"]), float(document["best"])
+    weights = list(moving.network.parameters())
+    for name, value in _named(tensors, "optimizer.").items():
+        index, key = name.split(".")
+        # a fused step walks the memory: what goes with a channels-last weight must lie as it does
+        like = torch.empty_like(weights[int(index)], dtype=value.dtype) if value.ndim else None
+        slots.setdefault(int(index), {})[key] = value if like is None else like.copy_(value)
+    moving.optimizer.load_state_dict({"state": slots, "param_groups": moving.optimizer.state_dict()["param_groups"]})
+    place = Place(**{key: document[key] for key in vars(Place())})
+    same = place.ranks == world.ranks
+    loss = tensors["sums.loss"][world.rank] if same else tensors["sums.loss"].sum(0) * world.main
+    moving.sums.loss.copy_(torch.from_numpy(np.array(loss)))
+    moving.sums.counts.copy_(torch.from_numpy(tensors["sums.counts"] * world.main))
+    if same:
+        torch.set_rng_state(_tensor(tensors["generators"][world.rank]))
+        if world.device.type == "cuda" and "generators.cuda" in tensors:
+            torch.cuda.set_rng_state(_tensor(tensors["generators.cuda"][world.rank]))
+    return place
+
+
+def _named(tensors: Tensors, prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): _tensor(array) for name, array in tensors.items() if name.startswith(prefix)}
 
 
 def _tensor(array: Any) -> torch.Tensor:

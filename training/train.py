@@ -9,23 +9,34 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
+from core.datasets import listing
 from core.errors import InputError
+from core.models import MODELS
 from training.config import TrainConfig, load_config, settle
-from training.data import check, open_training_data
-from training.distributed import PREPARED, join, launch, processes_to_launch
+from training.data import Survey
+from training.distributed import join
+from training.launcher import launch, processes_to_launch, read_orders
 from training.loading import EpochBatches
+from training.lock import only_writer
+from training.memory import keep_freed_memory
+from training.network import new_network
 from training.paths import require_folder
-from training.runner import Run, new_network
+from training.runner import Run, make_data, make_preprocess
+from training.signals import stop_wish, terminable
 
 GROUPS = {
-    "what to train": ("model", "width", "init"),
-    "data": ("data", "size", "augment", "scale", "workers"),
-    "schedule": ("epochs", "batch_size", "learning_rate", "schedule", "seed"),
-    "where things go": ("run", "resume", "keep"),
-    "devices": ("gpus",),
+    "what to train": ("model", "width", "init", "checkpoint_activations"),
+    "data": ("data", "size", "augment", "scale", "workers", "cache", "skip_bad"),
+    "schedule": ("epochs", "batch_size", "accumulate", "learning_rate", "schedule", "warmup", "patience", "seed"),
+    "what is minimised": ("loss", "class_weights", "clip", "ema"),
+    "where things go": ("run", "resume", "keep", "checkpoint_every"),
+    "devices": ("gpus", "precision", "compile", "max_restarts", "timeout"),
 }
 
 
@@ -41,7 +52,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         for name in names:
             field = TrainConfig.model_fields[name]
             flag, text = "--" + name.replace("_", "-"), field.description or ""
-            if name == "resume":
+            if field.annotation is bool:
                 group.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
                 continue
             shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
@@ -54,29 +65,60 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Check everything in this process, then train here or in one process for each GPU."""
+    orders = read_orders()
+    if orders is not None:  # this is one of the processes: its parent has checked everything
+        settled = Orders.model_validate_json(orders)
+        again = int(os.environ["TORCHELASTIC_RESTART_COUNT"]) > 0
+        return train(settled.config.model_copy(update={"resume": settled.config.resume or again}), settled.survey)
     flags = {key: value for key, value in vars(options).items() if key in TrainConfig.model_fields}
     config = settle(load_config(flags, options.config), set(flags))
     processes = processes_to_launch(config.gpus)
     if processes > 1:
-        prepare(config, ranks=processes)
-        return launch(processes, arguments)
-    with join(use_gpu=config.gpus != 0) as world:
-        if world.main and PREPARED not in os.environ:
-            prepare(config, world.ranks)
-        world.barrier()
-        Run(config, world).train()
+        settled = Orders(config=config, survey=prepare(config, processes))
+        return launch(processes, arguments, settled.model_dump_json(), config.max_restarts)
+    return train(config)
+
+
+class Orders(BaseModel):
+    """What the parent of several processes has settled for them."""
+
+    config: TrainConfig
+    survey: Survey
+
+
+def train(config: TrainConfig, survey: Survey | None = None) -> int:
+    """Train as one process, or as one of those that a launcher started."""
+    with join(config.gpus != 0, config.timeout) as world:
+        if world.device.type == "cpu":
+            keep_freed_memory()
+        if survey is None:
+            survey = world.share(prepare(config, world.ranks) if world.main else None)
+        with stop_wish() as wish:
+            Run(config, survey, world, wish).train()
     return 0
 
 
-def prepare(config: TrainConfig, ranks: int) -> None:
-    """Everything that can be wrong with the user's input, told before the first epoch. Raises InputError."""
+def prepare(config: TrainConfig, ranks: int) -> Survey:
+    """Everything that can be wrong with the user's input, told before the first epoch; what decoding the data told.
+
+    Raises InputError.
+    """
     require_folder(config.run_folder, "--run")
-    datasets = open_training_data(str(config.data))
-    EpochBatches(len(datasets[0]), config.batch_size, config.seed, ranks=ranks)
-    network = new_network(config, datasets[0])
+    preprocess = make_preprocess(config, MODELS[str(config.model)].stride)
+    data = make_data(config, preprocess)
+    network = new_network(config, data.train.labels)
     deepest = [-(-side // network.stride) for side in config.size]
     share = config.batch_size // ranks
-    if deepest[0] * deepest[1] * share == 1:
+    if share and share < config.accumulate:
+        raise InputError(f"--accumulate: {config.accumulate} parts of {share} samples a process; use {share} or fewer")
+    if deepest[0] * deepest[1] * (share // config.accumulate) == 1:
         raise InputError(f"--size: {config.size[0]} {config.size[1]} and one sample a process leave one value for batch norm"
                          f" at the deepest level; use a --batch-size of {2 * ranks} or more, or a larger --size")  # fmt: skip
-    check(*datasets)
+    if not data.alone:
+        EpochBatches(len(data.train), config.batch_size, config.seed, ranks=ranks)
+    with only_writer(config.run_folder) if config.run_folder.is_dir() else nullcontext(), terminable():
+        survey = data.survey(config.skip_bad)
+    EpochBatches(len(data.train) - len(survey.train.bad), config.batch_size, config.seed, ranks=ranks)
+    if survey.skipped:
+        print(listing(f"--skip-bad: training without {len(survey.skipped)} files", survey.skipped), flush=True)
+    return survey

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from core.models.blocks import ConvUnit, UShaped
 
@@ -13,7 +18,12 @@ class RecurrentLayer(nn.Module):
 
     Each application has a batch norm of its own: shared statistics would mix two distributions, and such a network
     is known to collapse at evaluation (Cooijmans et al. 2017, section 3).
+
+    With `recompute` training keeps only its input and computes the rest again in the backward pass: the same gradients
+    for less memory and more time.
     """
+
+    recompute = False
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -22,8 +32,29 @@ class RecurrentLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape."""
+        if self.recompute and self.training:
+            aside = lambda: (nullcontext(), _statistics_aside(self.norms))  # noqa: E731
+            again: Tensor = checkpoint(self._steps, x, use_reentrant=False, context_fn=aside)
+            return again
+        return self._steps(x)
+
+    def _steps(self, x: Tensor) -> Tensor:
         first = F.relu(self.norms[0](self.conv(x)))
         return F.relu(self.norms[1](self.conv(x + first)))
+
+
+@contextmanager
+def _statistics_aside(norms: nn.ModuleList) -> Iterator[None]:
+    """Let batch norms count into copies: a batch that goes through twice is one batch to the running statistics."""
+    layers = [norm for norm in norms if isinstance(norm, _BatchNorm)]
+    own = [dict(layer._buffers) for layer in layers]
+    for layer, buffers in zip(layers, own, strict=True):
+        layer._buffers.update({name: None if b is None else b.clone() for name, b in buffers.items()})
+    try:
+        yield
+    finally:
+        for layer, buffers in zip(layers, own, strict=True):
+            layer._buffers.update(buffers)
 
 
 class RecurrentResidualBlock(nn.Module):

@@ -71,7 +71,9 @@ def test_values_outside_the_label_space_are_named_with_their_file(plain: Path) -
 def test_everything_wrong_is_told_at_once(plain: Path) -> None:
     cv2.imwrite(str(plain / "labels" / "train" / "0.png"), np.zeros((48, 64), np.uint8))
     cv2.imwrite(str(plain / "labels" / "train" / "1.png"), np.ones((9, 9), np.uint8))
-    with pytest.raises(InputError, match=r"2 of the 2 .*every pixel is void.*is 9x9, its photograph 70x50"):
+    with pytest.raises(
+        InputError, match=r"2 of the 2 .*every pixel of its label is void.*its label is 9x9, its photograph 70x50"
+    ):
         check_dataset(open_dataset(plain, "train"))
 
 

@@ -36,7 +36,7 @@ def test_every_valid_pixel_is_counted_once(checkpoint: Path, scenes: Path) -> No
 def test_a_perfect_prediction_scores_one(scenes: Path) -> None:
     dataset = open_dataset(scenes, "val")
     truth = {rgb.tobytes(): np.where(labels == 255, 0, labels) for rgb, labels in dataset}
-    tally = evaluation.count(lambda photos: [truth[rgb.tobytes()] for rgb in photos], dataset, 2)
+    tally = evaluation.count(lambda photos, _: [truth[rgb.tobytes()] for rgb in photos], dataset, 2)
     report = evaluation.report(tally, INFO, dataset)
     assert report.scores.pixel_accuracy == report.scores.macro_iou == report.scores.micro.iou == 1
 

@@ -39,15 +39,18 @@ def test_every_photograph_gets_a_label_map_of_its_own_size(checkpoint: Path, pho
 @pytest.mark.parametrize("name", ["unet", "r2unet", "ddunet"])
 def test_logits_have_the_same_bits_in_any_batch(tmp_path: Path, photos: list[np.ndarray], name: str) -> None:
     segmenter = Segmenter.load(make_checkpoint(tmp_path / "c.safetensors", name))
-    together = segmenter.logits(photos)
-    assert all(np.array_equal(x, segmenter.logits([rgb])[0]) for x, rgb in zip(together, photos, strict=True))
+    together = segmenter.logits([segmenter.prepare(rgb) for rgb in photos])
+    assert all(
+        np.array_equal(x, segmenter.logits([segmenter.prepare(rgb)])[0]) for x, rgb in zip(together, photos, strict=True)
+    )
 
 
 def test_logits_have_the_same_bits_whatever_the_environment_says_of_threads(checkpoint: Path) -> None:
     program = (
         "import hashlib, numpy as np; from core.segmenter import Segmenter;"
         " rgb = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8);"
-        f" print(hashlib.sha256(Segmenter.load({str(checkpoint)!r}).logits([rgb])[0].tobytes()).hexdigest())"
+        f" s = Segmenter.load({str(checkpoint)!r});"
+        " print(hashlib.sha256(s.forward(s.prepare(rgb)[None]).tobytes()).hexdigest())"
     )
     digests = {
         subprocess.run(

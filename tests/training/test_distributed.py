@@ -15,8 +15,9 @@ import torch
 
 from core.checkpoint import read_checkpoint
 from core.models import build_model
-from training.distributed import World, launch, processes_to_launch
-from training.runner import place
+from training.distributed import World
+from training.launcher import launch, processes_to_launch
+from training.network import place_network
 from training.synthesize import write_scene
 
 ROOT = Path(__file__).parents[2]
@@ -76,15 +77,19 @@ def test_what_was_scored_is_what_was_saved(shared_run: tuple[Path, str], scenes:
     assert alone == read_checkpoint(last).card.scores["macro_iou"]
 
 
-def test_the_gradient_of_two_ranks_is_that_of_one(tmp_path: Path) -> None:
-    """The loss is the mean over the valid pixels of all ranks, however samples and void are spread."""
+@pytest.mark.parametrize(
+    ("kind", "weighted", "parts"),
+    [("ce", False, 1), ("ce", True, 3), ("ce", False, 2), ("dice", False, 1), ("ce+dice", True, 1)],
+)
+def test_the_gradient_of_two_ranks_and_parts_is_that_of_one(tmp_path: Path, kind: str, weighted: bool, parts: int) -> None:
+    """The loss is the mean over the valid pixels of all ranks and parts, however samples and void are spread."""
     program = str(Path(__file__).with_name("gradient_of_ranks.py"))
-    for ranks in (1, 2):
-        command = [*TORCHRUN, str(ranks), program, str(tmp_path / f"{ranks}.npz")]
+    for ranks, cut in ((1, 1), (2, parts)):
+        command = [*TORCHRUN, str(ranks), program, str(tmp_path / f"{ranks}.npz"), kind, str(weighted), str(cut)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=120, check=True)
     one, two = np.load(tmp_path / "1.npz"), np.load(tmp_path / "2.npz")
-    assert len(one.files) == 4
+    assert len(one.files) == 5
     for name in one.files:
         assert np.allclose(one[name], two[name], rtol=1e-5, atol=1e-7)
 
@@ -101,7 +106,7 @@ def test_train_launches_a_process_for_each_gpu(scenes: Path, tmp_path: Path, cli
 
 def test_batch_norm_is_taken_over_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, **_: self)  # there is no GPU to go to
-    network = place(build_model("r2unet", width=2), World(rank=0, ranks=2, device=torch.device("cuda", 0)))
+    network = place_network(build_model("r2unet", width=2), World(rank=0, ranks=2, device=torch.device("cuda", 0)))
     kinds = {type(m).__name__ for m in network.modules() if "BatchNorm" in type(m).__name__}
     assert kinds == {"SyncBatchNorm"}
 

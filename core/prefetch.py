@@ -1,0 +1,35 @@
+"""Results of a function over items, in their order, computed in threads a few items ahead of whoever asks for them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from itertools import islice
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def prefetch(
+    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int, timeout_s: float | None = None
+) -> Iterator[Result]:
+    """`map(function, items)` with at most `ahead` items under way or waiting, so that memory stays bounded.
+
+    An exception of `function` comes where its result would. Raises TimeoutError where one takes longer than
+    `timeout_s` seconds.
+    """
+    waiting: deque[Future[Result]] = deque()
+    rest = iter(items)
+    try:
+        for item in islice(rest, ahead):
+            waiting.append(pool.submit(function, item))
+        while waiting:
+            result = waiting.popleft().result(timeout_s)
+            for item in islice(rest, 1):
+                waiting.append(pool.submit(function, item))
+            yield result
+    finally:
+        for future in waiting:
+            future.cancel()

@@ -1,0 +1,147 @@
+"""Kills training runs by their progress, lets them go on, and compares what they end with: `make test` and `make soak`."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from core import tensorfile
+
+ROOT = Path(__file__).parents[2]
+EPOCHS, STEPS = 3, 6
+FLAGS = ("--width", 2, "--size", 32, 64, "--batch-size", 4, "--epochs", EPOCHS, "--checkpoint-every", 2, "--ema", 0.9)
+FLAGS += ("--schedule", "cosine", "--warmup", 0.5, "--clip", 5, "--model", "ddunet", "--timeout", 60)
+TIMED = ("images_per_s", "seconds")
+
+
+@dataclass
+class Victim:
+    """A run in a folder, as often started as it takes."""
+
+    data: Path
+    folder: Path
+    processes: int = 1
+    out: list[str] = field(default_factory=list)
+
+    @property
+    def steps(self) -> list[tuple[int, int]]:
+        """(rank, process) of every step that was done, redone ones included."""
+        path = self.folder.with_suffix(".steps")
+        return [(int(a), int(b)) for a, b in (line.split() for line in path.read_text().splitlines())] if path.exists() else []
+
+    def done(self, rank: int = 0) -> int:
+        return sum(own == rank for own, _ in self.steps)
+
+    def start(self) -> subprocess.Popen[str]:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "STEPS": str(self.folder.with_suffix(".steps")),
+            "PROCESSES": str(self.processes),
+            "OMP_NUM_THREADS": str(2 // self.processes),
+        }
+        command = [sys.executable, "-m", "tests.training.traced", "train", "--data", self.data, "--run", self.folder, *FLAGS]
+        again = [] if not self.folder.exists() else ["--resume"]
+        return subprocess.Popen(
+            [*map(str, command), *again], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    def finish(self, process: subprocess.Popen[str], timeout: float = 120) -> int:
+        self.out.append(process.communicate(timeout=timeout)[0])
+        return process.returncode
+
+    def whole(self) -> None:
+        """Start it, as often as needed, until it ends by itself."""
+        process = self.start()
+        assert self.finish(process) == 0, self.out[-1]
+
+    def until(self, process: subprocess.Popen[str], steps: int, rank: int = 0) -> bool:
+        """Wait until so many more steps are done; False where the run ends first."""
+        wanted = self.done(rank) + steps
+        while self.done(rank) < wanted:
+            if process.poll() is not None:
+                return False
+            time.sleep(0.001)
+        return True
+
+    def workers(self, process: subprocess.Popen[str]) -> list[int]:
+        """The processes that a launcher has started and that still live."""
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return [int(pid) for pid in children]
+
+
+def kill_tree(victim: Victim, process: subprocess.Popen[str], chance: random.Random) -> None:
+    """SIGKILL of the launcher and all ranks."""
+    for pid in (*victim.workers(process), process.pid):
+        os.kill(pid, signal.SIGKILL)
+
+
+def kill_launcher(victim: Victim, process: subprocess.Popen[str], chance: random.Random) -> None:
+    """SIGKILL of the launcher alone: its workers must go with it."""
+    workers = victim.workers(process)
+    process.kill()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline, f"workers {workers} outlive their launcher"
+        time.sleep(0.01)
+
+
+def kill_rank(victim: Victim, process: subprocess.Popen[str], chance: random.Random) -> None:
+    """SIGKILL of one rank: the launcher starts all again by itself."""
+    os.kill(chance.choice(victim.workers(process)), signal.SIGKILL)
+
+
+def terminate(victim: Victim, process: subprocess.Popen[str], chance: random.Random) -> None:
+    """SIGTERM: it must save and end with 0 within 20 s."""
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    code = victim.finish(process, timeout=30)
+    assert code == 0, victim.out[-1]
+    assert time.monotonic() - began < 20
+    assert "go on with: python -m training train --run" in victim.out[-1] or f"epoch {EPOCHS}/{EPOCHS}" in victim.out[-1]
+
+
+KILLS = {"tree": kill_tree, "launcher": kill_launcher, "rank": kill_rank, "term": terminate}
+
+
+def trial(victim: Victim, kind: str, chance: random.Random) -> int:
+    """Kill a run of this kind at a random step, let it go on to its end; how many steps were done twice."""
+    process = victim.start()
+    # not at a step after which everything is saved: such a kill would redo nothing
+    at = chance.choice([s for s in range(1, EPOCHS * STEPS) if kind == "term" or s % STEPS % 2])
+    assert victim.until(process, at), victim.finish(process)
+    KILLS[kind](victim, process, chance)
+    if kind == "rank":
+        assert victim.finish(process) == 0, victim.out[-1]
+        assert "all start again from the newest checkpoint" in victim.out[-1]
+    else:
+        if kind != "term":
+            victim.finish(process)
+        victim.whole()
+    return victim.done() - EPOCHS * STEPS
+
+
+def differences(ours: Path, theirs: Path) -> list[str]:
+    """Everything in which two finished runs differ, times aside; nothing where they end with the same bits."""
+    found = []
+    names = [f"checkpoints/{name}.safetensors" for name in ("best", "last", *(f"epoch-{e + 1:04d}" for e in range(EPOCHS)))]
+    for name in (*names, f"resume/{EPOCHS:04d}-000000.safetensors"):
+        (first, mine), (second, other) = tensorfile.read(ours / name), tensorfile.read(theirs / name)
+        found += [f"{name}: {key}" for key in first.keys() | second.keys() if first.get(key) != second.get(key)]
+        found += [
+            f"{name}: {key}"
+            for key in mine.keys() | other.keys()
+            if key not in mine or key not in other or not np.array_equal(mine[key], other[key])
+        ]
+    rows = [list(csv.DictReader((folder / "history.csv").open())) for folder in (ours, theirs)]
+    cut = [[{k: v for k, v in row.items() if k not in TIMED} for row in part] for part in rows]
+    return found + ["history.csv"] * (cut[0] != cut[1])

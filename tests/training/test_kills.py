@@ -1,0 +1,45 @@
+"""Killed runs end with the bits of an undisturbed one: weights, optimizer, average and history."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.training.kills import EPOCHS, STEPS, Victim, differences, trial
+from training.synthesize import write_scene
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("killed") / "scenes"
+    for split, count in (("train", 4 * STEPS), ("val", 5)):
+        for index in range(count):
+            write_scene(folder, split, index, (32, 64), seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path) -> dict[int, Path]:
+    runs = {}
+    for processes in (1, 2):
+        victim = Victim(data, data.parent / f"whole{processes}", processes)
+        victim.whole()
+        assert victim.done() == EPOCHS * STEPS
+        runs[processes] = victim.folder
+    return runs
+
+
+CASES = [(1, "tree"), (1, "tree"), (1, "tree"), (1, "term"), (2, "tree"), (2, "tree"), (2, "launcher"), (2, "launcher")]
+CASES += [(2, "rank"), (2, "rank"), (2, "rank"), (2, "term")]
+
+
+@pytest.mark.parametrize(("number", "processes", "kind"), [(n, *case) for n, case in enumerate(CASES)])
+def test_a_killed_run_ends_with_the_same_bits(
+    data: Path, undisturbed: dict[int, Path], tmp_path: Path, number: int, processes: int, kind: str
+) -> None:
+    victim = Victim(data, tmp_path / "r", processes)
+    redone = trial(victim, kind, random.Random(number))
+    assert redone == 0 if kind == "term" else redone > 0, "this kill redid nothing: it proves nothing"
+    assert differences(victim.folder, undisturbed[processes]) == []

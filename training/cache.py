@@ -1,0 +1,250 @@
+"""The cache: every sample decoded and resized once, kept as raw bytes that all processes map into their memory."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from core.datasets import Dataset, FolderDataset, Sample, read_sample
+from core.files import remove_temporaries, write_atomically
+from core.labels import LabelSpace
+from core.prefetch import prefetch
+from core.transforms import Preprocess, Size, resize_label, resize_photo
+from training.progress import bar
+
+VERSION = 1  # of the layout and of what `Kept` does
+MAGIC = b"SEGCACHE"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of a sample for later epochs, with a cache and without one.
+
+    The photograph at `factor` times the network's size (never larger than it is, where that is not the network's size
+    itself), the label at the same size, or with `whole_labels` at its own, as scores are taken.
+    """
+
+    preprocess: Preprocess
+    factor: float = 1.0
+    whole_labels: bool = False
+
+    def __call__(self, sample: Sample) -> Sample:
+        """(H, W, 3) uint8 RGB and (H, W) train ids to what is kept of them."""
+        rgb, labels = sample
+        size = self.size(*labels.shape)
+        return resize_photo(rgb, size), labels if self.whole_labels else resize_label(labels, size)
+
+    def size(self, height: int, width: int) -> Size:
+        """The kept size of a photograph of this size."""
+        fitted = self.preprocess.shape(height, width)
+        if self.factor == 1:
+            return fitted
+        scaled = round(fitted[0] * self.factor), round(fitted[1] * self.factor)
+        return scaled if scaled[0] * scaled[1] < height * width else (height, width)
+
+
+class Contents(BaseModel):
+    """What decoding every sample of a split found, and, in a cache, where the samples lie."""
+
+    bad: dict[int, str] = {}  # index in the data set -> what is wrong
+    pixels: list[int]  # of each class, in the kept labels
+    sizes: list[tuple[int, int, int, int]] = []  # height and width of photograph and label, of the good ones in order
+
+
+class Look:
+    """Decodes every sample of a split once, in all cores, and keeps the account of it."""
+
+    def __init__(self, dataset: Dataset, keep: Kept) -> None:
+        self.dataset, self.keep = dataset, keep
+        self.contents = Contents(pixels=[0] * len(dataset.labels))
+
+    def samples(self, title: str) -> Iterator[Sample]:
+        """What is kept of the good samples, in order, with a progress bar; the others go into `contents.bad`."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = prefetch(pool, self._keep, range(len(self.dataset)), ahead=2 * (os.cpu_count() or 1))
+            for index, sample in enumerate(bar(title, items=found, total=len(self.dataset), unit="image")):
+                if isinstance(sample, str):
+                    self.contents.bad[index] = sample
+                    continue
+                counts = np.bincount(sample[1].ravel(), minlength=256)[: len(self.dataset.labels)]
+                self.contents.pixels = (np.array(self.contents.pixels) + counts).tolist()
+                self.contents.sizes.append((*sample[0].shape[:2], *sample[1].shape))
+                yield sample
+
+    def _keep(self, index: int) -> Sample | str:
+        sample = read_sample(self.dataset, index)
+        return sample if isinstance(sample, str) else self.keep(sample)
+
+
+class Cache:
+    """A split's cache file: raw samples one after another, then `Contents` as JSON, its length and a magic number.
+
+    Its name is made of the files' names, sizes and times, the label space and the rule by which samples are kept: a
+    changed file, another size or another rule is another name, and so is never taken for this one.
+    """
+
+    def __init__(self, dataset: FolderDataset, keep: Kept, folder: Path) -> None:
+        self.dataset, self.keep, self.folder = dataset, keep, folder
+        rule = _hash(
+            [VERSION, keep.preprocess.model_dump(), keep.factor, keep.whole_labels, dataset.labels.model_dump(mode="json")]
+        )
+        self.kind = f"{dataset.name}-{dataset.split}-{rule[:8]}"
+        self.path = folder / f"{self.kind}-{_hash(_files(dataset))[:16]}.cache"
+
+    def read(self) -> Contents | None:
+        """The account of a whole cache, None where there is none."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(-16, os.SEEK_END)
+                ending = file.read()
+                length = int.from_bytes(ending[:8], "little")
+                end = file.seek(-16 - length, os.SEEK_END)
+                contents = Contents.model_validate_json(file.read(length))
+        except (OSError, ValidationError):
+            return None
+        return contents if ending[8:] == MAGIC and end == sum(map(_bytes, contents.sizes)) else None
+
+    def make(self, skip_bad: bool, told: Callable[[str], None] = print) -> Contents:
+        """Decode everything and write the file, unless another process did so in the meantime; the account.
+
+        Nothing is written where a sample is bad and is not to be skipped. Raises OSError: a full disk, for example.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _alone(self.folder, told):
+            contents = self.read()
+            if contents:
+                return contents
+            remove_temporaries(self.folder)
+            outdated = list(self.folder.glob(f"{self.kind}-*.cache"))
+            if outdated:
+                told(f"{self.dataset.name}: files of {self.dataset.split} changed; its cache is made anew")
+            look = Look(self.dataset, self.keep)
+            try:
+                write_atomically(self.path, self._chunks(look, skip_bad))
+            except _BadSamplesError:
+                return look.contents
+            for path in outdated:  # whoever has it open keeps it until the end
+                path.unlink(missing_ok=True)
+            return look.contents
+
+    def _chunks(self, look: Look, skip_bad: bool) -> Iterator[memoryview]:
+        for rgb, labels in look.samples(f"decoding {self.dataset.split}, once"):
+            if skip_bad or not look.contents.bad:
+                yield from (np.ascontiguousarray(part).reshape(-1).data for part in (rgb, labels))
+        if look.contents.bad and not skip_bad:
+            raise _BadSamplesError
+        text = look.contents.model_dump_json().encode()
+        yield memoryview(text + len(text).to_bytes(8, "little") + MAGIC)
+
+
+class CachedDataset:
+    """A split as its cache holds it: samples are views of mapped memory, and no image file is opened."""
+
+    def __init__(self, cache: Cache, contents: Contents) -> None:
+        self.source = cache.dataset
+        self.name, self.split, self.labels = self.source.name, self.source.split, self.source.labels
+        self._sizes = contents.sizes
+        self._good = [index for index in range(len(self.source)) if index not in contents.bad]
+        self._starts = np.cumsum([0, *map(_bytes, self._sizes)])
+        self._data = np.memmap(cache.path, np.uint8, mode="c")  # never written to; torch wants writable memory
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __getitem__(self, index: int) -> Sample:
+        height, width, label_height, label_width = self._sizes[index]
+        data = self._data[self._starts[index] : self._starts[index + 1]]
+        pixels = 3 * height * width
+        return data[:pixels].reshape(height, width, 3), data[pixels:].reshape(label_height, label_width)
+
+    def where(self, index: int) -> str:
+        """The photograph's path."""
+        return self.source.where(self._good[index])
+
+
+@dataclass(frozen=True)
+class KeptDataset:
+    """The same samples without a cache: read, decoded and resized whenever they are asked for."""
+
+    source: Dataset
+    keep: Kept
+    bad: frozenset[int] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+        return self.source.name
+
+    @property
+    def split(self) -> str:
+        """The split's name."""
+        return self.source.split
+
+    @property
+    def labels(self) -> LabelSpace:
+        """The classes."""
+        return self.source.labels
+
+    def __len__(self) -> int:
+        return len(self.source) - len(self.bad)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.keep(self.source[self._place(index)])
+
+    def where(self, index: int) -> str:
+        """The photograph's path."""
+        return self.source.where(self._place(index))
+
+    def _place(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        for bad in sorted(self.bad):
+            index += bad <= index
+        return index
+
+
+class _BadSamplesError(Exception):
+    """Leaves the writing of a cache that is not to be."""
+
+
+@contextmanager
+def _alone(folder: Path, told: Callable[[str], None]) -> Iterator[None]:
+    """One process at a time makes caches in a folder; the others wait and then find them made."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            told(f"{folder}: another run is making its cache; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _bytes(sizes: tuple[int, int, int, int]) -> int:
+    return 3 * sizes[0] * sizes[1] + sizes[2] * sizes[3]
+
+
+def _files(dataset: FolderDataset) -> list[tuple[str, int, int]]:
+    """Path, size and time of change of every file of a split."""
+    states = []
+    for path in (path for pair in dataset.pairs for path in pair):
+        try:
+            stat = path.stat()
+        except OSError:  # reading it will tell what is wrong
+            states.append((str(path.absolute()), -1, 0))
+            continue
+        states.append((str(path.absolute()), stat.st_size, stat.st_mtime_ns))
+    return states
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

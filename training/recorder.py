@@ -1,0 +1,124 @@
+"""What an epoch leaves for its readers: checkpoint, history row, curves, TensorBoard and a line on the terminal."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from core import metrics
+from core.backends.torch_ import to_tensors
+from core.checkpoint import Architecture, Card, summary
+from core.datasets import Dataset
+from core.segmenter import Segmenter
+from training.board import Board, picture_strip
+from training.config import TrainConfig
+from training.curves import draw_curves
+from training.distributed import World
+from training.loading import EpochBatches
+from training.run_folder import Row, RunFolder
+from training.validation import FittedSegmenter, Validation, score_columns
+
+SLOW_WIDTH = 32  # above it a step takes seconds on a CPU
+
+
+@dataclass
+class Trained:
+    """What an epoch of training counted, over all ranks."""
+
+    loss: float  # of the objective, a mean over the valid pixels
+    confusion: metrics.Counts  # of the augmented crops
+    learning_rate: float  # of the last step
+    images: int  # trained on in this process's life: fewer than an epoch has where it went on inside one
+    seconds: float
+
+
+class Recorder:
+    """Writes into the run folder; only the main process has one."""
+
+    def __init__(self, config: TrainConfig, folder: RunFolder, segmenter: Segmenter, val_set: Dataset, first: int) -> None:
+        self.config, self.folder, self.segmenter, self.val_set = config, folder, segmenter, val_set
+        self.board = Board(folder.tensorboard, first)
+        self.painter = ThreadPoolExecutor(1)  # drawing takes a second, in which the next epoch goes on
+        self.drawing: Future[None] | None = None
+
+    def epoch(
+        self, epoch: int, served: nn.Module, data: str, trained: Trained, validated: Validation, best: float | None
+    ) -> float:
+        """Record an epoch; the better of its score and `best`, the best before."""
+        labels, config = self.val_set.labels, self.config
+        scores = metrics.scores(validated.tally.confusion, labels)
+        card = Card(
+            architecture=Architecture(name=str(config.model), width=config.width),
+            labels=labels,
+            preprocess=self.segmenter.preprocess,
+            data=data,
+            epoch=epoch,
+            scores=summary(scores),
+        )
+        # of the classes that occur: one stray pixel of an absent class should not choose the checkpoint
+        score = scores.macro_iou_labelled or 0.0
+        better = best is None or score > best
+        self.folder.save_epoch(epoch, card, to_tensors(served), better, config.keep)
+        speed = trained.images / trained.seconds if trained.images else 0.0
+        row: Row = {
+            "epoch": epoch,
+            "train_loss": trained.loss,
+            "val_loss": validated.loss,
+            "learning_rate": trained.learning_rate,
+            "images_per_s": speed,
+            "seconds": trained.seconds,
+            **score_columns(scores, "val_"),
+            **score_columns(metrics.scores(trained.confusion, labels), "train_running_"),
+        }
+        self.folder.append_history(row)
+        self.board.write(row, picture_strip(FittedSegmenter(self.segmenter), self.val_set))
+        self.draw()
+        print(
+            f"epoch {epoch}/{config.epochs}  loss {trained.loss:.4f}  val loss {validated.loss:.4f}"
+            f"  macro IoU {scores.macro_iou or 0:.3f}  {speed:.1f} images/s" + "  best so far" * better,
+            flush=True,
+        )
+        return score if better or best is None else best
+
+    def draw(self, last: bool = False) -> None:
+        """Draw the curves beside the training; while one picture is drawn the next is left out, but for the last."""
+        if self.drawing and (last or self.drawing.done()):
+            try:
+                self.drawing.result()
+            except OSError as error:
+                print(f"warning: {self.folder.path}: no curves ({error.strerror}); training goes on", flush=True)
+        if last or not self.drawing or self.drawing.done():
+            title = f"{self.folder.path.name}: {self.config.model}, width {self.config.width}"
+            history = self.folder.read_history()
+            self.drawing = (
+                self.painter.submit(draw_curves, history, title, self.folder.path / "curves.png") if history else None
+            )
+
+    def close(self, finished: bool) -> None:
+        """Write out what is buffered, and with `finished` the curves up to the last epoch."""
+        if finished:
+            self.draw(last=True)
+        self.painter.shutdown()
+        self.board.close()
+
+
+def announce(
+    config: TrainConfig, world: World, network: nn.Module, train_set: Dataset, val_set: Dataset, batches: EpochBatches
+) -> None:
+    """Tell what is about to happen."""
+    weights = sum(p.numel() for p in network.parameters())
+    gpu = world.device.type == "cuda"
+    devices = f"{world.ranks} x {torch.cuda.get_device_name()}" if gpu else f"the CPU, {world.ranks} process(es)"
+    print(f"{config.model}, width {config.width}: {weights:,} parameters, on {devices}")
+    if not gpu and config.width > SLOW_WIDTH:
+        print(f"a CPU takes long for width {config.width}: --width 16 has a sixteenth of the arithmetic")
+    counts = f"{len(train_set)} training and {len(val_set)} validation images"
+    print(f"data: {train_set.name}, {counts}, {len(train_set.labels)} classes")
+    if batches.dropped:
+        print(f"each epoch drops its last {batches.dropped} samples: less than a batch of {config.batch_size}")
+    if world.ranks > 1 and not gpu:
+        print("batch norm: each process normalises its own share (torch has no SyncBatchNorm on a CPU)")
+    print(f"run folder: {config.run_folder}  (tensorboard --logdir {config.run_folder.parent})", flush=True)

@@ -1,0 +1,102 @@
+"""Evaluation inside a run: the network in memory on the kept validation split, by all ranks, with its loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from core import evaluation, metrics
+from core.datasets import Dataset, Sample
+from core.images import RGB
+from core.masks import Labels
+from core.segmenter import Segmenter
+from core.transforms import Size, resize_label
+from training.distributed import World
+from training.progress import bar
+from training.run_folder import Row
+
+
+class FittedSegmenter:
+    """Segments photographs that have the network's size already, as the cache keeps them: the rest is the same.
+
+    The logits of the last call stay, so that the loss needs no second run.
+    """
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self.segmenter = segmenter
+        self.logits: list[npt.NDArray[np.float32]] = []
+
+    def __call__(self, photos: Sequence[RGB], sizes: Sequence[Size]) -> list[Labels]:
+        """Photographs (h, w, 3) uint8 RGB of the network's size to class indices (H, W) uint8 of `sizes`."""
+        self.logits = self.segmenter.logits([self.segmenter.preprocess.normalise(rgb) for rgb in photos])
+        return [self.segmenter.label(logits, size) for logits, size in zip(self.logits, sizes, strict=True)]
+
+
+@dataclass
+class Validation:
+    """What an evaluation in training gives, over all ranks."""
+
+    loss: float  # cross-entropy in nats per valid pixel, at the network's size
+    tally: evaluation.Tally  # counts at the labels' own size
+
+
+def count_together(
+    segment: evaluation.Segment,
+    dataset: Dataset,
+    batch_size: int,
+    world: World,
+    seen: Callable[[Sequence[Sample]], None] = lambda _: None,
+) -> evaluation.Tally:
+    """Evaluate with a progress bar; every rank takes its share and gets the whole.
+
+    `seen` is told each batch, and an empty one where this rank has none left while others have: all ranks call it
+    equally often.
+    """
+    rounds = math.ceil(math.ceil(len(dataset) / world.ranks) / batch_size)
+    calls = 0
+    with bar("evaluating", world.main, total=len(dataset), unit="image") as shown:
+
+        def progress(done: int, samples: Sequence[Sample]) -> None:
+            nonlocal calls
+            calls += 1
+            seen(samples)
+            shown.update(min(len(samples) * world.ranks, len(dataset) - shown.n))
+
+        tally = evaluation.count(segment, dataset, batch_size, world.rank, world.ranks, progress)
+        while calls < rounds:
+            progress(0, [])
+    world.add_tally(tally)
+    return tally
+
+
+def validate(
+    segmenter: Segmenter, dataset: Dataset, batch_size: int, world: World, check: Callable[[], None] = lambda: None
+) -> Validation:
+    """Evaluate the network in memory on samples kept at its size, and its loss on the way.
+
+    `check` is called on every rank after each round; an exception of it ends the evaluation.
+    """
+    segment = FittedSegmenter(segmenter)
+    sums = np.zeros(2)  # summed cross-entropy, valid pixels
+
+    def seen(samples: Sequence[Sample]) -> None:
+        nonlocal sums
+        for logits, (_, labels) in zip(segment.logits, samples, strict=False):
+            sums += metrics.log_loss(logits, resize_label(labels, (logits.shape[1], logits.shape[2])))
+        check()
+
+    tally = count_together(segment, dataset, batch_size, world, seen)
+    world.add(sums)
+    return Validation(float(sums[0] / max(sums[1], 1)), tally)
+
+
+def score_columns(scores: metrics.Scores, prefix: str) -> Row:
+    """Scores as columns of the history: leading ones, macro and micro."""
+    row: Row = {key: getattr(scores, key) for key in ("pixel_accuracy", "macro_iou", "macro_iou_labelled")}
+    for kind in ("macro", "micro"):
+        row.update({f"{kind}_{key}": value for key, value in getattr(scores, kind).model_dump().items()})
+    return {prefix + key: value for key, value in row.items()}
