@@ -18,10 +18,13 @@ def write_atomically(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """
     temporary = _beside(path)
     try:
-        with temporary.open("xb", buffering=0) as file:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
             for chunk in chunks:
-                _write_all(file.fileno(), memoryview(chunk).cast("B"))
-            os.fsync(file.fileno())
+                _write_all(descriptor, memoryview(chunk).cast("B"))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -1,13 +1,16 @@
-"""Paired augmentation: image and label go through every step together, drawn from the generator that is given."""
+"""Paired augmentation: image and label go through every step together, drawn from the generator that is given.
+
+numpy and OpenCV only: the loader's threads run it, and torch's number of threads is not theirs to change.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
+import cv2
 import numpy as np
-import torch
-from torchvision.transforms.v2 import functional as F
+import numpy.typing as npt
 
 from core.datasets import Sample
 from core.images import RGB
@@ -57,32 +60,32 @@ class Street:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """(H, W, 3) uint8 RGB and (H, W) train ids to the same at the network's size."""
-        rgb, labels = sample
-        fitted = self.preprocess.shape(*labels.shape)
+        fitted = self.preprocess.shape(*sample[1].shape)
         scale = np.exp(rng.uniform(*np.log(self.scale)))
-        size = max(1, round(fitted[0] * scale)), max(1, round(fitted[1] * scale))
-        rgb, labels = self.crop((resize_photo(rgb, size), resize_label(labels, size)), rng)
-        return flip((rgb, labels)) if rng.random() < 0.5 else (rgb, labels)
-
-    def crop(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """A window of the network's size at a random place, its colours changed; what lies outside the picture is
-        mean colour and void."""
+        scaled = [max(1, round(side * scale)) for side in fitted]
         height, width = self.preprocess.size
+        rows, columns = (
+            _window(have, size, want, rng) for have, size, want in zip(sample[1].shape, scaled, (height, width), strict=True)
+        )
         rgb = np.broadcast_to(self.mean.round().astype(np.uint8), (height, width, 3)).copy()
         labels = np.full((height, width), VOID, np.uint8)
-        source, target = zip(
-            *(_window(have, want, rng) for have, want in zip(sample[1].shape, (height, width), strict=True)), strict=True
-        )
-        rgb[target], labels[target] = self.colours(sample[0][source], rng), sample[1][source]
-        return rgb, labels
+        # cut before it is resized: what lies outside of the window costs nothing
+        source, target = (rows[0], columns[0]), (rows[1], columns[1])
+        size = target[0].stop - target[0].start, target[1].stop - target[1].start
+        rgb[target] = self.colours(resize_photo(sample[0][source], size), rng)
+        labels[target] = resize_label(sample[1][source], size)
+        return flip((rgb, labels)) if rng.random() < 0.5 else (rgb, labels)
 
     @staticmethod
     def colours(rgb: RGB, rng: np.random.Generator) -> RGB:
-        """Brightness, contrast and saturation, each by a factor of its own."""
-        picture = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)
-        for adjust in (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation):
-            picture = adjust(picture, float(rng.uniform(1 - JITTER, 1 + JITTER)))
-        return np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+        """Brightness, contrast and saturation, each by a factor of its own, as torchvision's adjust_... do."""
+        brightness, contrast, saturation = rng.uniform(1 - JITTER, 1 + JITTER, 3)
+        levels = np.arange(256)
+        rgb = cv2.LUT(rgb, _clip(levels * brightness)).astype(np.uint8, copy=False)
+        mean = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).mean()
+        rgb = cv2.LUT(rgb, _clip(levels * contrast + mean * (1 - contrast))).astype(np.uint8, copy=False)
+        grey = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        return cv2.addWeighted(rgb, saturation, grey, 1 - saturation, 0).astype(np.uint8, copy=False)
 
 
 RECIPES: dict[str, type[Classic | Street]] = {"classic": Classic, "street": Street}
@@ -90,28 +93,35 @@ RECIPES: dict[str, type[Classic | Street]] = {"classic": Classic, "street": Stre
 
 def flip(sample: Sample) -> Sample:
     """Mirror left and right."""
-    return _both(sample, F.horizontal_flip)
+    return _both(sample, lambda x: cv2.flip(x, 1))
 
 
 def rotate(sample: Sample, steps: int) -> Sample:
     """Rotate by `steps` quarter turns, counter-clockwise; no pixel is interpolated."""
-    return _both(sample, lambda x: F.rotate(x, 90.0 * steps, expand=True)) if steps else sample
+    turns = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
+    return _both(sample, lambda x: cv2.rotate(x, turns[steps])) if steps else sample
 
 
-def _both(sample: Sample, operation: Callable[[torch.Tensor], torch.Tensor]) -> Sample:
-    """Apply one torchvision operation to the photograph and the label alike."""
-    rgb, labels = sample
-    turned = operation(torch.from_numpy(rgb).permute(2, 0, 1)).permute(1, 2, 0).numpy()
-    return np.ascontiguousarray(turned), np.ascontiguousarray(operation(torch.from_numpy(labels)[None])[0].numpy())
+def _both(sample: Sample, operation: Callable[[npt.NDArray[np.uint8]], Any]) -> Sample:
+    """Apply one operation to the photograph and the label alike."""
+    rgb, labels = (operation(part).astype(np.uint8, copy=False) for part in sample)
+    return rgb, labels
+
+
+def _clip(levels: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+    return levels.clip(0, 255).astype(np.uint8)
 
 
 def _steps(rng: np.random.Generator, square: bool) -> int:
     return int(rng.integers(4)) if square else 2 * int(rng.integers(2))
 
 
-def _window(have: int, want: int, rng: np.random.Generator) -> tuple[slice, slice]:
-    """Where one axis of the picture is read and where it is written."""
-    offset = int(rng.integers(abs(have - want) + 1))
-    if have >= want:
-        return slice(offset, offset + want), slice(0, want)
-    return slice(0, have), slice(offset, offset + have)
+def _window(have: int, scaled: int, want: int, rng: np.random.Generator) -> tuple[slice, slice]:
+    """Where one axis of a picture of `have` pixels, seen as `scaled` pixels, is read for a window of `want` pixels, and
+    where in that window it is written."""
+    if scaled >= want:
+        length = max(1, round(want * have / scaled))
+        offset = int(rng.integers(have - length + 1))
+        return slice(offset, offset + length), slice(0, want)
+    offset = int(rng.integers(want - scaled + 1))
+    return slice(0, have), slice(offset, offset + scaled)

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torchvision.transforms.v2.functional import pad
+from torchvision.utils import make_grid
 
 from core.datasets import Dataset
 from core.transforms import resize_label, resize_photo
@@ -63,12 +66,13 @@ def picture_strip(segment: FittedSegmenter, dataset: Dataset, pictures: int = 4)
     """Evenly spaced samples of a split kept at the network's size: (H, W, 3) uint8 RGB, a row each of photograph, label
     and prediction."""
     palette = dataset.labels.palette
-    rows = []
+    tiles = []
     for index in np.linspace(0, len(dataset) - 1, min(pictures, len(dataset))).astype(int):
         rgb, labels = dataset[int(index)]
         height, width = labels.shape
         size = STRIP_HEIGHT, max(1, round(STRIP_HEIGHT * width / height))
         maps = [palette[resize_label(ids, size)] for ids in (labels, segment([rgb], [(height, width)])[0])]
-        rows.append(np.concatenate([resize_photo(rgb, size), *maps], axis=1))
-    widest = max(row.shape[1] for row in rows)
-    return np.concatenate([np.pad(row, ((0, 4), (0, widest - row.shape[1]), (0, 0))) for row in rows])
+        tiles += [torch.from_numpy(np.ascontiguousarray(tile)).permute(2, 0, 1) for tile in (resize_photo(rgb, size), *maps)]
+    widest = max(tile.shape[2] for tile in tiles)
+    grid = make_grid([pad(tile, [0, 0, widest - tile.shape[2], 0]) for tile in tiles], nrow=3, padding=4)
+    return grid.permute(1, 2, 0).numpy()  # type: ignore[no-any-return]

@@ -125,7 +125,7 @@ class Cache:
             if contents:
                 return contents
             remove_temporaries(self.folder)
-            outdated = list(self.folder.glob(f"{self.kind}-*.cache"))
+            outdated = [path for path in self.folder.glob(f"{self.kind}-*.cache") if path != self.path]
             if outdated:
                 told(f"{self.dataset.name}: files of {self.dataset.split} changed; its cache is made anew")
             look = Look(self.dataset, self.keep)

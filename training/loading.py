@@ -57,7 +57,7 @@ class EpochBatches:
 class Loader:
     """Reads and augments this rank's batches in threads, a few steps ahead of the training.
 
-    Threads and not processes: the work is numpy, OpenCV and torch, which run beside each other, so that nothing is
+    Threads and not processes: the work is numpy and OpenCV, which run beside each other, so that nothing is
     copied between processes, nothing has to be started again after a crash, and a container needs no shared memory.
     """
 
@@ -75,8 +75,7 @@ class Loader:
         Raises InputError naming a file that broke, TimeoutError where a batch does not come within `timeout_s`.
         """
         plan = self.batches.mine(epoch)[first:]
-        # torch's own threads would wait for each other: to OpenMP their number belongs to the thread that asks
-        pool = ThreadPoolExecutor(self.threads, "loader", initializer=lambda: torch.set_num_threads(1))
+        pool = ThreadPoolExecutor(self.threads, "loader")
         try:
             made = prefetch(pool, lambda indices: self._batch(epoch, indices), plan, self.threads + 2, timeout_s)
             for step in range(first, first + len(plan)):

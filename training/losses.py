@@ -23,7 +23,7 @@ class Loss:
     """
 
     def __init__(self, kind: str, weights: Tensor | None, ranks: int, parts: int) -> None:
-        self.cross_entropy, self.dice = "ce" in kind, "dice" in kind
+        self.cross_entropy, self.dice = (name in kind.split("+") for name in ("ce", "dice"))
         self.weights, self.ranks, self.parts = weights, ranks, parts
 
     def total(self, labels: Tensor) -> Tensor:

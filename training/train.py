@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel
 
 from core.datasets import listing
@@ -91,6 +92,8 @@ def train(config: TrainConfig, survey: Survey | None = None) -> int:
     with join(config.gpus != 0, config.timeout) as world:
         if world.device.type == "cpu":
             keep_freed_memory()
+            # said once before the first step: a validation says it too, and what MKL then does has other last bits
+            torch.set_num_threads(torch.get_num_threads())
         if survey is None:
             survey = world.share(prepare(config, world.ranks) if world.main else None)
         with stop_wish() as wish:

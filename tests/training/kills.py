@@ -30,27 +30,38 @@ class Victim:
     data: Path
     folder: Path
     processes: int = 1
+    flags: tuple[object, ...] = ()
+    slow: str = ""
     out: list[str] = field(default_factory=list)
 
-    @property
-    def steps(self) -> list[tuple[int, int]]:
-        """(rank, process) of every step that was done, redone ones included."""
-        path = self.folder.with_suffix(".steps")
-        return [(int(a), int(b)) for a, b in (line.split() for line in path.read_text().splitlines())] if path.exists() else []
-
-    def done(self, rank: int = 0) -> int:
-        return sum(own == rank for own, _ in self.steps)
+    def done(self, rank: int = 0, what: str = "steps") -> int:
+        """How often a rank did something, redone steps included."""
+        path = self.folder.with_suffix(".trace")
+        lines = path.read_text().splitlines() if path.exists() else []
+        return sum(line.split()[:2] == [what, str(rank)] for line in lines)
 
     def start(self) -> subprocess.Popen[str]:
         environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            "STEPS": str(self.folder.with_suffix(".steps")),
+            "TRACE": str(self.folder.with_suffix(".trace")),
+            "SLOW": self.slow,
             "PROCESSES": str(self.processes),
             "OMP_NUM_THREADS": str(2 // self.processes),
         }
-        command = [sys.executable, "-m", "tests.training.traced", "train", "--data", self.data, "--run", self.folder, *FLAGS]
-        again = [] if not self.folder.exists() else ["--resume"]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.training.traced",
+            "train",
+            "--data",
+            self.data,
+            "--run",
+            self.folder,
+            *FLAGS,
+            *self.flags,
+        ]
+        again = ["--resume"] if (self.folder / "config.json").exists() else []
         return subprocess.Popen(
             [*map(str, command), *again], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -64,10 +75,10 @@ class Victim:
         process = self.start()
         assert self.finish(process) == 0, self.out[-1]
 
-    def until(self, process: subprocess.Popen[str], steps: int, rank: int = 0) -> bool:
-        """Wait until so many more steps are done; False where the run ends first."""
-        wanted = self.done(rank) + steps
-        while self.done(rank) < wanted:
+    def until(self, process: subprocess.Popen[str], times: int, rank: int = 0, what: str = "steps") -> bool:
+        """Wait until a rank did something so many more times; False where the run ends first."""
+        wanted = self.done(rank, what) + times
+        while self.done(rank, what) < wanted:
             if process.poll() is not None:
                 return False
             time.sleep(0.001)
@@ -130,11 +141,11 @@ def trial(victim: Victim, kind: str, chance: random.Random) -> int:
     return victim.done() - EPOCHS * STEPS
 
 
-def differences(ours: Path, theirs: Path) -> list[str]:
+def differences(ours: Path, theirs: Path, epochs: int = EPOCHS) -> list[str]:
     """Everything in which two finished runs differ, times aside; nothing where they end with the same bits."""
     found = []
-    names = [f"checkpoints/{name}.safetensors" for name in ("best", "last", *(f"epoch-{e + 1:04d}" for e in range(EPOCHS)))]
-    for name in (*names, f"resume/{EPOCHS:04d}-000000.safetensors"):
+    names = [f"checkpoints/{name}.safetensors" for name in ("best", "last", *(f"epoch-{e + 1:04d}" for e in range(epochs)))]
+    for name in (*names, f"resume/{epochs:04d}-000000.safetensors"):
         (first, mine), (second, other) = tensorfile.read(ours / name), tensorfile.read(theirs / name)
         found += [f"{name}: {key}" for key in first.keys() | second.keys() if first.get(key) != second.get(key)]
         found += [

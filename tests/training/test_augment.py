@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from torchvision.transforms.v2 import functional as F
 
 from core.labels import VOID
 from core.transforms import Preprocess
-from training.augment import Classic, Street, flip, rotate
+from training.augment import JITTER, Classic, Street, flip, rotate
 
 MARK = (3, 5)  # row, column
 
@@ -100,3 +102,17 @@ def test_street_changes_colours(photo: np.ndarray) -> None:
     grey = np.full_like(photo, 100)
     means = [float(street((48, 64), seed, grey)[0].mean()) for seed in range(20)]
     assert min(means) < 90 and max(means) > 110
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_colours_change_as_torchvision_changes_them(photo: np.ndarray, seed: int) -> None:
+    brightness, contrast, saturation = np.random.default_rng(seed).uniform(1 - JITTER, 1 + JITTER, 3)
+    expected = torch.from_numpy(photo).permute(2, 0, 1)
+    for adjust, factor in (
+        (F.adjust_brightness, brightness),
+        (F.adjust_contrast, contrast),
+        (F.adjust_saturation, saturation),
+    ):
+        expected = adjust(expected, float(factor))
+    ours = Street.colours(photo, np.random.default_rng(seed))
+    assert np.abs(ours.astype(int) - expected.permute(1, 2, 0).numpy()).max() <= 2  # torchvision truncates, OpenCV rounds

@@ -31,26 +31,41 @@ def torchrun(processes: int, *arguments: object) -> subprocess.CompletedProcess[
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Data sets of 101 images and of one."""
-    folders = {}
-    for count in (101, 1):
-        folders[count] = tmp_path_factory.mktemp(f"images{count}")
-        for index in range(count):
-            write_scene(folders[count], "val", index, (32, 48), seed=1)
-    return folders
+def counts(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, np.ndarray]]:
+    """By number of processes: the counts of evaluations of 1, 7 and 101 images in batches of 1 and 8."""
+    folder = tmp_path_factory.mktemp("counts")
+    images = [folder / str(count) for count in (1, 7, 101)]
+    for path in images:
+        for index in range(int(path.name)):
+            write_scene(path, "val", index, (32, 48), seed=1)
+    program, found = str(Path(__file__).with_name("count_of_ranks.py")), {}
+    for ranks in (1, 2, 3):
+        command = [*TORCHRUN, str(ranks), program, str(folder / f"{ranks}.npz"), str(checkpoint), *map(str, images)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=300, check=True)
+        found[ranks] = dict(np.load(folder / f"{ranks}.npz"))
+    return found
 
 
-@pytest.mark.parametrize("images", [101, 1])
-def test_two_processes_count_what_one_counts(many: dict[int, Path], checkpoint: Path, tmp_path: Path, images: int, cli) -> None:
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("images", [1, 7, 101])
+def test_every_number_of_processes_and_batch_size_counts_the_same(
+    counts: dict[int, dict[str, np.ndarray]], images: int, batch: int, ranks: int
+) -> None:
+    expected, found = (counts[r][f"{images} {b}"] for r, b in ((1, 1), (ranks, batch)))
+    assert np.array_equal(found, expected) and found.sum() > 0
+    assert np.array_equal(counts[ranks][f"{images} {batch} each"], counts[1][f"{images} 1 each"])
+
+
+def test_two_processes_tell_the_report_of_one(checkpoint: Path, scenes: Path, tmp_path: Path, cli) -> None:
     alone, together = tmp_path / "alone.json", tmp_path / "together.json"
-    assert cli("evaluate", checkpoint, "--data", many[images], "--json", alone)[0] == 0
-    done = torchrun(2, "evaluate", checkpoint, "--data", many[images], "--json", together)
+    assert cli("evaluate", checkpoint, "--data", scenes, "--json", alone)[0] == 0
+    done = torchrun(2, "evaluate", checkpoint, "--data", scenes, "--json", together)
     assert done.returncode == 0, done.stderr
     first, second = json.loads(alone.read_text()), json.loads(together.read_text())
-    assert first["confusion"] == second["confusion"]
-    assert (first["scores"], first["intervals"]) == (second["scores"], second["intervals"])
-    assert np.sum(first["confusion"]) > 0
+    for key in ("confusion", "scores", "classes", "intervals", "data"):
+        assert first[key] == second[key]
 
 
 @pytest.fixture(scope="module")

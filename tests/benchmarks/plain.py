@@ -1,0 +1,60 @@
+"""The loop that such projects are usually written as: the yardstick that `make bench` measures against.
+
+Contiguous tensors, Adam as it comes, five scores each from a softmax and a one-hot of its own, `loss.item()` after each
+step, and every picture decoded again in the main process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.datasets import Dataset
+from core.transforms import Preprocess
+
+Score = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+SCORES: tuple[Score, ...] = (
+    lambda tp, fp, fn, tn: (tp + tn) / (tp + fp + fn + tn),
+    lambda tp, fp, fn, tn: tp / (tp + fn),
+    lambda tp, fp, fn, tn: tn / (tn + fp),
+    lambda tp, fp, fn, tn: 2 * tp / (2 * tp + fp + fn),
+    lambda tp, fp, fn, tn: tp / (tp + fp + fn),
+)
+
+
+def score(formula: Score, logits: Tensor, labels: Tensor) -> float:
+    """One micro score of a batch: logits (N, K, H, W), labels (N, H, W) int64."""
+    classes = logits.shape[1]
+    predicted = F.one_hot(torch.softmax(logits, 1).argmax(1), classes).permute(0, 3, 1, 2).float()
+    truth = F.one_hot(labels, classes).permute(0, 3, 1, 2).float()
+    counts = ((predicted * truth), predicted * (1 - truth), (1 - predicted) * truth, (1 - predicted) * (1 - truth))
+    return float(formula(*(count.sum() for count in counts)).item())
+
+
+def plain_step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
+    """One step: images (N, 3, H, W) float32, labels (N, H, W) int64."""
+    logits = network(images)
+    loss = F.cross_entropy(logits, labels)
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    loss.item()
+    for formula in SCORES:
+        score(formula, logits.detach(), labels)
+
+
+def plain_batches(dataset: Dataset, augment: Any, preprocess: Preprocess, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of pictures that are decoded, resized, turned and normalised one after another in this process."""
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(dataset)).tolist()
+    for start in range(0, len(order) - batch + 1, batch):
+        samples = [augment(dataset[index], rng) for index in order[start : start + batch]]
+        images = torch.stack([torch.from_numpy(preprocess.normalise(rgb)) for rgb, _ in samples])
+        labels = torch.stack([torch.from_numpy(labels).long() for _, labels in samples])
+        yield images, labels.clamp(max=18)  # one_hot knows no void

@@ -1,0 +1,28 @@
+"""Evaluations of several data sets and batch sizes shared by all ranks; rank 0 saves the counts. Run by test_distributed."""
+
+import sys
+
+import numpy as np
+
+from core.datasets import open_dataset
+from core.segmenter import Segmenter
+from training.distributed import join
+from training.validation import count_together
+
+
+def main(path: str, checkpoint: str, *folders: str) -> None:
+    segmenter = Segmenter.load(checkpoint, "cpu")
+    with join(use_gpu=False) as world:
+        counts = {}
+        for folder in folders:
+            dataset = open_dataset(folder, "val")
+            for batch in (1, 8):
+                tally = count_together(segmenter.many, dataset, batch, world)
+                counts[f"{len(dataset)} {batch}"] = tally.confusion
+                counts[f"{len(dataset)} {batch} each"] = tally.per_image
+        if world.main:
+            np.savez(path, **counts)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
