@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test serve check lock clean
+.PHONY: help demo test serve bench soak check lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/ -/'
@@ -20,6 +20,12 @@ demo: $(READY) ## train a small DDU-Net on generated scenes, evaluate it, serve 
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest
+
+bench: $(READY) ## the figures of docs/performance.md, measured side by side: half an hour
+	$(BIN)/python -m tests.benchmarks
+
+soak: $(READY) ## kill training fifty times, and a save at each of its system calls (needs strace): an hour
+	$(BIN)/python -m tests.soak
 
 serve: $(READY) ## serve what lies in runs/ on http://localhost:8000
 	$(BIN)/python -m service

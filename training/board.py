@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torchvision.transforms.v2.functional import pad
-from torchvision.utils import make_grid
+from torch.nn.functional import pad
 
 from core.datasets import Dataset
 from core.transforms import resize_label, resize_photo
@@ -65,6 +64,8 @@ class Board:
 def picture_strip(segment: FittedSegmenter, dataset: Dataset, pictures: int = 4) -> npt.NDArray[np.uint8]:
     """Evenly spaced samples of a split kept at the network's size: (H, W, 3) uint8 RGB, a row each of photograph, label
     and prediction."""
+    from torchvision.utils import make_grid  # takes two seconds, which a process that draws nothing does not have
+
     palette = dataset.labels.palette
     tiles = []
     for index in np.linspace(0, len(dataset) - 1, min(pictures, len(dataset))).astype(int):
@@ -74,5 +75,5 @@ def picture_strip(segment: FittedSegmenter, dataset: Dataset, pictures: int = 4)
         maps = [palette[resize_label(ids, size)] for ids in (labels, segment([rgb], [(height, width)])[0])]
         tiles += [torch.from_numpy(np.ascontiguousarray(tile)).permute(2, 0, 1) for tile in (resize_photo(rgb, size), *maps)]
     widest = max(tile.shape[2] for tile in tiles)
-    grid = make_grid([pad(tile, [0, 0, widest - tile.shape[2], 0]) for tile in tiles], nrow=3, padding=4)
+    grid = make_grid([pad(tile, (0, widest - tile.shape[2])) for tile in tiles], nrow=3, padding=4)
     return grid.permute(1, 2, 0).numpy()  # type: ignore[no-any-return]

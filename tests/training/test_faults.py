@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +226,7 @@ def test_a_tensorboard_folder_that_can_t_be_written_is_one_warning(
     assert (tmp_path / "r" / "checkpoints" / "epoch-0002.safetensors").exists()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's writer says so, too
 def test_a_tensorboard_log_that_breaks_later_is_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from training.board import Board
 
@@ -275,15 +277,25 @@ def test_a_second_signal_stops_at_once(scenes: Path, tmp_path: Path) -> None:
     assert not list(victim.folder.rglob("*.tmp"))
 
 
+SHORT = ("--batch-size", 2, "--epochs", 2)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Victim]:
+    """By number of processes: a run of six steps from beginning to end."""
+    runs = {n: Victim(scenes, tmp_path_factory.mktemp("whole") / str(n), n, SHORT) for n in (1, 2)}
+    for run in runs.values():
+        run.whole()
+    return runs
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("what", ["validation", "save"])
 def test_a_signal_in_a_validation_or_a_save_stops_with_everything_saved(
-    scenes: Path, tmp_path: Path, what: str, processes: int
+    scenes: Path, undisturbed: dict[int, Victim], tmp_path: Path, what: str, processes: int
 ) -> None:
-    flags = ("--batch-size", 2, "--epochs", 2)
-    whole = Victim(scenes, tmp_path / "whole", processes, flags)
-    whole.whole()
-    victim = Victim(scenes, tmp_path / "r", processes, flags, slow=what)
+    whole = undisturbed[processes]
+    victim = Victim(scenes, tmp_path / "r", processes, SHORT, slow=what)
     process = victim.start()
     assert victim.until(process, 1, what=what), victim.finish(process)
     began = time.monotonic()
@@ -300,22 +312,21 @@ def test_a_signal_in_a_validation_or_a_save_stops_with_everything_saved(
     assert differences(victim.folder, whole.folder, epochs=2) == []
 
 
-def test_a_rank_that_hangs_is_an_error_within_the_timeout_and_all_start_again(scenes: Path, tmp_path: Path) -> None:
-    flags = ("--batch-size", 2, "--epochs", 2, "--timeout", 5)
-    whole = Victim(scenes, tmp_path / "whole", 2, flags)
-    whole.whole()
-    victim = Victim(scenes, tmp_path / "r", 2, flags)
+def test_a_rank_that_hangs_is_an_error_within_the_timeout_and_all_start_again(
+    scenes: Path, undisturbed: dict[int, Victim], tmp_path: Path
+) -> None:
+    victim = Victim(scenes, tmp_path / "r", 2, (*SHORT, "--timeout", 5))
     process = victim.start()
     assert victim.until(process, 3), victim.finish(process)
     os.kill(victim.workers(process)[1], signal.SIGSTOP)
     assert victim.finish(process) == 0, victim.out[-1]
     assert "all start again from the newest checkpoint (restart 1 of 3)" in victim.out[-1]
-    assert differences(victim.folder, whole.folder, epochs=2) == []
+    assert differences(victim.folder, undisturbed[2].folder, epochs=2) == []
 
 
-def test_an_error_that_would_come_again_is_not_tried_again(scenes: Path, tmp_path: Path) -> None:
-    victim = Victim(scenes, tmp_path / "r", 2, ("--batch-size", 2, "--epochs", 2))
-    victim.whole()
+def test_an_error_that_would_come_again_is_not_tried_again(undisturbed: dict[int, Victim], tmp_path: Path) -> None:
+    victim = replace(undisturbed[2], folder=tmp_path / "r")
+    shutil.copytree(undisturbed[2].folder, victim.folder)
     for path in (victim.folder / "resume").iterdir():
         path.write_bytes(b"torn")
     process = victim.start()

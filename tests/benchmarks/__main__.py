@@ -1,0 +1,178 @@
+"""`make bench`: every figure of docs/performance.md, each a ratio of two things that took turns in one run.
+
+python -m tests.benchmarks [PART...]      parts: step loader epoch memory ranks; all where none is named
+"""
+
+from __future__ import annotations
+
+import csv
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from core.models import build_model
+from tests.benchmarks.side_by_side import Worker, interleaved
+from tests.training.kills import Victim
+from training.synthesize import write_scene
+
+Line = tuple[str, str, str, str, str]  # what, before, after, ratio, wanted
+PICTURES, BATCH = 32, 8
+
+
+def matrix_rate() -> float:
+    """The machine's fp32 matrix rate in GFLOP/s: the faster of a matrix product and the same as a 1x1 convolution."""
+    side = 2048
+    a, b = torch.randn(side, side), torch.randn(side, side)
+    image, kernel = a.T.reshape(1, side, 32, side // 32), b.reshape(side, side, 1, 1)
+    image = image.contiguous(memory_format=torch.channels_last)
+    best = []
+    for work in (lambda: torch.mm(a, b), lambda: F.conv2d(image, kernel)):
+        work()
+        times = []
+        for _ in range(9):
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+        best.append(2 * side**3 / statistics.median(times) / 1e9)
+    return max(best)
+
+
+def step_work(model: str, width: int, batch: int) -> float:
+    """GFLOP of a training step's convolutions, forward and backward."""
+    network = build_model(model, 19, width).to("meta")
+    with FlopCounterMode(display=False) as counter:
+        network(torch.empty(batch, 3, 256, 256, device="meta")).sum().backward()
+    return counter.get_total_flops() / 1e9
+
+
+def step() -> Iterator[Line]:
+    rates = []
+    for model, width, batch, wanted, share in (
+        ("ddunet", 16, 8, "1.7x", ""),
+        ("unet", 16, 8, "1.7x", ""),
+        ("r2unet", 16, 8, "", ""),
+        ("ddunet", 64, 4, "1.3x", "65 %"),
+        ("unet", 64, 4, "1.3x", "50 %"),
+    ):
+        workers = [Worker("step", kind, model, width, batch) for kind in ("plain", "plain-kept", "ours")]
+        plain, kept, ours = interleaved(workers, 3 if width > 16 else 5)
+        convolutions = workers[2].ask("shares")
+        for worker in workers:
+            worker.close()
+        what = f"step, {model}, width {width}, batch {batch}"
+        yield what, f"{plain:.2f} s", f"{ours:.2f} s", f"{plain / ours:.2f}x", wanted
+        yield f"{what}: the plain loop with memory kept, too", f"{kept:.2f} s", f"{ours:.2f} s", f"{kept / ours:.2f}x", ""
+        rates.append(matrix_rate())
+        done = step_work(model, width, batch) / ours
+        yield f"{what}: of the matrix rate", f"{rates[-1]:.0f} GFLOP/s", f"{done:.0f} GFLOP/s", f"{done / rates[-1]:.0%}", share
+        yield f"{what}: convolutions' share of the time", "", "", f"{convolutions:.0%}", ""
+
+
+def large_pictures() -> Path:
+    """Scenes of 2048x1024 as PNG, as large as those of Cityscapes."""
+    folder = Path(tempfile.gettempdir(), f"benchmark-scenes-{PICTURES}")
+    for split, count in (("train", PICTURES), ("val", 2)):
+        for index in range(count):
+            if not (folder / "complete").exists():
+                write_scene(folder, split, index, (1024, 2048), seed=0)
+    (folder / "complete").touch()
+    return folder
+
+
+def loader() -> Iterator[Line]:
+    data = large_pictures()
+    workers = [Worker("loader", kind, data, BATCH) for kind in ("read", "classic", "street")]
+    read, classic, street = interleaved(workers, 5)
+    for worker in workers:
+        worker.close()
+    before = PICTURES / read
+    for name, seconds, wanted in (("classic", classic, "2,000 images/s"), ("street", street, "400 images/s")):
+        after = 4 * PICTURES / seconds
+        yield (
+            f"loader alone, 2048x1024 PNG to 256x256, {name}",
+            f"{before:.0f} images/s",
+            f"{after:.0f} images/s",
+            f"{after / before:.0f}x",
+            wanted,
+        )
+
+
+def epoch() -> Iterator[Line]:
+    data = large_pictures()
+    workers = [Worker("epoch", kind, data, "ddunet", 16, BATCH) for kind in ("plain", "ours")]
+    plain, ours = interleaved(workers, 3)
+    for worker in workers:
+        worker.close()
+    what = f"epoch of {PICTURES} PNGs of 2048x1024, ddunet, width 16, second epoch on"
+    yield what, f"{plain:.1f} s", f"{ours:.1f} s", f"{plain / ours:.2f}x", "2.5x"
+
+
+def memory() -> Iterator[Line]:
+    for width, batch in ((64, 2), (16, 8)):
+        workers = [Worker("step", kind, "r2unet", width, batch) for kind in ("ours", "recompute")]
+        kept, again = interleaved(workers, 3)
+        for worker in workers:
+            worker.close()
+        before, after = (worker.peak / 1e9 for worker in workers)
+        what = f"--checkpoint-activations, r2unet, width {width}, batch {batch}"
+        yield f"{what}: peak memory", f"{before:.2f} GB", f"{after:.2f} GB", f"{after / before:.0%}", "60 %"
+        yield f"{what}: time", f"{kept:.2f} s", f"{again:.2f} s", f"{again / kept:.2f}x", "1.4x"
+
+
+def ranks() -> Iterator[Line]:
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder, "scenes")
+        for split, count in (("train", 64), ("val", 2)):
+            for index in range(count):
+                write_scene(data, split, index, (256, 512), seed=0)
+        flags = ("--width", 16, "--size", 256, 256, "--batch-size", 8, "--epochs", 2, "--checkpoint-every", 999)
+        speeds: dict[int, list[float]] = {1: [], 2: []}
+        for turn in range(3):
+            for processes in (1, 2):
+                victim = Victim(data, Path(folder, f"{turn}-{processes}"), processes, flags)
+                victim.whole()
+                with (victim.folder / "history.csv").open() as file:
+                    speeds[processes].append(float(list(csv.DictReader(file))[-1]["images_per_s"]))
+                shutil.rmtree(victim.folder)
+    one, two = (statistics.median(speeds[processes]) for processes in (1, 2))
+    what = "two ranks of one thread against one process of two, ddunet, width 16, batch 8"
+    yield what, f"{one:.1f} images/s", f"{two:.1f} images/s", f"{two / one:.2f}x", "0.9x"
+
+
+PARTS: dict[str, Callable[[], Iterator[Line]]] = {
+    "step": step,
+    "loader": loader,
+    "epoch": epoch,
+    "memory": memory,
+    "ranks": ranks,
+}
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    return (
+        f"{len(names)} cores of {names[0]}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def main(*parts: str) -> None:
+    print(f"{machine()}, {datetime.now(UTC):%Y-%m-%d}\n")
+    print("| what | before | after | ratio | wanted |\n|---|---|---|---|---|")
+    for part in parts or PARTS:
+        for line in PARTS[part]():
+            print(f"| {' | '.join(line)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
