@@ -73,7 +73,7 @@ class TrainConfig(BaseSettings):
     )
     compile: bool = Field(False, description="torch.compile the network, for GPUs")
     checkpoint_activations: bool = Field(
-        False, description="compute r2unet's recurrent steps again in the backward pass instead of keeping them"
+        False, description="compute r2unet's recurrent blocks again in the backward pass: half the memory"
     )
     seed: int = Field(0, ge=0, lt=2**63, description="of weights, order and augmentation")
     init: str | None = Field(None, description="checkpoint to start from; its head is replaced where classes differ")

@@ -21,6 +21,7 @@ from training.signals import StopWish, stop_wish
 
 ORDERS = "TRAINING_ORDERS"  # names the file that tells the processes what their parent has settled
 VERDICT = "TRAINING_VERDICT"  # names the file in which a process tells an error that another attempt would meet again
+STOPPED = 130  # what a command ends with that was interrupted
 POLL_S = 0.05
 PROGRAM = (sys.executable, "-m", "training")
 
@@ -65,8 +66,11 @@ def launch(processes: int, arguments: Sequence[str], orders: str = "", max_resta
             if verdict.exists():
                 return int(json.loads(verdict.read_text(encoding="utf-8"))["code"])
             told = f"process {failed[0]} {_describe(failed[1])}"
+            if wish.asked and failed[1] in (-signal.SIGTERM, STOPPED):
+                print("stopped before the first step; nothing is lost", flush=True)
+                return 0
             if wish.asked:
-                print(f"stopped: {told}", file=sys.stderr)
+                print(f"error: asked to stop, and {told}", file=sys.stderr)
                 return 1
             if attempt < max_restarts:
                 print(

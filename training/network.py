@@ -13,7 +13,7 @@ from core.checkpoint import Architecture, find_checkpoint, read_checkpoint
 from core.errors import InputError
 from core.labels import LabelSpace
 from core.models import Network, build_model
-from core.models.r2unet import RecurrentLayer
+from core.models.r2unet import RecurrentResidualBlock
 from training.config import TrainConfig
 from training.distributed import World
 from training.run_folder import RunFolder
@@ -32,7 +32,7 @@ def new_network(config: TrainConfig, labels: LabelSpace) -> Network:
                              f" {config.width}; train with --model {theirs.name} --width {theirs.width}")  # fmt: skip
         load_state(network, source, new_head=source.card.labels.names != labels.names)
     for layer in network.modules():
-        if isinstance(layer, RecurrentLayer):
+        if isinstance(layer, RecurrentResidualBlock):
             layer.recompute = config.checkpoint_activations
     return network
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import PurePath
 
+import torch
 from torch.optim import Adam
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -129,23 +130,18 @@ class Run:
 
     def account(self, place: Place, resumed: bool) -> Document:
         """One start for `config.json`: from where, on what, and whether the bits are those of an undisturbed run."""
-        data = fingerprint(self.train_set)
-        before = self.folder.starts()
-        changes = []
-        if resumed and place.ranks != self.world.ranks:
-            changes.append(f"{self.world.ranks} processes instead of {place.ranks}")
-        if resumed and before and before[-1].get("data") != data:
-            changes.append("other training files")
-        if changes:
-            print(f"warning: {' and '.join(changes)}: it goes on, but not with the bits of an undisturbed run", flush=True)
-        return {
-            "epoch": place.epoch,
-            "step": place.step,
+        on = {
             "ranks": self.world.ranks,
-            "device": str(self.world.device.type),
-            "data": data,
-            "exact": not changes,
+            "device": self.world.device.type,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "data": fingerprint(self.train_set),
         }
+        before = self.folder.starts()[-1:] if resumed else []
+        changes = [f"{key} {on[key]} instead of {old[key]}" for old in before for key in on if old.get(key, on[key]) != on[key]]
+        if changes:
+            print(f"warning: {', '.join(changes)}: it goes on, but not with the bits of an undisturbed run", flush=True)
+        return {"epoch": place.epoch, "step": place.step, **on, "exact": not changes}
 
     def finished(self, place: Place) -> bool:
         """Whether nothing is left to do, and why, where that is not plain."""

@@ -66,12 +66,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Check everything in this process, then train here or in one process for each GPU."""
+    with terminable():  # until the training itself listens to the signals
+        return _run(options, arguments)
+
+
+def _run(options: argparse.Namespace, arguments: list[str]) -> int:
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     orders = read_orders()
     if orders is not None:  # this is one of the processes: its parent has checked everything
         settled = Orders.model_validate_json(orders)
-        again = int(os.environ["TORCHELASTIC_RESTART_COUNT"]) > 0
         return train(settled.config.model_copy(update={"resume": settled.config.resume or again}), settled.survey)
     flags = {key: value for key, value in vars(options).items() if key in TrainConfig.model_fields}
+    if again:  # torchrun starts the same command anew
+        flags["resume"] = True
     config = settle(load_config(flags, options.config), set(flags))
     processes = processes_to_launch(config.gpus)
     if processes > 1:
@@ -119,7 +126,7 @@ def prepare(config: TrainConfig, ranks: int) -> Survey:
                          f" at the deepest level; use a --batch-size of {2 * ranks} or more, or a larger --size")  # fmt: skip
     if not data.alone:
         EpochBatches(len(data.train), config.batch_size, config.seed, ranks=ranks)
-    with only_writer(config.run_folder) if config.run_folder.is_dir() else nullcontext(), terminable():
+    with only_writer(config.run_folder) if config.run_folder.is_dir() else nullcontext():
         survey = data.survey(config.skip_bad)
     EpochBatches(len(data.train) - len(survey.train.bad), config.batch_size, config.seed, ranks=ranks)
     if survey.skipped:

@@ -18,12 +18,7 @@ class RecurrentLayer(nn.Module):
 
     Each application has a batch norm of its own: shared statistics would mix two distributions, and such a network
     is known to collapse at evaluation (Cooijmans et al. 2017, section 3).
-
-    With `recompute` training keeps only its input and computes the rest again in the backward pass: the same gradients
-    for less memory and more time.
     """
-
-    recompute = False
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -32,33 +27,31 @@ class RecurrentLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape."""
-        if self.recompute and self.training:
-            aside = lambda: (nullcontext(), _statistics_aside(self.norms))  # noqa: E731
-            again: Tensor = checkpoint(self._steps, x, use_reentrant=False, context_fn=aside)
-            return again
-        return self._steps(x)
-
-    def _steps(self, x: Tensor) -> Tensor:
         first = F.relu(self.norms[0](self.conv(x)))
         return F.relu(self.norms[1](self.conv(x + first)))
 
 
 @contextmanager
-def _statistics_aside(norms: nn.ModuleList) -> Iterator[None]:
+def _statistics_aside(norms: list[_BatchNorm]) -> Iterator[None]:
     """Let batch norms count into copies: a batch that goes through twice is one batch to the running statistics."""
-    layers = [norm for norm in norms if isinstance(norm, _BatchNorm)]
-    own = [dict(layer._buffers) for layer in layers]
-    for layer, buffers in zip(layers, own, strict=True):
-        layer._buffers.update({name: None if b is None else b.clone() for name, b in buffers.items()})
+    own = [dict(norm._buffers) for norm in norms]
+    for norm, buffers in zip(norms, own, strict=True):
+        norm._buffers.update({name: None if b is None else b.clone() for name, b in buffers.items()})
     try:
         yield
     finally:
-        for layer, buffers in zip(layers, own, strict=True):
-            layer._buffers.update(buffers)
+        for norm, buffers in zip(norms, own, strict=True):
+            norm._buffers.update(buffers)
 
 
 class RecurrentResidualBlock(nn.Module):
-    """A convolution unit whose output is added to that of two recurrent layers on it: (N, A, H, W) to (N, B, H, W)."""
+    """A convolution unit whose output is added to that of two recurrent layers on it: (N, A, H, W) to (N, B, H, W).
+
+    With `recompute` training keeps only the block's input and runs it again in the backward pass: the same gradients for
+    half the memory and a quarter more time.
+    """
+
+    recompute = False
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -67,6 +60,15 @@ class RecurrentResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, A, H, W) to (N, B, H, W)."""
+        if self.recompute and self.training:
+            norms = [module for module in self.modules() if isinstance(module, _BatchNorm)]
+            again: Tensor = checkpoint(
+                self._run, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_aside(norms))
+            )
+            return again
+        return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
         x = self.enter(x)
         residual: Tensor = self.layers(x)
         return x + residual

@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from core.datasets import open_dataset
 from core.models import build_model
-from core.models.r2unet import RecurrentLayer
+from core.models.r2unet import RecurrentResidualBlock
 from core.transforms import Preprocess
 from tests.benchmarks.plain import plain_batches, plain_step
 from training.augment import RECIPES
@@ -39,7 +39,7 @@ def make_step(model: str, width: int, recompute: bool = False) -> Step:
     torch.manual_seed(0)
     network = build_model(model, CLASSES, width).to(memory_format=torch.channels_last)
     for layer in network.modules():
-        if isinstance(layer, RecurrentLayer):
+        if isinstance(layer, RecurrentResidualBlock):
             layer.recompute = recompute
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
     return Step(network.train(), network, optimizer, Loss("ce", None, 1, 1), WORLD, Preprocess())
@@ -67,7 +67,7 @@ def loader_of(data: str, recipe: str, batch: int, cached: bool) -> Loader:
     if not cached:
         return Loader(KeptDataset(dataset, augment.keep), augment, batches, threads=2)
     cache = Cache(dataset, augment.keep, Path(tempfile.gettempdir(), "benchmark-cache"))
-    return Loader(CachedDataset(cache, cache.make(skip_bad=False)), augment, batches, threads=2)
+    return Loader(CachedDataset(cache, cache.make(False, told=lambda _: None)), augment, batches, threads=2)
 
 
 def epoch_work(kind: str, data: str, model: str, width: str, batch: str) -> Callable[[], None]:
@@ -116,11 +116,26 @@ def shares(work: Callable[[], None]) -> float:
     return sum(time for key, time in own.items() if "convolution" in key) / sum(own.values())
 
 
+def tensors_peak(work: Callable[[], None]) -> float:
+    """The most bytes that tensors held beyond what they held at the start: what a device would need for the work."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        work()
+    events = [(e.start_ns(), e.nbytes()) for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+    held = peak = 0
+    for _, size in sorted(events):
+        held += size
+        peak = max(peak, held)
+    return peak
+
+
+QUESTIONS: dict[str, Callable[[Callable[[], None]], float]] = {"shares": shares, "memory": tensors_peak}
+
+
 def main(what: str, *arguments: str) -> None:
     work = WORK[what](*arguments)
     for line in sys.stdin:
-        if line.strip() == "shares":
-            print(shares(work), flush=True)
+        if line.strip() in QUESTIONS:
+            print(QUESTIONS[line.strip()](work), flush=True)
             continue
         start = time.perf_counter()
         work()

@@ -352,6 +352,6 @@ def test_another_number_of_ranks_goes_on_and_is_recorded_as_not_exact(scenes: Pa
     assert victim.finish(process) == 0
     victim.processes = 1
     victim.whole()
-    assert "warning: 1 processes instead of 2: it goes on, but not with the bits" in victim.out[-1]
+    assert "warning: ranks 1 instead of 2, threads 2 instead of 1: it goes on, but not with the bits" in victim.out[-1]
     starts = json.loads((victim.folder / "config.json").read_text())["starts"]
     assert [(start["ranks"], start["exact"]) for start in starts] == [(2, True), (1, False)]

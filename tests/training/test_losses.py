@@ -15,7 +15,7 @@ from torchmetrics.functional.segmentation import dice_score
 from core.backends.torch_ import to_tensors
 from core.checkpoint import read_checkpoint
 from core.models import build_model
-from core.models.r2unet import RecurrentLayer
+from core.models.r2unet import RecurrentResidualBlock
 from training.loop import learning_rates
 from training.losses import EPSILON, Loss, class_weights
 
@@ -101,7 +101,7 @@ def test_recomputed_steps_give_the_same_gradients_and_statistics() -> None:
     plain = build_model("r2unet", 5, 4).train()
     again = copy.deepcopy(plain)
     for layer in again.modules():
-        if isinstance(layer, RecurrentLayer):
+        if isinstance(layer, RecurrentResidualBlock):
             layer.recompute = True
     for network in (plain, again):
         torch.manual_seed(1)
