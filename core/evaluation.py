@@ -79,19 +79,21 @@ def count(
     rank: int = 0,
     ranks: int = 1,
     progress: Callable[[int, Sequence[Sample]], None] | None = None,
+    timeout_s: float | None = None,
 ) -> Tally:
     """Segment a rank's share of the data set and count; labels are scored at their own size.
 
     The next samples are decoded while one batch is segmented. `progress(done, samples)` is called after each batch;
-    an exception from it ends the evaluation.
+    an exception from it ends the evaluation. Raises TimeoutError where a batch is not read within `timeout_s` seconds.
     """
     images, classes = len(dataset), len(dataset.labels)
     tally = Tally(np.zeros((classes, classes + 1), np.int64), np.zeros((images, 3, classes), np.int64), np.zeros(images), 0)
     start = time.perf_counter()
     plan = list(batches(images, batch_size, rank, ranks))
     done = 0
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        decoded = prefetch(pool, lambda batch: [dataset[index] for index in batch], plan, ahead=2)
+    pool = ThreadPoolExecutor(max_workers=2)
+    try:
+        decoded = prefetch(pool, lambda batch: [dataset[index] for index in batch], plan, 2, timeout_s)
         for batch, samples in zip(plan, decoded, strict=True):
             began = time.perf_counter()
             predictions = segment([rgb for rgb, _ in samples], [(labels.shape[0], labels.shape[1]) for _, labels in samples])
@@ -103,6 +105,8 @@ def count(
             done += len(batch)
             if progress:
                 progress(done, samples)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     tally.seconds = time.perf_counter() - start
     return tally
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from core.datasets import Dataset, FolderDataset, Sample, read_sample
+from core.errors import RunError
 from core.files import remove_temporaries, write_atomically
 from core.labels import LabelSpace
 from core.prefetch import prefetch
@@ -58,20 +59,22 @@ class Contents(BaseModel):
 
     bad: dict[int, str] = {}  # index in the data set -> what is wrong
     pixels: list[int]  # of each class, in the kept labels
+    file: str | None = None  # the cache's name, where there is one
     sizes: list[tuple[int, int, int, int]] = []  # height and width of photograph and label, of the good ones in order
 
 
 class Look:
     """Decodes every sample of a split once, in all cores, and keeps the account of it."""
 
-    def __init__(self, dataset: Dataset, keep: Kept) -> None:
-        self.dataset, self.keep = dataset, keep
+    def __init__(self, dataset: Dataset, keep: Kept, timeout_s: float | None = None) -> None:
+        self.dataset, self.keep, self.timeout_s = dataset, keep, timeout_s
         self.contents = Contents(pixels=[0] * len(dataset.labels))
 
     def samples(self, title: str) -> Iterator[Sample]:
         """What is kept of the good samples, in order, with a progress bar; the others go into `contents.bad`."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = prefetch(pool, self._keep, range(len(self.dataset)), ahead=2 * (os.cpu_count() or 1))
+        pool = ThreadPoolExecutor(os.cpu_count())
+        try:
+            found = prefetch(pool, self._keep, range(len(self.dataset)), 2 * (os.cpu_count() or 1), self.timeout_s)
             for index, sample in enumerate(bar(title, items=found, total=len(self.dataset), unit="image")):
                 if isinstance(sample, str):
                     self.contents.bad[index] = sample
@@ -80,6 +83,8 @@ class Look:
                 self.contents.pixels = (np.array(self.contents.pixels) + counts).tolist()
                 self.contents.sizes.append((*sample[0].shape[:2], *sample[1].shape))
                 yield sample
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # not waiting for a read that hangs
 
     def _keep(self, index: int) -> Sample | str:
         sample = read_sample(self.dataset, index)
@@ -107,14 +112,20 @@ class Cache:
             with self.path.open("rb") as file:
                 file.seek(-16, os.SEEK_END)
                 ending = file.read()
+                if ending[8:] != MAGIC:
+                    return None
                 length = int.from_bytes(ending[:8], "little")
                 end = file.seek(-16 - length, os.SEEK_END)
                 contents = Contents.model_validate_json(file.read(length))
-        except (OSError, ValidationError):
+        except (OSError, ValueError):  # pydantic's is a ValueError, too
             return None
-        return contents if ending[8:] == MAGIC and end == sum(map(_bytes, contents.sizes)) else None
+        return contents if end == sum(map(_bytes, contents.sizes)) else None
 
-    def make(self, skip_bad: bool, told: Callable[[str], None] = print) -> Contents:
+    def recovered(self, contents: Contents) -> bool:
+        """Whether a sample that was bad can be used now: a network drive or a permission may have come back."""
+        return any(not isinstance(read_sample(self.dataset, index), str) for index in contents.bad)
+
+    def make(self, skip_bad: bool, told: Callable[[str], None] = print, timeout_s: float | None = None) -> Contents:
         """Decode everything and write the file, unless another process did so in the meantime; the account.
 
         Nothing is written where a sample is bad and is not to be skipped. Raises OSError: a full disk, for example.
@@ -128,7 +139,8 @@ class Cache:
             outdated = [path for path in self.folder.glob(f"{self.kind}-*.cache") if path != self.path]
             if outdated:
                 told(f"{self.dataset.name}: files of {self.dataset.split} changed; its cache is made anew")
-            look = Look(self.dataset, self.keep)
+            look = Look(self.dataset, self.keep, timeout_s)
+            look.contents.file = self.path.name
             try:
                 write_atomically(self.path, self._chunks(look, skip_bad))
             except _BadSamplesError:
@@ -156,7 +168,12 @@ class CachedDataset:
         self._sizes = contents.sizes
         self._good = [index for index in range(len(self.source)) if index not in contents.bad]
         self._starts = np.cumsum([0, *map(_bytes, self._sizes)])
-        self._data = np.memmap(cache.path, np.uint8, mode="c")  # never written to; torch wants writable memory
+        path = cache.folder / (contents.file or cache.path.name)
+        try:
+            self._data = np.memmap(path, np.uint8, mode="c")  # never written to; torch wants writable memory
+        except FileNotFoundError:
+            raise RunError(f"{path}: the cache is not there any more; start again with --resume, which makes it"
+                           " anew; several machines need a --cache folder that all see, or --cache none") from None  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._sizes)

@@ -180,12 +180,13 @@ def settle(config: TrainConfig, flags: set[str]) -> TrainConfig:
     if config.model is None and (config.run is None or not config.resume):
         raise InputError(f"--model: missing; known: {', '.join(MODELS)}")
     saved_file = config.run_folder / "config.json"
-    if saved_file.exists():
-        begun = any(config.run_folder.glob("*/*.safetensors"))
+    begun = any(config.run_folder.glob("*/*.safetensors"))
+    if config.resume and saved_file.exists():
+        return _merge(config, flags, TrainConfig.model_construct(**_plain(saved_file)), begun)
+    if begun:
         if config.resume:
-            return _merge(config, flags, TrainConfig.model_construct(**_plain(saved_file)), begun)
-        if begun:
-            raise InputError(f"{config.run_folder}: holds a run; go on with --resume, or choose another folder with --run")
+            raise InputError(f"{saved_file}: missing, and the folder holds a run; bring it back, or choose another --run")
+        raise InputError(f"{config.run_folder}: holds a run; go on with --resume, or choose another folder with --run")
     if config.model is None:
         raise InputError(f"--model: missing, and {saved_file} is not there to tell it; known: {', '.join(MODELS)}")
     if config.data is None:

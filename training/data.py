@@ -89,12 +89,12 @@ class TrainingData:
     alone: tuple[str, ...]  # what is wrong with files that are not one of a pair
     cache: Path | None  # folder of the caches; None: files are read whenever they are asked for
 
-    def survey(self, skip_bad: bool) -> Survey:
+    def survey(self, skip_bad: bool, timeout_s: float | None = None) -> Survey:
         """Decode everything once and keep it. Raises InputError that lists everything that is wrong, of both splits.
 
         With `skip_bad` what is wrong is left out, and an error only where nothing is left.
         """
-        contents = [self._decode(dataset, keep, skip_bad) for dataset, keep in self._splits]
+        contents = [self._decode(dataset, keep, skip_bad, timeout_s) for dataset, keep in self._splits]
         problems = [*self.alone, *(problem for found in contents for problem in found.bad.values())]
         if problems and not skip_bad:
             advice = "mend or remove them, or train without them with --skip-bad"
@@ -116,15 +116,21 @@ class TrainingData:
     def _splits(self) -> tuple[tuple[Dataset, Kept], tuple[Dataset, Kept]]:
         return (self.train, self.keep_train), (self.val, self.keep_val)
 
-    def _decode(self, dataset: Dataset, keep: Kept, skip_bad: bool) -> Contents:
+    def _decode(self, dataset: Dataset, keep: Kept, skip_bad: bool, timeout_s: float | None) -> Contents:
         if self.cache and isinstance(dataset, FolderDataset):
             cache = Cache(dataset, keep, self.cache)
             try:
-                return cache.read() or cache.make(skip_bad)
+                contents = cache.read()
+                if contents and cache.recovered(contents):
+                    cache.path.unlink(missing_ok=True)
+                    contents = None
+                return contents or cache.make(skip_bad, timeout_s=timeout_s)
+            except TimeoutError:
+                raise TimeoutError(f"{dataset.name}: a file of {dataset.split} could not be read in {timeout_s:g} s") from None
             except OSError as error:
                 raise RunError(f"{self.cache}: the cache can't be written ({error.strerror}); choose another folder with"
                                " --cache DIR, or train without one with --cache none") from None  # fmt: skip
-        look = Look(dataset, keep)
+        look = Look(dataset, keep, timeout_s)
         for _ in look.samples(f"looking through {dataset.split}"):
             pass
         return look.contents

@@ -24,6 +24,8 @@ from core.evaluation import Tally
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 TIMEOUT_S = 1800.0
+PREPARATION_S = 86_400.0  # how long the others wait for rank 0 to have looked through the data
+LAUNCHER = "TRAINING_LAUNCHER"  # process number of the launcher
 Value = TypeVar("Value")
 
 
@@ -34,6 +36,7 @@ class World:
     rank: int = 0
     ranks: int = 1
     device: torch.device = torch.device("cpu")  # noqa: RUF009 -- immutable
+    timeout_s: float = TIMEOUT_S  # of everything that one process waits for
 
     @property
     def main(self) -> bool:
@@ -100,31 +103,40 @@ def join(use_gpu: bool = True, timeout_s: float = TIMEOUT_S) -> Iterator[World]:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if gpu else torch.device("cpu")
     if "RANK" not in os.environ:
-        yield World(device=device)
+        yield World(device=device, timeout_s=timeout_s)
         return
-    _die_with_parent()
+    _die_with_launcher()
     if gpu:
         if local >= torch.cuda.device_count():
             raise InputError(
                 f"process {local} of this machine has no GPU: {torch.cuda.device_count()} are visible; start fewer"
             )
         torch.cuda.set_device(device)
-    timeout = timedelta(seconds=timeout_s)
-    store, rank, ranks = next(rendezvous("env://", timeout=timeout))
+    timeout, patience = timedelta(seconds=timeout_s), timedelta(seconds=max(timeout_s, PREPARATION_S))
+    store, rank, ranks = next(rendezvous("env://", timeout=patience))
     # a launcher keeps its store over restarts: in a part of its own an attempt finds no address of dead processes
     store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    if rank == 0:
+        store.set("ready", "1")
+    else:
+        store.wait(["ready"], patience)  # rank 0 may have looked through the data first
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", store=store, rank=rank, world_size=ranks, timeout=timeout)
-    yield World(rank, ranks, device)
+    yield World(rank, ranks, device, timeout_s)
     # not where this rank failed: the others may be inside a collective, and leaving the group would wait for them
     dist.destroy_process_group()
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to kill this process when its launcher dies: SIGKILL of a launcher leaves its workers alive otherwise."""
-    parent = os.getppid()
+def _die_with_launcher() -> None:
+    """Ask Linux to kill this process when its launcher dies: SIGKILL of a launcher leaves its workers alive otherwise.
+
+    Not under another parent: a shell from which somebody starts the ranks by hand may well be left.
+    """
+    launcher = os.environ.get(LAUNCHER)
+    if launcher is None and "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
     try:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     except (OSError, AttributeError):  # not Linux
         return
-    if os.getppid() != parent:  # it died in between
+    if launcher is not None and str(os.getppid()) != launcher:  # it died before this process had asked
         os.kill(os.getpid(), signal.SIGKILL)

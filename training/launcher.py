@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from core.errors import InputError
 from core.files import write_atomically
+from training.distributed import LAUNCHER
 from training.signals import StopWish, stop_wish
 
 ORDERS = "TRAINING_ORDERS"  # names the file that tells the processes what their parent has settled
@@ -59,6 +61,7 @@ def launch(processes: int, arguments: Sequence[str], orders: str = "", max_resta
                 "TORCHELASTIC_RESTART_COUNT": str(attempt),
                 ORDERS: str(Path(folder, "orders")),
                 VERDICT: str(verdict),
+                LAUNCHER: str(os.getpid()),
             }
             failed = _attempt([*arguments], processes, common, wish)
             if failed is None:
@@ -67,7 +70,7 @@ def launch(processes: int, arguments: Sequence[str], orders: str = "", max_resta
                 return int(json.loads(verdict.read_text(encoding="utf-8"))["code"])
             told = f"process {failed[0]} {_describe(failed[1])}"
             if wish.asked and failed[1] in (-signal.SIGTERM, STOPPED):
-                print("stopped before the first step; nothing is lost", flush=True)
+                print("stopped before the first step: nothing is lost; start the same command again", flush=True)
                 return 0
             if wish.asked:
                 print(f"error: asked to stop, and {told}", file=sys.stderr)
@@ -120,6 +123,12 @@ def read_orders() -> str | None:
     """What the parent has settled, None where there is no parent of this kind."""
     path = os.environ.get(ORDERS)
     return Path(path).read_text(encoding="utf-8") if path else None
+
+
+def job() -> str | None:
+    """What tells one launcher of several processes from another, over its restarts; None where there is none."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    return f"{name}, process {os.getppid()} on {socket.gethostname()}" if name else None
 
 
 def _describe(code: int) -> str:

@@ -16,8 +16,6 @@ from core.errors import InputError
 from core.prefetch import prefetch
 from training.augment import Augment
 
-TIMEOUT = 300.0  # seconds after which a batch that does not come is an error
-
 
 class Batch(NamedTuple):
     """`images` (N, H, W, 3) uint8 RGB and `labels` (N, H, W) uint8 train ids, 255 void, in the host's memory."""
@@ -69,7 +67,7 @@ class Loader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def epoch(self, epoch: int, first: int = 0, timeout_s: float = TIMEOUT) -> Iterator[Batch]:
+    def epoch(self, epoch: int, first: int = 0, timeout_s: float | None = None) -> Iterator[Batch]:
         """The batches of an epoch from step `first` on; those before are not touched.
 
         Raises InputError naming a file that broke, TimeoutError where a batch does not come within `timeout_s`.

@@ -42,8 +42,10 @@ def train_epoch(
     step.bare.train()
     start = time.perf_counter()
     with bar(title, world.main, total=steps, initial=done, unit="step") as shown:
-        for number, batch in enumerate(loader.epoch(epoch, done), done + 1):
+        for number, batch in enumerate(loader.epoch(epoch, done, world.timeout_s), done + 1):
             if world.any(wish.asked):
+                if number - 1 > done:
+                    look(step, loader, sums, epoch, number - 1, look_every)
                 save(number - 1)
                 raise Stopped
             for group in step.optimizer.param_groups:

@@ -46,8 +46,8 @@ class Recorder:
 
     def epoch(
         self, epoch: int, served: nn.Module, data: str, trained: Trained, validated: Validation, best: float | None
-    ) -> float:
-        """Record an epoch; the better of its score and `best`, the best before."""
+    ) -> tuple[float, str]:
+        """Record an epoch; the better of its score and `best`, the best before, and a line that tells of it."""
         labels, config = self.val_set.labels, self.config
         scores = metrics.scores(validated.tally.confusion, labels)
         card = Card(
@@ -76,12 +76,11 @@ class Recorder:
         self.folder.append_history(row)
         self.board.write(row, picture_strip(FittedSegmenter(self.segmenter), self.val_set))
         self.draw()
-        print(
+        line = (
             f"epoch {epoch}/{config.epochs}  loss {trained.loss:.4f}  val loss {validated.loss:.4f}"
-            f"  macro IoU {scores.macro_iou or 0:.3f}  {speed:.1f} images/s" + "  best so far" * better,
-            flush=True,
+            f"  macro IoU {scores.macro_iou or 0:.3f}  {speed:.1f} images/s" + "  best so far" * better
         )
-        return score if better or best is None else best
+        return (score if better or best is None else best), line
 
     def draw(self, last: bool = False) -> None:
         """Draw the curves beside the training; while one picture is drawn the next is left out, but for the last."""

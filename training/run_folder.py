@@ -25,6 +25,14 @@ def _numbers(path: Path) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", path.stem)]
 
 
+def _readable(path: Path) -> bool:
+    try:
+        path.read_bytes()
+    except OSError:
+        return False
+    return True
+
+
 class RunFolder:
     """`runs/NAME/` as the design lays it out; only the main process writes."""
 
@@ -51,6 +59,11 @@ class RunFolder:
         except FileNotFoundError:
             return []
         return list(document.get("starts", []))
+
+    def job(self) -> str | None:
+        """The launcher that started the run last."""
+        starts = self.starts()
+        return starts[-1].get("job") if starts else None
 
     def save_epoch(self, epoch: int, card: Card, tensors: Tensors, best: bool, keep: int | None) -> Path:
         """Write `epoch-EEEE`, point `last` (and `best`) to it and delete what `keep` leaves out."""
@@ -93,13 +106,17 @@ class RunFolder:
                 document, tensors = tensorfile.read(path)
             except CheckpointError as error:
                 print(f"warning: {error}; trying the one before", flush=True)
-                damaged.append(path)
+                damaged += [path] * _readable(path)  # what can't be read now may be whole all the same
                 continue
             for old in damaged:
                 old.replace(old.with_suffix(".damaged"))  # or it would count as one of the two that are kept
             return path, document, tensors
         if files:
             raise RunError(f"{self.resume}: none of its {len(files)} files is whole; start again with another --run")
+        epochs = len(list(self.checkpoints.glob(f"epoch-*{SUFFIX}")))
+        if epochs > 1 or len(self.read_history()) > 1 or any(self.resume.glob("*.damaged")):
+            raise RunError(f"{self.resume}: holds nothing to go on from, but the run has finished epochs; bring its files back,"
+                           " or start again with another --run, from the newest checkpoint with --init")  # fmt: skip
         return None
 
     def _resume_files(self) -> list[Path]:
@@ -119,10 +136,14 @@ class RunFolder:
             return [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(file)]
 
     def cut_history(self, epoch: int) -> None:
-        """Drop the rows after `epoch`: a run that goes on writes them again."""
+        """Drop the rows after `epoch`: a run that goes on writes them again, and says so."""
         rows, names = self._history_text()
+        kept = [row for row in rows if int(row["epoch"]) <= epoch]
+        if len(kept) < len(rows):
+            told = f"{len(rows)} epochs, the newest whole resume file {epoch}"
+            print(f"warning: {self.history} tells of {told}: what comes after is done again", flush=True)
         if names:
-            self._write_history([row for row in rows if int(row["epoch"]) <= epoch], names)
+            self._write_history(kept, names)
 
     def _history_text(self) -> tuple[list[Row], list[str]]:
         """The rows as they stand in the file, and the names of its columns."""

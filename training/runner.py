@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import PurePath
+from typing import Any
 
 import torch
 from torch.optim import Adam
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from core import tensorfile
 from core.backends.torch_ import TorchBackend
@@ -18,14 +18,15 @@ from core.datasets import Dataset
 from core.errors import RunError
 from core.models import MODELS
 from core.segmenter import Segmenter
-from core.tensorfile import Document
 from core.transforms import Preprocess
 from training import state
 from training.augment import RECIPES
+from training.average import Average
 from training.cache import Kept
 from training.config import TrainConfig
 from training.data import Survey, TrainingData, open_training_data
 from training.distributed import World
+from training.launcher import job
 from training.loading import EpochBatches, Loader
 from training.lock import only_writer
 from training.loop import Stopped, learning_rates, train_epoch
@@ -64,12 +65,10 @@ class Run:
         self.loader = Loader(self.train_set, augment, batches, config.worker_count, pin=world.device.type == "cuda")
         self.network = place_network(new_network(config, labels), world)
         optimizer = Adam(self.network.parameters(), lr=config.learning_rate, fused=True)
-        average = None
-        if config.ema is not None:
-            average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)  # type: ignore[no-untyped-call]
+        average = None if config.ema is None else Average(self.network, config.ema)
         self.moving = Moving(self.network, optimizer, average, Sums(len(labels), world.device))
         # what is evaluated and served; validation runs what the service runs, on the network in memory
-        self.served = average.module if average is not None else self.network
+        self.served = average.network if average is not None else self.network
         self.segmenter = Segmenter(TorchBackend(self.served, world.device), preprocess, labels)
         weights = class_weights(survey.train.pixels, world.device) if config.class_weights == "data" else None
         self.step = Step(
@@ -107,10 +106,10 @@ class Run:
         """Where to begin: at nothing, or where the newest whole resume file says. Raises InputError, RunError."""
         found = self.folder.newest_resume() if self.world.main and self.config.resume else None
         path = self.world.share(found[0] if found else None)
-        place = Place(ranks=self.world.ranks)
+        place = Place(on=self.conditions())
         if path is not None:
             document, tensors = found[1:] if found else tensorfile.read(path)
-            place = state.unpack(document, tensors, self.moving, self.world)
+            place = self.go_on(state.unpack(document, tensors, self.moving, self.world))
         if self.world.main:
             if self.config.resume:
                 inside = f", step {place.step}" if place.step else ""
@@ -122,26 +121,26 @@ class Run:
                 print(f"{self.folder.path}: {told}", flush=True)
             if place.epoch >= self.config.epochs:
                 print(f"{self.folder.path}: has its {place.epoch} epochs already; a larger --epochs goes on", flush=True)
-            self.folder.create(self.config, self.account(place, path is not None), self.survey.skipped)
+            start = {"epoch": place.epoch, "step": place.step, **place.on, "exact": place.exact, "job": job()}
+            self.folder.create(self.config, start, self.survey.skipped)
             self.folder.cut_history(place.epoch)
             announce(self.config, self.world, self.network, self.train_set, self.val_set, self.loader.batches)
         self.world.barrier()
         return place
 
-    def account(self, place: Place, resumed: bool) -> Document:
-        """One start for `config.json`: from where, on what, and whether the bits are those of an undisturbed run."""
-        on = {
-            "ranks": self.world.ranks,
-            "device": self.world.device.type,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "data": fingerprint(self.train_set),
-        }
-        before = self.folder.starts()[-1:] if resumed else []
-        changes = [f"{key} {on[key]} instead of {old[key]}" for old in before for key in on if old.get(key, on[key]) != on[key]]
-        if changes:
+    def conditions(self) -> dict[str, Any]:
+        """What the bits of a run depend on beside its configuration."""
+        on = {"ranks": self.world.ranks, "device": self.world.device.type, "threads": torch.get_num_threads()}
+        on |= {"torch": torch.__version__, "data": fingerprint(self.train_set, self.survey.train.pixels)}
+        return on | ({"epochs": self.config.epochs} if self.config.schedule == "cosine" else {})
+
+    def go_on(self, place: Place) -> Place:
+        """A place from a resume file on this machine; a warning where something makes other bits of it."""
+        on = self.conditions()
+        changes = [f"{key} {on[key]} instead of {place.on[key]}" for key in on if place.on.get(key, on[key]) != on[key]]
+        if changes and self.world.main:
             print(f"warning: {', '.join(changes)}: it goes on, but not with the bits of an undisturbed run", flush=True)
-        return {"epoch": place.epoch, "step": place.step, **on, "exact": not changes}
+        return replace(place, on=on, exact=place.exact and not changes)
 
     def finished(self, place: Place) -> bool:
         """Whether nothing is left to do, and why, where that is not plain."""
@@ -179,12 +178,13 @@ class Run:
         best = place.best
         if recorder:
             with told_as_run_error(self.folder):
-                best = recorder.epoch(epoch, self.served, self.train_set.name, trained, validated, place.best)
+                best, line = recorder.epoch(epoch, self.served, self.train_set.name, trained, validated, place.best)
+            print(line, flush=True)
         best = world.share(best)
         since_best = 0 if place.best is None or best > place.best else place.since_best + 1
         for counter in (self.moving.sums.counts, self.moving.sums.loss):
             counter.zero_()
-        place = Place(epoch, 0, best, since_best, world.ranks)
+        place = replace(place, epoch=epoch, step=0, best=best, since_best=since_best)
         self.save(place)
         return place
 
@@ -209,11 +209,11 @@ def told_as_run_error(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"{error.filename}: can't be written ({error.strerror}); the checkpoint before it is whole:"
-                       f" mend that and go on with --run {folder.path} --resume") from error  # fmt: skip
+        raise RunError(f"{error.filename or folder.path}: can't be written ({error.strerror}); the checkpoint before it is"
+                       f" whole: mend that and go on with --run {folder.path} --resume") from error  # fmt: skip
 
 
-def fingerprint(dataset: Dataset) -> str:
-    """What tells one set of training files from another: their number and names, wherever they lie."""
-    names = [PurePath(dataset.where(index)).name for index in range(len(dataset))]
-    return f"{len(names)} files, {hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:16]}"
+def fingerprint(dataset: Dataset, pixels: list[int]) -> str:
+    """What tells one set of training files from another: their number, names and labels, wherever they lie."""
+    content = [*(PurePath(dataset.where(index)).name for index in range(len(dataset))), *map(str, pixels)]
+    return f"{len(dataset)} files, {hashlib.sha256(chr(10).join(content).encode()).hexdigest()[:16]}"

@@ -25,6 +25,7 @@ class StopWish:
         if self.asked and time.monotonic() - self._first > SAME_S:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+            os._exit(128 + number)  # the first process of a container is not killed by its own signals
         if not self.asked:
             self.asked, self._first = True, time.monotonic()
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from core.backends.torch_ import to_tensors
+from core.errors import RunError
 from core.tensorfile import Document, Tensors
+from training.average import Average
 from training.distributed import World
 from training.step import Sums
 
-KIND = "resume"
+KIND, SCHEMA = "resume", 1
 
 
 @dataclass
@@ -27,7 +28,8 @@ class Place:
     step: int = 0  # steps of the next epoch
     best: float | None = None  # the best score so far
     since_best: int = 0  # epochs since then
-    ranks: int = 1  # of the run that wrote it
+    on: dict[str, Any] = field(default_factory=dict)  # what it ran on: ranks, threads, ...
+    exact: bool = True  # whether its bits are those of an undisturbed run
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Moving:
 
     network: nn.Module
     optimizer: Optimizer
-    average: AveragedModel | None
+    average: Average | None
     sums: Sums
 
 
@@ -53,13 +55,14 @@ def pack(place: Place, moving: Moving, world: World) -> tuple[Document, Tensors]
     tensors["generators"] = np.stack(world.gather(torch.get_rng_state().numpy()))
     if world.device.type == "cuda":
         tensors["generators.cuda"] = np.stack(world.gather(torch.cuda.get_rng_state().numpy()))
-    return {"kind": KIND, **vars(place), "ranks": world.ranks}, tensors
+    return {"kind": KIND, "schema_version": SCHEMA, **asdict(place)}, tensors
 
 
 def _weights(moving: Moving) -> Tensors:
     tensors = {f"network.{name}": array for name, array in to_tensors(moving.network).items()}
     if moving.average is not None:
-        tensors.update({f"average.{name}": array for name, array in to_tensors(moving.average).items()})
+        tensors.update({f"average.{name}": array for name, array in to_tensors(moving.average.network).items()})
+        tensors["updates"] = np.array(moving.average.updates)
     for index, slot in moving.optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer.{index}.{key}": value.detach().cpu().numpy() for key, value in slot.items()})
     return tensors
@@ -69,10 +72,23 @@ def unpack(document: Document, tensors: Tensors, moving: Moving, world: World) -
     """Put a resume file back into place on this rank.
 
     Another number of ranks than the one that wrote it is allowed: what belonged to one rank then goes to the first.
+    Raises RunError where the file is whole and yet not one of this run and program.
     """
+    try:
+        if (document["kind"], document["schema_version"]) != (KIND, SCHEMA):
+            raise ValueError(f"kind {document['kind']}, schema {document['schema_version']}; expected {KIND}, {SCHEMA}")
+        return _unpack(document, tensors, moving, world)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise RunError(f"a resume file that this program can't go on from ({reason}); start again with another --run, from"
+                       " its newest checkpoint with --init") from error  # fmt: skip
+
+
+def _unpack(document: Document, tensors: Tensors, moving: Moving, world: World) -> Place:
     moving.network.load_state_dict(_named(tensors, "network."))
     if moving.average is not None:
-        moving.average.load_state_dict(_named(tensors, "average."))
+        moving.average.network.load_state_dict(_named(tensors, "average."))
+        moving.average.updates = int(tensors["updates"])
     slots: dict[int, dict[str, Any]] = {}
     weights = list(moving.network.parameters())
     for name, value in _named(tensors, "optimizer.").items():
@@ -82,7 +98,7 @@ def unpack(document: Document, tensors: Tensors, moving: Moving, world: World) -
         slots.setdefault(int(index), {})[key] = value if like is None else like.copy_(value)
     moving.optimizer.load_state_dict({"state": slots, "param_groups": moving.optimizer.state_dict()["param_groups"]})
     place = Place(**{key: document[key] for key in vars(Place())})
-    same = place.ranks == world.ranks
+    same = place.on["ranks"] == world.ranks
     loss = tensors["sums.loss"][world.rank] if same else tensors["sums.loss"].sum(0) * world.main
     moving.sums.loss.copy_(torch.from_numpy(np.array(loss)))
     moving.sums.counts.copy_(torch.from_numpy(tensors["sums.counts"] * world.main))

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 from torch.optim import Adam
-from torch.optim.swa_utils import AveragedModel
 
 from core.backends.torch_ import confusion
 from core.transforms import Preprocess
+from training.average import Average
 from training.distributed import World
 from training.loading import Batch
 from training.losses import Loss
@@ -43,7 +43,7 @@ class Step:
         world: World,
         preprocess: Preprocess,
         clip: float | None = None,
-        average: AveragedModel | None = None,
+        average: Average | None = None,
         bf16: bool = False,
     ) -> None:
         self.bare, self.network = bare, network  # the second is the first, wrapped for ranks or compiled
@@ -93,7 +93,7 @@ class Step:
             torch._foreach_mul_(gradients, (self.clip / (norm + 1e-6)).clamp(max=1))
         self.optimizer.step()
         if self.average is not None:
-            self.average.update_parameters(self.bare)
+            self.average.update()
 
     def _without_sync(self, inside: bool) -> AbstractContextManager[None]:
         """Gradients travel between the ranks with the last part of a batch only."""

@@ -22,12 +22,13 @@ from core.models import MODELS
 from training.config import TrainConfig, load_config, settle
 from training.data import Survey
 from training.distributed import join
-from training.launcher import launch, processes_to_launch, read_orders
+from training.launcher import STOPPED, job, launch, processes_to_launch, read_orders
 from training.loading import EpochBatches
 from training.lock import only_writer
 from training.memory import keep_freed_memory
 from training.network import new_network
 from training.paths import require_folder
+from training.run_folder import RunFolder
 from training.runner import Run, make_data, make_preprocess
 from training.signals import stop_wish, terminable
 
@@ -66,19 +67,25 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Check everything in this process, then train here or in one process for each GPU."""
-    with terminable():  # until the training itself listens to the signals
-        return _run(options, arguments)
+    try:
+        with terminable():  # until the training itself listens to the signals
+            return _run(options, arguments)
+    except KeyboardInterrupt:
+        if read_orders() is not None:
+            return STOPPED  # and the launcher stops the others, which may be further
+        print("stopped before the first step: nothing is lost; start the same command again", flush=True)
+        return 0
 
 
 def _run(options: argparse.Namespace, arguments: list[str]) -> int:
-    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # a launcher starts the same command anew
     orders = read_orders()
     if orders is not None:  # this is one of the processes: its parent has checked everything
         settled = Orders.model_validate_json(orders)
         return train(settled.config.model_copy(update={"resume": settled.config.resume or again}), settled.survey)
     flags = {key: value for key, value in vars(options).items() if key in TrainConfig.model_fields}
-    if again:  # torchrun starts the same command anew
-        flags["resume"] = True
+    if again and RunFolder(load_config(flags, options.config).run_folder).job() == job():
+        flags["resume"] = True  # it is this launcher's own run that stands there
     config = settle(load_config(flags, options.config), set(flags))
     processes = processes_to_launch(config.gpus)
     if processes > 1:
@@ -96,13 +103,15 @@ class Orders(BaseModel):
 
 def train(config: TrainConfig, survey: Survey | None = None) -> int:
     """Train as one process, or as one of those that a launcher started."""
+    if survey is None and os.environ.get("RANK", "0") == "0":
+        # before the others are met: they wait for it as long as it takes, and not as for a process that hangs
+        survey = prepare(config, int(os.environ.get("WORLD_SIZE", "1")))
     with join(config.gpus != 0, config.timeout) as world:
         if world.device.type == "cpu":
             keep_freed_memory()
             # said once before the first step: a validation says it too, and what MKL then does has other last bits
             torch.set_num_threads(torch.get_num_threads())
-        if survey is None:
-            survey = world.share(prepare(config, world.ranks) if world.main else None)
+        survey = world.share(survey)
         with stop_wish() as wish:
             Run(config, survey, world, wish).train()
     return 0
@@ -127,7 +136,7 @@ def prepare(config: TrainConfig, ranks: int) -> Survey:
     if not data.alone:
         EpochBatches(len(data.train), config.batch_size, config.seed, ranks=ranks)
     with only_writer(config.run_folder) if config.run_folder.is_dir() else nullcontext():
-        survey = data.survey(config.skip_bad)
+        survey = data.survey(config.skip_bad, config.timeout)
     EpochBatches(len(data.train) - len(survey.train.bad), config.batch_size, config.seed, ranks=ranks)
     if survey.skipped:
         print(listing(f"--skip-bad: training without {len(survey.skipped)} files", survey.skipped), flush=True)

@@ -66,7 +66,7 @@ def count_together(
             seen(samples)
             shown.update(min(len(samples) * world.ranks, len(dataset) - shown.n))
 
-        tally = evaluation.count(segment, dataset, batch_size, world.rank, world.ranks, progress)
+        tally = evaluation.count(segment, dataset, batch_size, world.rank, world.ranks, progress, world.timeout_s)
         while calls < rounds:
             progress(0, [])
     world.add_tally(tally)

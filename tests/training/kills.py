@@ -32,6 +32,7 @@ class Victim:
     processes: int = 1
     flags: tuple[object, ...] = ()
     slow: str = ""
+    program: tuple[str, ...] = (sys.executable, "-m", "tests.training.traced")
     out: list[str] = field(default_factory=list)
 
     def done(self, rank: int = 0, what: str = "steps") -> int:
@@ -49,18 +50,7 @@ class Victim:
             "PROCESSES": str(self.processes),
             "OMP_NUM_THREADS": str(2 // self.processes),
         }
-        command = [
-            sys.executable,
-            "-m",
-            "tests.training.traced",
-            "train",
-            "--data",
-            self.data,
-            "--run",
-            self.folder,
-            *FLAGS,
-            *self.flags,
-        ]
+        command = [*self.program, "train", "--data", self.data, "--run", self.folder, *FLAGS, *self.flags]
         again = ["--resume"] if (self.folder / "config.json").exists() else []
         return subprocess.Popen(
             [*map(str, command), *again], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

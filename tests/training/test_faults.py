@@ -24,7 +24,7 @@ from core.errors import CheckpointError, RunError
 from core.labels import CITYSCAPES
 from core.transforms import Preprocess
 from tests.core.test_files import CountedCalls, killed_at
-from tests.training.kills import ROOT, Victim, differences
+from tests.training.kills import ROOT, Victim, differences, kill_rank
 from training.lock import only_writer
 from training.run_folder import RunFolder
 
@@ -251,11 +251,11 @@ def test_a_second_writer_is_refused_by_name(scenes: Path, tmp_path: Path, cli: C
 
 def test_a_reader_that_hangs_ends_with_an_error_and_the_process_with_it(scenes: Path, tmp_path: Path) -> None:
     program = (
-        "import sys, os, time, threading, training.loading as l; from training.cache import CachedDataset as C; "
-        "l.TIMEOUT = 1.0; l.Loader.epoch.__defaults__ = (0, 1.0); C.__getitem__ = lambda *_: time.sleep(1000); "
+        "import time; from training.cache import CachedDataset as C; "
+        "C.__getitem__ = lambda *_: time.sleep(1000); "
         "import runpy; runpy.run_module('training', run_name='__main__')"
     )
-    flags = ("train", "--model", "ddunet", "--data", scenes, "--run", tmp_path / "r", *TINY)
+    flags = ("train", "--model", "ddunet", "--data", scenes, "--run", tmp_path / "r", "--timeout", 1, *TINY)
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, flags)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
@@ -355,3 +355,72 @@ def test_another_number_of_ranks_goes_on_and_is_recorded_as_not_exact(scenes: Pa
     assert "warning: ranks 1 instead of 2, threads 2 instead of 1: it goes on, but not with the bits" in victim.out[-1]
     starts = json.loads((victim.folder / "config.json").read_text())["starts"]
     assert [(start["ranks"], start["exact"]) for start in starts] == [(2, True), (1, False)]
+
+
+def test_a_restart_by_torchrun_goes_on(scenes: Path, undisturbed: dict[int, Victim], tmp_path: Path) -> None:
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2")
+    victim = Victim(scenes, tmp_path / "r", 2, SHORT, program=(*torchrun, "-m", "--", "tests.training.traced"))
+    process = victim.start()
+    assert victim.until(process, 3), victim.finish(process)
+    kill_rank(victim, process, random.Random(0))
+    assert victim.finish(process) == 0, victim.out[-1]
+    assert "going on after epoch 0, step 2" in victim.out[-1] and victim.done() > 6
+    assert differences(victim.folder, undisturbed[2].folder, epochs=2) == []
+
+
+def test_resume_files_that_are_gone_are_no_reason_to_begin_again(
+    undisturbed: dict[int, Victim], tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    folder = tmp_path / "r"
+    shutil.copytree(undisturbed[1].folder, folder)
+    for path in (folder / "resume").iterdir():
+        path.unlink()
+    history = (folder / "history.csv").read_bytes()
+    code, _, err = cli("train", "--run", folder, "--resume")
+    assert code == 1 and "holds nothing to go on from, but the run has finished epochs" in err
+    assert (folder / "history.csv").read_bytes() == history
+
+
+def test_the_newest_file_deleted_is_one_warning(
+    undisturbed: dict[int, Victim], tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    folder = tmp_path / "r"
+    shutil.copytree(undisturbed[1].folder, folder)
+    (folder / "resume" / "0002-000000.safetensors").unlink()
+    code, out, _ = cli("train", "--run", folder, "--resume")
+    assert code == 0 and "what comes after is done again" in out and "going on after epoch 1, step 2" in out
+
+
+def test_a_file_of_another_kind_among_the_resume_files_is_told(
+    undisturbed: dict[int, Victim], tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    folder = tmp_path / "r"
+    shutil.copytree(undisturbed[1].folder, folder)
+    shutil.copy(folder / "checkpoints" / "last.safetensors", folder / "resume" / "0009-000000.safetensors")
+    code, _, err = cli("train", "--run", folder, "--resume")
+    assert code == 1 and "can't go on from (no 'kind')" in err and "Traceback" not in err
+
+
+def test_a_run_whose_configuration_is_gone_is_not_written_over(
+    undisturbed: dict[int, Victim], scenes: Path, tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    folder = tmp_path / "r"
+    shutil.copytree(undisturbed[1].folder, folder)
+    (folder / "config.json").unlink()
+    flags = ("--model", "ddunet", "--data", scenes, "--run", folder, *TINY)
+    assert cli("train", *flags)[0] == 2
+    code, _, err = cli("train", *flags, "--resume")
+    assert code == 2 and "config.json: missing, and the folder holds a run" in err
+
+
+def test_a_signal_before_the_first_step_loses_nothing(scenes: Path, tmp_path: Path) -> None:
+    program = (
+        "import time; from training import train; train.prepare = lambda *_: (print('here', flush=True), time.sleep(1000)); "
+        "import runpy; runpy.run_module('training', run_name='__main__')"
+    )
+    flags = ("train", "--model", "ddunet", "--data", scenes, "--run", tmp_path / "r", *TINY)
+    process = subprocess.Popen([sys.executable, "-c", program, *map(str, flags)], cwd=ROOT, text=True, stdout=subprocess.PIPE)
+    assert process.stdout and process.stdout.readline() == "here\n"
+    process.send_signal(signal.SIGTERM)
+    assert "nothing is lost; start the same command again" in process.communicate(timeout=20)[0]
+    assert process.returncode == 0

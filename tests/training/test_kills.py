@@ -32,7 +32,7 @@ def undisturbed(data: Path) -> dict[int, Path]:
 
 
 CASES = [(1, "tree"), (1, "tree"), (1, "term"), (2, "tree"), (2, "tree"), (2, "launcher"), (2, "launcher")]
-CASES += [(2, "rank"), (2, "rank"), (2, "term")]
+CASES += [(2, "rank"), (2, "rank"), (2, "term"), (1, "tree"), (2, "rank")]
 
 
 @pytest.mark.parametrize(("number", "processes", "kind"), [(n, *case) for n, case in enumerate(CASES)])

@@ -12,10 +12,12 @@ import torch
 from torch.nn import functional as F
 from torchmetrics.functional.segmentation import dice_score
 
+from core import tensorfile
 from core.backends.torch_ import to_tensors
 from core.checkpoint import read_checkpoint
 from core.models import build_model
 from core.models.r2unet import RecurrentResidualBlock
+from training.average import Average
 from training.loop import learning_rates
 from training.losses import EPSILON, Loss, class_weights
 
@@ -120,15 +122,28 @@ def test_a_run_with_everything_trains(scenes: Path, tmp_path: Path, cli: Cli) ->
     assert code == 0 and "epoch 3/3" in out
 
 
-def test_the_average_is_what_is_served_and_goes_on_exactly(scenes: Path, tmp_path: Path, cli: Cli) -> None:
-    for decay in (1e-9, 0.9):
-        flags = ("--data", scenes, "--run", tmp_path / str(decay), *TINY, "--epochs", 1, "--ema", decay)
-        assert cli("train", *flags)[0] == 0
-    assert cli("train", "--data", scenes, "--run", tmp_path / "none", *TINY, "--epochs", 1)[0] == 0
-    served = {n: read_checkpoint(tmp_path / n / "checkpoints/last.safetensors").tensors for n in ("1e-09", "0.9", "none")}
+def test_the_average_follows_as_it_is_defined() -> None:
+    network = torch.nn.BatchNorm1d(1)
+    average, expected = Average(network, decay=0.5), 1.0
+    for update in range(12):
+        network.weight.data.fill_(update)
+        network.num_batches_tracked.fill_(update)
+        average.update()
+        decay = min(0.5, (1 + update) / (10 + update))
+        expected = decay * expected + (1 - decay) * update
+        assert average.network.weight.item() == pytest.approx(expected)
+        assert int(average.network.num_batches_tracked) == update
+
+
+def test_the_average_is_what_is_served(scenes: Path, tmp_path: Path, cli: Cli) -> None:
+    for name, flags in (("average", ("--ema", 0.9)), ("none", ())):
+        assert cli("train", "--data", scenes, "--run", tmp_path / name, *TINY, "--epochs", 1, *flags)[0] == 0
+    resume = tensorfile.read(tmp_path / "average" / "resume" / "0001-000000.safetensors")[1]
+    served = {n: read_checkpoint(tmp_path / n / "checkpoints/last.safetensors").tensors for n in ("average", "none")}
     name = "encoder.0.0.0.weight"
-    assert np.allclose(served["1e-09"][name], served["none"][name], atol=1e-6)
-    assert not np.allclose(served["0.9"][name], served["none"][name], atol=1e-6)
+    assert np.array_equal(served["average"][name], resume[f"average.{name}"])
+    assert np.array_equal(served["none"][name], resume[f"network.{name}"])
+    assert not np.array_equal(served["average"][name], served["none"][name])
 
 
 def test_patience_ends_a_run_that_gets_no_better(scenes: Path, tmp_path: Path, cli: Cli) -> None:
