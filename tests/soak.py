@@ -1,6 +1,6 @@
 """`make soak`: kills by the dozen, and a save killed at every one of its system calls as the kernel sees them.
 
-python -m tests.soak [TRIALS]      prints a line a trial; docs/soak.md holds a run of it
+python -m tests.soak [TRIALS]      prints a line a trial
 """
 
 from __future__ import annotations

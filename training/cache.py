@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
+import functools
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from pydantic import BaseModel
 from core.datasets import Dataset, FolderDataset, Sample, read_sample
 from core.errors import RunError
 from core.files import remove_temporaries, write_atomically
-from core.labels import LabelSpace
 from core.prefetch import prefetch
 from core.transforms import Preprocess, Size, resize_label, resize_photo
+from training.lock import hold
 from training.progress import bar
 
 VERSION = 1  # of the layout and of what `Kept` does
@@ -59,8 +58,12 @@ class Contents(BaseModel):
 
     bad: dict[int, str] = {}  # index in the data set -> what is wrong
     pixels: list[int]  # of each class, in the kept labels
-    file: str | None = None  # the cache's name, where there is one
+    file: str = ""  # the cache's name, where there is one
     sizes: list[tuple[int, int, int, int]] = []  # height and width of photograph and label, of the good ones in order
+
+    def good(self, dataset: Dataset) -> list[int]:
+        """The indices of the samples that can be used."""
+        return [index for index in range(len(dataset)) if index not in self.bad]
 
 
 class Look:
@@ -100,10 +103,9 @@ class Cache:
 
     def __init__(self, dataset: FolderDataset, keep: Kept, folder: Path) -> None:
         self.dataset, self.keep, self.folder = dataset, keep, folder
-        rule = _hash(
-            [VERSION, keep.preprocess.model_dump(), keep.factor, keep.whole_labels, dataset.labels.model_dump(mode="json")]
-        )
-        self.kind = f"{dataset.name}-{dataset.split}-{rule[:8]}"
+        where = str(dataset.pairs[0][0].parent.absolute()) if dataset.pairs else ""  # other folders may have this name, too
+        rule = [VERSION, where, keep.preprocess.model_dump(), keep.factor, keep.whole_labels, dataset.labels.model_dump()]
+        self.kind = f"{dataset.name}-{dataset.split}-{_hash(rule)[:8]}"
         self.path = folder / f"{self.kind}-{_hash(_files(dataset))[:16]}.cache"
 
     def read(self) -> Contents | None:
@@ -130,8 +132,9 @@ class Cache:
 
         Nothing is written where a sample is bad and is not to be skipped. Raises OSError: a full disk, for example.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with _alone(self.folder, told):
+        # told once of each process that is waited for
+        wait = functools.cache(lambda holder: told(f"{self.folder}: {holder} is making a cache; waiting for it"))
+        with hold(self.folder, wait):
             contents = self.read()
             if contents:
                 return contents
@@ -162,13 +165,11 @@ class Cache:
 class CachedDataset:
     """A split as its cache holds it: samples are views of mapped memory, and no image file is opened."""
 
-    def __init__(self, cache: Cache, contents: Contents) -> None:
-        self.source = cache.dataset
-        self.name, self.split, self.labels = self.source.name, self.source.split, self.source.labels
-        self._sizes = contents.sizes
-        self._good = [index for index in range(len(self.source)) if index not in contents.bad]
+    def __init__(self, source: Dataset, folder: Path, contents: Contents) -> None:
+        self.source, self.name, self.split, self.labels = source, source.name, source.split, source.labels
+        self._sizes, self._good = contents.sizes, contents.good(source)
         self._starts = np.cumsum([0, *map(_bytes, self._sizes)])
-        path = cache.folder / (contents.file or cache.path.name)
+        path = folder / contents.file
         try:
             self._data = np.memmap(path, np.uint8, mode="c")  # never written to; torch wants writable memory
         except FileNotFoundError:
@@ -189,61 +190,26 @@ class CachedDataset:
         return self.source.where(self._good[index])
 
 
-@dataclass(frozen=True)
 class KeptDataset:
     """The same samples without a cache: read, decoded and resized whenever they are asked for."""
 
-    source: Dataset
-    keep: Kept
-    bad: frozenset[int] = frozenset()
-
-    @property
-    def name(self) -> str:
-        """The data set's name."""
-        return self.source.name
-
-    @property
-    def split(self) -> str:
-        """The split's name."""
-        return self.source.split
-
-    @property
-    def labels(self) -> LabelSpace:
-        """The classes."""
-        return self.source.labels
+    def __init__(self, source: Dataset, keep: Kept, contents: Contents) -> None:
+        self.source, self.name, self.split, self.labels = source, source.name, source.split, source.labels
+        self.keep, self._good = keep, contents.good(source)
 
     def __len__(self) -> int:
-        return len(self.source) - len(self.bad)
+        return len(self._good)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.keep(self.source[self._place(index)])
+        return self.keep(self.source[self._good[index]])
 
     def where(self, index: int) -> str:
         """The photograph's path."""
-        return self.source.where(self._place(index))
-
-    def _place(self, index: int) -> int:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        for bad in sorted(self.bad):
-            index += bad <= index
-        return index
+        return self.source.where(self._good[index])
 
 
 class _BadSamplesError(Exception):
     """Leaves the writing of a cache that is not to be."""
-
-
-@contextmanager
-def _alone(folder: Path, told: Callable[[str], None]) -> Iterator[None]:
-    """One process at a time makes caches in a folder; the others wait and then find them made."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            told(f"{folder}: another run is making its cache; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _bytes(sizes: tuple[int, int, int, int]) -> int:

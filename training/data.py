@@ -136,9 +136,9 @@ class TrainingData:
         return look.contents
 
     def _open(self, dataset: Dataset, keep: Kept, contents: Contents) -> Dataset:
-        if self.cache and isinstance(dataset, FolderDataset):
-            return CachedDataset(Cache(dataset, keep, self.cache), contents)
-        return KeptDataset(dataset, keep, frozenset(contents.bad))
+        if self.cache and contents.file:
+            return CachedDataset(dataset, self.cache, contents)
+        return KeptDataset(dataset, keep, contents)
 
 
 def open_training_data(source: str, keep_train: Kept, keep_val: Kept, cache: Path | None) -> TrainingData:

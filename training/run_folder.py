@@ -130,10 +130,8 @@ class RunFolder:
 
     def read_history(self) -> list[Row]:
         """All rows, numbers as floats, None where a score is undefined."""
-        if not self.history.exists():
-            return []
-        with self.history.open(newline="", encoding="utf-8") as file:
-            return [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(file)]
+        rows, _ = self._history_text()
+        return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
 
     def cut_history(self, epoch: int) -> None:
         """Drop the rows after `epoch`: a run that goes on writes them again, and says so."""

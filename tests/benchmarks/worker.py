@@ -23,7 +23,7 @@ from core.models.r2unet import RecurrentResidualBlock
 from core.transforms import Preprocess
 from tests.benchmarks.plain import plain_batches, plain_step
 from training.augment import RECIPES
-from training.cache import Cache, CachedDataset, KeptDataset
+from training.cache import Cache, CachedDataset, Contents, KeptDataset
 from training.distributed import World
 from training.loading import Batch, EpochBatches, Loader
 from training.losses import Loss
@@ -65,9 +65,10 @@ def loader_of(data: str, recipe: str, batch: int, cached: bool) -> Loader:
     dataset = open_dataset(data, "train")
     batches = EpochBatches(len(dataset), batch, seed=0)
     if not cached:
-        return Loader(KeptDataset(dataset, augment.keep), augment, batches, threads=2)
-    cache = Cache(dataset, augment.keep, Path(tempfile.gettempdir(), "benchmark-cache"))
-    return Loader(CachedDataset(cache, cache.make(False, told=lambda _: None)), augment, batches, threads=2)
+        return Loader(KeptDataset(dataset, augment.keep, Contents(pixels=[])), augment, batches, threads=2)
+    folder = Path(tempfile.gettempdir(), "benchmark-cache")
+    contents = Cache(dataset, augment.keep, folder).make(False, told=lambda _: None)
+    return Loader(CachedDataset(dataset, folder, contents), augment, batches, threads=2)
 
 
 def epoch_work(kind: str, data: str, model: str, width: str, batch: str) -> Callable[[], None]:

@@ -24,14 +24,13 @@ TINY = ("--model", "ddunet", "--width", 2, "--size", 32, 64, "--batch-size", 2, 
 
 
 def made(dataset: FolderDataset, keep: Kept, folder: Path) -> CachedDataset:
-    cache = Cache(dataset, keep, folder)
-    return CachedDataset(cache, cache.make(skip_bad=False))
+    return CachedDataset(dataset, folder, Cache(dataset, keep, folder).make(skip_bad=False))
 
 
 @pytest.mark.parametrize("keep", [Kept(FIT), Kept(FIT, factor=2), Kept(FIT, factor=1.3), Kept(FIT, whole_labels=True)])
 def test_the_cache_holds_what_decoding_gives(scenes: Path, tmp_path: Path, keep: Kept) -> None:
     dataset = open_dataset(scenes, "train")
-    cached, read = made(dataset, keep, tmp_path), KeptDataset(dataset, keep)
+    cached, read = made(dataset, keep, tmp_path), KeptDataset(dataset, keep, Contents(pixels=[]))
     assert len(cached) == len(read) == 6
     for index in range(6):
         assert all(np.array_equal(a, b) for a, b in zip(cached[index], read[index], strict=True))
@@ -81,17 +80,26 @@ def copied(scenes: Path, tmp_path: Path) -> Path:
 def test_a_changed_file_makes_the_cache_anew_and_the_old_one_goes(copied: Path, tmp_path: Path) -> None:
     folder, told = tmp_path / "cache", []
     old = Cache(open_dataset(copied, "train"), Kept(FIT), folder)
-    before = CachedDataset(old, old.make(False))
+    before = CachedDataset(old.dataset, folder, old.make(False))
     photo = open_dataset(copied, "train").pairs[2][0]
     stat = photo.stat()
     cv2.imwrite(str(photo), 255 - cv2.imread(str(photo)))
     os.utime(photo, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     new = Cache(open_dataset(copied, "train"), Kept(FIT), folder)
     assert new.read() is None
-    after = CachedDataset(new, new.make(False, told.append))
+    after = CachedDataset(new.dataset, folder, new.make(False, told.append))
     assert not np.array_equal(before[2][0], after[2][0]) and np.array_equal(before[1][0], after[1][0])
     assert [p.name for p in folder.glob("*.cache")] == [new.path.name]
     assert told == ["data: files of train changed; its cache is made anew"]
+
+
+def test_two_data_folders_of_one_name_keep_their_caches(scenes: Path, tmp_path: Path) -> None:
+    caches = []
+    for fold in ("fold1", "fold2"):
+        dataset = open_dataset(Path(shutil.copytree(scenes, tmp_path / fold / "data")), "train")
+        caches.append(Cache(dataset, Kept(FIT), tmp_path / "cache"))
+        caches[-1].make(False)
+    assert all(cache.read() is not None for cache in caches)
 
 
 @pytest.mark.parametrize("change", ["size", "mode", "labels", "factor"])
