@@ -16,7 +16,7 @@ from core.datasets import Sample
 from core.images import RGB
 from core.labels import VOID
 from core.transforms import Preprocess, resize_label, resize_photo
-from training.cache import Kept
+from training.kept import Kept
 
 Augment = Callable[[Sample, np.random.Generator], Sample]
 

@@ -7,91 +7,18 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel
 
 from core.datasets import Dataset, FolderDataset, Sample, read_sample
 from core.errors import RunError
 from core.files import remove_temporaries, write_atomically
-from core.prefetch import prefetch
-from core.transforms import Preprocess, Size, resize_label, resize_photo
+from training.kept import Contents, Kept, Look
 from training.lock import hold
-from training.progress import bar
 
 VERSION = 1  # of the layout and of what `Kept` does
 MAGIC = b"SEGCACHE"
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What is kept of a sample for later epochs, with a cache and without one.
-
-    The photograph at `factor` times the network's size (never larger than it is, where that is not the network's size
-    itself), the label at the same size, or with `whole_labels` at its own, as scores are taken.
-    """
-
-    preprocess: Preprocess
-    factor: float = 1.0
-    whole_labels: bool = False
-
-    def __call__(self, sample: Sample) -> Sample:
-        """(H, W, 3) uint8 RGB and (H, W) train ids to what is kept of them."""
-        rgb, labels = sample
-        size = self.size(*labels.shape)
-        return resize_photo(rgb, size), labels if self.whole_labels else resize_label(labels, size)
-
-    def size(self, height: int, width: int) -> Size:
-        """The kept size of a photograph of this size."""
-        fitted = self.preprocess.shape(height, width)
-        if self.factor == 1:
-            return fitted
-        scaled = round(fitted[0] * self.factor), round(fitted[1] * self.factor)
-        return scaled if scaled[0] * scaled[1] < height * width else (height, width)
-
-
-class Contents(BaseModel):
-    """What decoding every sample of a split found, and, in a cache, where the samples lie."""
-
-    bad: dict[int, str] = {}  # index in the data set -> what is wrong
-    pixels: list[int]  # of each class, in the kept labels
-    file: str = ""  # the cache's name, where there is one
-    sizes: list[tuple[int, int, int, int]] = []  # height and width of photograph and label, of the good ones in order
-
-    def good(self, dataset: Dataset) -> list[int]:
-        """The indices of the samples that can be used."""
-        return [index for index in range(len(dataset)) if index not in self.bad]
-
-
-class Look:
-    """Decodes every sample of a split once, in all cores, and keeps the account of it."""
-
-    def __init__(self, dataset: Dataset, keep: Kept, timeout_s: float | None = None) -> None:
-        self.dataset, self.keep, self.timeout_s = dataset, keep, timeout_s
-        self.contents = Contents(pixels=[0] * len(dataset.labels))
-
-    def samples(self, title: str) -> Iterator[Sample]:
-        """What is kept of the good samples, in order, with a progress bar; the others go into `contents.bad`."""
-        pool = ThreadPoolExecutor(os.cpu_count())
-        try:
-            found = prefetch(pool, self._keep, range(len(self.dataset)), 2 * (os.cpu_count() or 1), self.timeout_s)
-            for index, sample in enumerate(bar(title, items=found, total=len(self.dataset), unit="image")):
-                if isinstance(sample, str):
-                    self.contents.bad[index] = sample
-                    continue
-                counts = np.bincount(sample[1].ravel(), minlength=256)[: len(self.dataset.labels)]
-                self.contents.pixels = (np.array(self.contents.pixels) + counts).tolist()
-                self.contents.sizes.append((*sample[0].shape[:2], *sample[1].shape))
-                yield sample
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # not waiting for a read that hangs
-
-    def _keep(self, index: int) -> Sample | str:
-        sample = read_sample(self.dataset, index)
-        return sample if isinstance(sample, str) else self.keep(sample)
 
 
 class Cache:
@@ -184,24 +111,6 @@ class CachedDataset:
         data = self._data[self._starts[index] : self._starts[index + 1]]
         pixels = 3 * height * width
         return data[:pixels].reshape(height, width, 3), data[pixels:].reshape(label_height, label_width)
-
-    def where(self, index: int) -> str:
-        """The photograph's path."""
-        return self.source.where(self._good[index])
-
-
-class KeptDataset:
-    """The same samples without a cache: read, decoded and resized whenever they are asked for."""
-
-    def __init__(self, source: Dataset, keep: Kept, contents: Contents) -> None:
-        self.source, self.name, self.split, self.labels = source, source.name, source.split, source.labels
-        self.keep, self._good = keep, contents.good(source)
-
-    def __len__(self) -> int:
-        return len(self._good)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.keep(self.source[self._good[index]])
 
     def where(self, index: int) -> str:
         """The photograph's path."""

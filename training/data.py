@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from core.datasets import Dataset, FolderDataset, Sample, check_dataset, find_samples, listing, open_dataset
 from core.errors import InputError, RunError
 from core.labels import CITYSCAPES, LabelSpace
-from training.cache import Cache, CachedDataset, Contents, Kept, KeptDataset, Look
+from training.cache import Cache, CachedDataset
+from training.kept import Contents, Kept, KeptDataset, Look
 from training.scenes import street_scene
 
 SYNTHETIC = "synthetic"

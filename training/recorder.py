@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from core import metrics
@@ -16,12 +15,8 @@ from core.segmenter import Segmenter
 from training.board import Board, picture_strip
 from training.config import TrainConfig
 from training.curves import draw_curves
-from training.distributed import World
-from training.loading import EpochBatches
 from training.run_folder import Row, RunFolder
 from training.validation import FittedSegmenter, Validation, score_columns
-
-SLOW_WIDTH = 32  # above it a step takes seconds on a CPU
 
 
 @dataclass
@@ -102,22 +97,3 @@ class Recorder:
             self.draw(last=True)
         self.painter.shutdown()
         self.board.close()
-
-
-def announce(
-    config: TrainConfig, world: World, network: nn.Module, train_set: Dataset, val_set: Dataset, batches: EpochBatches
-) -> None:
-    """Tell what is about to happen."""
-    weights = sum(p.numel() for p in network.parameters())
-    gpu = world.device.type == "cuda"
-    devices = f"{world.ranks} x {torch.cuda.get_device_name()}" if gpu else f"the CPU, {world.ranks} process(es)"
-    print(f"{config.model}, width {config.width}: {weights:,} parameters, on {devices}")
-    if not gpu and config.width > SLOW_WIDTH:
-        print(f"a CPU takes long for width {config.width}: --width 16 has a sixteenth of the arithmetic")
-    counts = f"{len(train_set)} training and {len(val_set)} validation images"
-    print(f"data: {train_set.name}, {counts}, {len(train_set.labels)} classes")
-    if batches.dropped:
-        print(f"each epoch drops its last {batches.dropped} samples: less than a batch of {config.batch_size}")
-    if world.ranks > 1 and not gpu:
-        print("batch norm: each process normalises its own share (torch has no SyncBatchNorm on a CPU)")
-    print(f"run folder: {config.run_folder}  (tensorboard --logdir {config.run_folder.parent})", flush=True)

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import PurePath
-from typing import Any
 
-import torch
 from torch.optim import Adam
 
 from core import tensorfile
 from core.backends.torch_ import TorchBackend
-from core.datasets import Dataset
 from core.errors import RunError
 from core.models import MODELS
 from core.segmenter import Segmenter
 from core.transforms import Preprocess
 from training import state
+from training.announce import announce
 from training.augment import RECIPES
 from training.average import Average
-from training.cache import Kept
+from training.conditions import changed, conditions
 from training.config import TrainConfig
 from training.data import Survey, TrainingData, open_training_data
 from training.distributed import World
+from training.kept import Kept
 from training.launcher import job
 from training.loading import EpochBatches, Loader
 from training.lock import only_writer
-from training.loop import Stopped, learning_rates, train_epoch
+from training.loop import Loop, Stopped, learning_rates
 from training.losses import Loss, class_weights
 from training.network import new_network, place_network, use_bf16, wrap
-from training.recorder import Recorder, Trained, announce
+from training.recorder import Recorder, Trained
 from training.run_folder import RunFolder
 from training.signals import StopWish
 from training.state import Moving, Place
@@ -71,7 +68,7 @@ class Run:
         self.served = average.network if average is not None else self.network
         self.segmenter = Segmenter(TorchBackend(self.served, world.device), preprocess, labels)
         weights = class_weights(survey.train.pixels, world.device) if config.class_weights == "data" else None
-        self.step = Step(
+        step = Step(
             self.network,
             wrap(self.network, world, config.compile),
             optimizer,
@@ -82,6 +79,8 @@ class Run:
             average,
             use_bf16(config.precision, world.device),
         )
+        self.loop = Loop(step, self.loader, self.moving.sums, wish, config.checkpoint_every)
+        self.conditions = conditions(config, world, self.train_set, survey.train.pixels)
 
     def train(self) -> None:
         """Train to the last epoch: steps, an evaluation and a checkpoint for each. Raises InputError, RunError."""
@@ -106,7 +105,7 @@ class Run:
         """Where to begin: at nothing, or where the newest whole resume file says. Raises InputError, RunError."""
         found = self.folder.newest_resume() if self.world.main and self.config.resume else None
         path = self.world.share(found[0] if found else None)
-        place = Place(on=self.conditions())
+        place = Place(on=self.conditions)
         if path is not None:
             document, tensors = found[1:] if found else tensorfile.read(path)
             place = self.go_on(state.unpack(document, tensors, self.moving, self.world))
@@ -128,19 +127,12 @@ class Run:
         self.world.barrier()
         return place
 
-    def conditions(self) -> dict[str, Any]:
-        """What the bits of a run depend on beside its configuration."""
-        on = {"ranks": self.world.ranks, "device": self.world.device.type, "threads": torch.get_num_threads()}
-        on |= {"torch": torch.__version__, "data": fingerprint(self.train_set, self.survey.train.pixels)}
-        return on | ({"epochs": self.config.epochs} if self.config.schedule == "cosine" else {})
-
     def go_on(self, place: Place) -> Place:
         """A place from a resume file on this machine; a warning where something makes other bits of it."""
-        on = self.conditions()
-        changes = [f"{key} {on[key]} instead of {place.on[key]}" for key in on if place.on.get(key, on[key]) != on[key]]
+        changes = changed(place.on, self.conditions)
         if changes and self.world.main:
             print(f"warning: {', '.join(changes)}: it goes on, but not with the bits of an undisturbed run", flush=True)
-        return replace(place, on=on, exact=place.exact and not changes)
+        return replace(place, on=self.conditions, exact=place.exact and not changes)
 
     def finished(self, place: Place) -> bool:
         """Whether nothing is left to do, and why, where that is not plain."""
@@ -160,9 +152,7 @@ class Run:
             self.save(replace(place, step=done))
 
         title = f"epoch {epoch}/{config.epochs}"
-        seconds = train_epoch(
-            self.step, self.loader, self.moving.sums, epoch, place.step, rates, self.wish, save, config.checkpoint_every, title
-        )
+        seconds = self.loop.epoch(epoch, place.step, rates, save, title)
         trained = self.collect(rates[-1], (steps - place.step) * config.batch_size, seconds)
         world.share_buffers(self.network)
         if self.served is not self.network:
@@ -211,9 +201,3 @@ def told_as_run_error(folder: RunFolder) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"{error.filename or folder.path}: can't be written ({error.strerror}); the checkpoint before it is"
                        f" whole: mend that and go on with --run {folder.path} --resume") from error  # fmt: skip
-
-
-def fingerprint(dataset: Dataset, pixels: list[int]) -> str:
-    """What tells one set of training files from another: their number, names and labels, wherever they lie."""
-    content = [*(PurePath(dataset.where(index)).name for index in range(len(dataset))), *map(str, pixels)]
-    return f"{len(dataset)} files, {hashlib.sha256(chr(10).join(content).encode()).hexdigest()[:16]}"

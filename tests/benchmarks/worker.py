@@ -23,8 +23,9 @@ from core.models.r2unet import RecurrentResidualBlock
 from core.transforms import Preprocess
 from tests.benchmarks.plain import plain_batches, plain_step
 from training.augment import RECIPES
-from training.cache import Cache, CachedDataset, Contents, KeptDataset
+from training.cache import Cache, CachedDataset
 from training.distributed import World
+from training.kept import Contents, KeptDataset
 from training.loading import Batch, EpochBatches, Loader
 from training.losses import Loss
 from training.memory import keep_freed_memory

@@ -16,7 +16,8 @@ import pytest
 from core.datasets import FolderDataset, open_dataset
 from core.transforms import Preprocess
 from training.augment import RECIPES
-from training.cache import Cache, CachedDataset, Contents, Kept, KeptDataset
+from training.cache import Cache, CachedDataset
+from training.kept import Contents, Kept, KeptDataset
 
 Cli = Callable[..., tuple[int, str, str]]
 FIT = Preprocess(mode="fit", size=(32, 48), stride=8)

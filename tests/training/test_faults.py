@@ -150,10 +150,10 @@ def test_nothing_that_is_not_finite_is_saved(two_epochs: Path) -> None:
 
 def explode(monkeypatch: pytest.MonkeyPatch, at: int, look_every: int) -> None:
     """Make the n-th training batch NaN, and let the host look only now and then, as it does for a GPU."""
-    from training import loop
+    from training.loop import Loop
     from training.step import Step
 
-    original, look, seen = Step._forward_backward, loop.look, [0]
+    original, look, seen = Step._forward_backward, Loop.look, [0]
 
     def forward_backward(self: Step, images: object, *rest: object) -> object:
         seen[0] += 1
@@ -164,12 +164,13 @@ def explode(monkeypatch: pytest.MonkeyPatch, at: int, look_every: int) -> None:
         finally:
             self.scale = whole
 
-    def look_now_and_then(step: Step, loader: object, sums: object, epoch: int, number: int, _: int) -> None:
+    def look_now_and_then(self: Loop, epoch: int, number: int) -> None:
+        self.look_every = look_every
         if number % look_every == 0:
-            look(step, loader, sums, epoch, number, look_every)  # type: ignore[arg-type]
+            look(self, epoch, number)
 
     monkeypatch.setattr(Step, "_forward_backward", forward_backward)
-    monkeypatch.setattr(loop, "look", look_now_and_then)
+    monkeypatch.setattr(Loop, "look", look_now_and_then)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_step_and_files(
