@@ -15,7 +15,7 @@ import numpy.typing as npt
 from core.errors import InputError
 from core.images import PHOTO_SUFFIXES, RGB, read_label, read_photo
 from core.labels import CITYSCAPES, VOID, LabelSpace, read_classes
-from core.prefetch import prefetch
+from core.threads import prefetch
 
 Sample = tuple[RGB, npt.NDArray[np.uint8]]  # (H, W, 3) uint8 RGB and (H, W) uint8 train ids, 255 void
 

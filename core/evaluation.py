@@ -18,7 +18,7 @@ from core.images import RGB
 from core.intervals import Interval, intervals
 from core.labels import LabelSpace
 from core.masks import Labels
-from core.prefetch import prefetch
+from core.threads import at_once, prefetch
 from core.transforms import Size
 
 # photographs and the (height, width) that the label map of each is to have, to those label maps
@@ -98,8 +98,8 @@ def count(
             began = time.perf_counter()
             predictions = segment([rgb for rgb, _ in samples], [(labels.shape[0], labels.shape[1]) for _, labels in samples])
             tally.milliseconds[batch] = (time.perf_counter() - began) * 1000 / len(batch)
-            for index, (_, labels), predicted in zip(batch, samples, predictions, strict=True):
-                matrix = metrics.confusion(labels, predicted, classes)
+            pairs = [(labels, predicted) for (_, labels), predicted in zip(samples, predictions, strict=True)]
+            for index, matrix in zip(batch, at_once(lambda pair: metrics.confusion(*pair, classes), pairs), strict=True):
                 tally.confusion += matrix
                 tally.per_image[index] = metrics.class_counts(matrix)
             done += len(batch)

@@ -15,6 +15,7 @@ from core.enlarge import label_map
 from core.images import RGB
 from core.labels import LabelSpace
 from core.masks import Labels
+from core.threads import at_once
 from core.transforms import Preprocess, Size
 
 
@@ -62,7 +63,11 @@ class Segmenter:
         `sizes` are those of the label maps, the photographs' own where not told.
         """
         sizes = sizes or [(rgb.shape[0], rgb.shape[1]) for rgb in photos]
-        return [self.label(x, size) for x, size in zip(self.logits([self.prepare(p) for p in photos]), sizes, strict=True)]
+        return self.label_all(self.logits(at_once(self.prepare, photos)), sizes)
+
+    def label_all(self, logits: Sequence[npt.NDArray[np.float32]], sizes: Sequence[Size]) -> list[Labels]:
+        """`label` for several photographs, side by side."""
+        return at_once(lambda pair: self.label(*pair), list(zip(logits, sizes, strict=True)))
 
     def logits(self, inputs: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
         """Network inputs (3, h, w) of any sizes to their logits (K, h, w), in their order."""

@@ -1,4 +1,4 @@
-"""`make soak`: kills by the dozen, and a save killed at every one of its system calls as the kernel sees them.
+"""`make soak`: kills by the dozen, and a save struck at every one of its system calls as the kernel sees them.
 
 python -m tests.soak [TRIALS]      prints a line a trial
 """
@@ -12,10 +12,13 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.saved import MARK
+from tests.benchmarks.side_by_side import machine
+from tests.saved import MARK, look, prepare
 from tests.training.kills import EPOCHS, ROOT, STEPS, Victim, differences, trial
+from training.run_folder import RunFolder
 from training.synthesize import write_scene
 
 KINDS = [(1, "tree"), (2, "tree"), (2, "launcher"), (2, "rank"), (1, "term"), (2, "term")]
@@ -53,44 +56,44 @@ def kills(folder: Path, wanted: int) -> bool:
 
 
 def saves(folder: Path) -> bool:
-    """Kill a save at each of its system calls with strace, and look at what a restart finds; whether all was whole."""
+    """Kill a save at each of its system calls, then fail each write and fsync; whether a restart always found it whole."""
     program, target, log = [sys.executable, "-m", "tests.saved"], folder / "run", folder / "calls"
     environment = {**os.environ, "PYTHONHASHSEED": "0"}  # the same calls in every run
 
-    def run(*command: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
-    two_epochs = folder / "two epochs"
-    assert run(*program, "prepare", two_epochs).returncode == 0
-
-    def prepare() -> None:
+    def save(*options: object) -> int:
+        """A third epoch's save after two whole ones, under strace."""
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(two_epochs, target)
+        command = [*map(str, ("strace", *options, *program, target))]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False).returncode
 
-    prepare()
-    run("strace", "-o", log, "-e", f"trace={CALLS}", *program, "save", target)
-    calls = log.read_text().splitlines()
-    first = next(number for number, line in enumerate(calls) if MARK in line) + 1
-    found: Counter[str] = Counter()
-    seen: Counter[str] = Counter()
-    for number, line in enumerate(calls):
-        name = line.split("(")[0]
-        seen[name] += 1  # strace counts each system call for itself
-        if number < first or not name.isalnum():
-            continue
-        prepare()
-        inject = f"inject={name}:signal=KILL:when={seen[name]}"
-        killed = run("strace", "-o", "/dev/null", "-e", inject, *program, "save", target)
-        look = run(*program, "look", target)
-        found[look.stdout.strip() if look.returncode == 0 else f"NOT WHOLE at {line}: {look.stderr[-200:]}"] += 1
-        assert killed.returncode != 0, f"not met: {line}"
-    print(f"a save killed at each of its {sum(found.values())} system calls; what a restart found:")
-    for told, times in sorted(found.items()):
-        print(f"  {times:3d} times: {told}")
-    return all(set(told.split()) <= {"old", "new"} for told in found)
+    two_epochs = folder / "two epochs"
+    prepare(RunFolder(two_epochs))
+    assert save("-o", log, "-e", f"trace={CALLS}") == 0
+    calls = [line.split("(")[0] for line in log.read_text().splitlines()]
+    first = next(number for number, line in enumerate(log.read_text().splitlines()) if MARK in line) + 1
+    good = True
+    for what, injected, struck in (
+        ("killed before", "signal=KILL", CALLS.split(",")),
+        ("out of space at", "error=ENOSPC", ("write", "fsync")),
+        ("broken (EIO) at", "error=EIO", ("write", "fsync")),
+    ):
+        found: Counter[str] = Counter()
+        for number, name in enumerate(calls):
+            if number < first or name not in struck:
+                continue
+            nth = calls[: number + 1].count(name)  # strace counts each system call for itself
+            assert save("-o", "/dev/null", "-e", f"inject={name}:{injected}:when={nth}") != 0, f"not met: {name} {nth}"
+            found[look(RunFolder(target))] += 1
+        good = good and set(found) <= {"old", "new", "new old"}
+        print(f"a save {what} each of its {sum(found.values())} system calls; what a restart found:")
+        for told, times in sorted(found.items()):
+            print(f"  {times:3d} times: {told}", flush=True)
+    return good
 
 
 def main(trials: int = 50) -> int:
+    print(f"{machine()}, {datetime.now(UTC):%Y-%m-%d}\n", flush=True)
     with tempfile.TemporaryDirectory() as name:
         good = [kills(Path(name), trials), saves(Path(name))]
         return 0 if all(good) else 1

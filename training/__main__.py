@@ -12,7 +12,7 @@ import argparse
 import os
 import sys
 import traceback
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from core.errors import InputError, RunError
 from training import evaluate, predict, synthesize, train
@@ -21,6 +21,9 @@ from training.launcher import leave_verdict
 
 class Parser(argparse.ArgumentParser):
     """Tells a wrong flag in one line, as every other error is told."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)  # a mistyped flag is none that begins like it
 
     def error(self, message: str) -> NoReturn:
         """Raise InputError instead of printing the usage."""

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from core.datasets import Dataset, Sample, read_sample
-from core.prefetch import prefetch
+from core.threads import prefetch
 from core.transforms import Preprocess, Size, resize_label, resize_photo
 from training.progress import bar
 

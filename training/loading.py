@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.datasets import Dataset
 from core.errors import InputError
-from core.prefetch import prefetch
+from core.threads import prefetch
 from training.augment import Augment
 
 

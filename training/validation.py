@@ -14,6 +14,7 @@ from core.datasets import Dataset, Sample
 from core.images import RGB
 from core.masks import Labels
 from core.segmenter import Segmenter
+from core.threads import at_once
 from core.transforms import Size, resize_label
 from training.distributed import World
 from training.progress import bar
@@ -32,8 +33,8 @@ class FittedSegmenter:
 
     def __call__(self, photos: Sequence[RGB], sizes: Sequence[Size]) -> list[Labels]:
         """Photographs (h, w, 3) uint8 RGB of the network's size to class indices (H, W) uint8 of `sizes`."""
-        self.logits = self.segmenter.logits([self.segmenter.preprocess.normalise(rgb) for rgb in photos])
-        return [self.segmenter.label(logits, size) for logits, size in zip(self.logits, sizes, strict=True)]
+        self.logits = self.segmenter.logits(at_once(self.segmenter.preprocess.normalise, photos))
+        return self.segmenter.label_all(self.logits, sizes)
 
 
 @dataclass
@@ -85,8 +86,9 @@ def validate(
 
     def seen(samples: Sequence[Sample]) -> None:
         nonlocal sums
-        for logits, (_, labels) in zip(segment.logits, samples, strict=False):
-            sums += metrics.log_loss(logits, resize_label(labels, (logits.shape[1], logits.shape[2])))
+        pairs = list(zip(segment.logits, (labels for _, labels in samples), strict=False))
+        for loss in at_once(lambda pair: metrics.log_loss(pair[0], resize_label(pair[1], pair[0].shape[1:])), pairs):
+            sums += loss
         check()
 
     tally = count_together(segment, dataset, batch_size, world, seen)

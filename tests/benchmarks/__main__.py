@@ -1,12 +1,11 @@
 """`make bench`: every figure of docs/performance.md, each a ratio of two things that took turns in one run.
 
-python -m tests.benchmarks [PART...]      parts: step loader epoch memory ranks; all where none is named
+python -m tests.benchmarks [PART...]      parts: step loader epoch validation memory ranks; all where none is named
 """
 
 from __future__ import annotations
 
 import csv
-import platform
 import shutil
 import statistics
 import sys
@@ -21,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.models import build_model
-from tests.benchmarks.side_by_side import Worker, interleaved
+from tests.benchmarks.side_by_side import Worker, interleaved, machine
 from tests.training.kills import Victim
 from training.synthesize import write_scene
 
@@ -123,6 +122,16 @@ def epoch() -> Iterator[Line]:
     yield what, f"{plain:.1f} s", f"{ours:.1f} s", f"{plain / ours:.2f}x", "2.5x"
 
 
+def validation() -> Iterator[Line]:
+    for width in (16, 4):
+        workers = [Worker("validation", kind, "ddunet", width, BATCH) for kind in ("serial", "ours")]
+        serial, ours = (BATCH / seconds for seconds in interleaved(workers, 5))
+        for worker in workers:
+            worker.close()
+        what = f"validation at 2048x1024, ddunet, width {width}: labels and scores one after another, then in threads"
+        yield what, f"{serial:.1f} images/s", f"{ours:.1f} images/s", f"{ours / serial:.2f}x", ""
+
+
 def memory() -> Iterator[Line]:
     for width, batch in ((64, 2), (16, 8)):
         workers = [Worker("step", kind, "r2unet", width, batch) for kind in ("ours", "recompute")]
@@ -165,17 +174,10 @@ PARTS: dict[str, Callable[[], Iterator[Line]]] = {
     "step": step,
     "loader": loader,
     "epoch": epoch,
+    "validation": validation,
     "memory": memory,
     "ranks": ranks,
 }
-
-
-def machine() -> str:
-    """What the figures were measured on."""
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    return (
-        f"{len(names)} cores of {names[0]}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
-    )
 
 
 def main(*parts: str) -> None:

@@ -3,6 +3,7 @@
 python -m tests.benchmarks.worker step {plain,plain-kept,ours,recompute} MODEL WIDTH BATCH
 python -m tests.benchmarks.worker epoch {plain,ours} DATA MODEL WIDTH BATCH
 python -m tests.benchmarks.worker loader {read,classic,street} DATA BATCH
+python -m tests.benchmarks.worker validation {serial,ours} MODEL WIDTH BATCH
 """
 
 from __future__ import annotations
@@ -17,19 +18,24 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from core import threads
+from core.backends.torch_ import TorchBackend
 from core.datasets import open_dataset
 from core.models import build_model
 from core.models.r2unet import RecurrentResidualBlock
+from core.segmenter import Segmenter
 from core.transforms import Preprocess
 from tests.benchmarks.plain import plain_batches, plain_step
 from training.augment import RECIPES
 from training.cache import Cache, CachedDataset
+from training.data import SyntheticDataset
 from training.distributed import World
-from training.kept import Contents, KeptDataset
+from training.kept import Contents, Kept, KeptDataset
 from training.loading import Batch, EpochBatches, Loader
 from training.losses import Loss
 from training.memory import keep_freed_memory
 from training.step import Step, Sums
+from training.validation import validate
 
 CLASSES = 19
 WORLD = World()
@@ -107,7 +113,22 @@ def loader_work(kind: str, data: str, batch: str) -> Callable[[], None]:
     return work
 
 
-WORK = {"step": step_work, "epoch": epoch_work, "loader": loader_work}
+def validation_work(kind: str, model: str, width: str, batch: str) -> Callable[[], None]:
+    if kind == "serial":
+        threads.CORES = 1
+    preprocess = Preprocess(mode="fit", size=(256, 256), stride=8)
+    scenes = SyntheticDataset("val", int(batch), (1024, 2048))  # drawn at their first use only
+    dataset = KeptDataset(scenes, Kept(preprocess, whole_labels=True), Contents(pixels=[]))
+    network = build_model(model, CLASSES, int(width)).eval()
+    segmenter = Segmenter(TorchBackend(network, WORLD.device), preprocess, dataset.labels)
+
+    def work() -> None:
+        validate(segmenter, dataset, int(batch), WORLD)
+
+    return work
+
+
+WORK = {"step": step_work, "epoch": epoch_work, "loader": loader_work, "validation": validation_work}
 
 
 def shares(work: Callable[[], None]) -> float:

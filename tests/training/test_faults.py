@@ -19,11 +19,10 @@ import numpy as np
 import pytest
 
 from core import tensorfile
-from core.checkpoint import Architecture, Card, read_checkpoint
+from core.checkpoint import read_checkpoint
 from core.errors import CheckpointError, RunError
-from core.labels import CITYSCAPES
-from core.transforms import Preprocess
 from tests.core.test_files import CountedCalls, killed_at
+from tests.saved import prepare, save, tensors, what_is_there
 from tests.training.kills import ROOT, Victim, differences, kill_rank
 from training.lock import only_writer
 from training.run_folder import RunFolder
@@ -31,40 +30,10 @@ from training.run_folder import RunFolder
 TINY = ("--width", 2, "--size", 32, 64, "--batch-size", 2)
 
 
-def tensors(value: float) -> dict[str, np.ndarray]:
-    return {"weight": np.full((3, 5), value, np.float32), "bias": np.full(3, value, np.float32)}
-
-
-def save(folder: RunFolder, epoch: int) -> None:
-    """Everything that an epoch writes, small."""
-    architecture = Architecture(name="ddunet", width=2)
-    card = Card(architecture=architecture, labels=CITYSCAPES, preprocess=Preprocess(), data="x", epoch=epoch)
-    folder.save_epoch(epoch, card, tensors(epoch), best=True, keep=1)
-    folder.append_history({"epoch": epoch, "loss": 1 / epoch})
-    folder.save_resume(epoch, 0, {"epoch": epoch}, tensors(epoch))
-
-
-def what_is_there(folder: RunFolder) -> set[int]:
-    """Epochs that a restart finds: by resume file, best and last; every file must be whole."""
-    _, document, found = folder.newest_resume() or (None, {}, {})
-    assert np.array_equal(found["weight"], tensors(document["epoch"])["weight"])
-    epochs = {document["epoch"]}
-    for name in ("best", "last"):
-        checkpoint = read_checkpoint(folder.checkpoints / f"{name}.safetensors")
-        assert np.array_equal(checkpoint.tensors["weight"], tensors(checkpoint.card.epoch)["weight"])
-        epochs.add(checkpoint.card.epoch)
-    assert [row["epoch"] for row in folder.read_history()] in ([1, 2], [1, 2, 3])
-    return epochs
-
-
 @pytest.fixture
 def two_epochs(tmp_path: Path) -> Path:
-    folder = RunFolder(tmp_path / "two")
-    for path in (folder.checkpoints, folder.resume):
-        path.mkdir(parents=True)
-    save(folder, 1)
-    save(folder, 2)
-    return folder.path
+    prepare(RunFolder(tmp_path / "two"))
+    return tmp_path / "two"
 
 
 def copy(source: Path, name: str) -> RunFolder:
