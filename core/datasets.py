@@ -170,10 +170,9 @@ def read_sample(dataset: Dataset, index: int) -> Sample | str:
     return rgb, labels
 
 
-def listing(what: str, problems: list[str], most: int = 100) -> str:
-    """One line that tells what is wrong and lists the problems, the first `most` of them in words."""
-    shown = "; ".join(problems[:most])
-    return f"{what}: {shown}" + (f"; and {len(problems) - most} more" if len(problems) > most else "")
+def listing(what: str, problems: list[str]) -> str:
+    """One line that tells what is wrong and lists all problems."""
+    return f"{what}: {'; '.join(problems)}"
 
 
 def batches(count: int, size: int, rank: int = 0, ranks: int = 1) -> Iterator[list[int]]:

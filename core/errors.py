@@ -1,5 +1,8 @@
 """Errors that say what came, what was expected and what would work; a command ends with exit 2 on them."""
 
+import difflib
+from collections.abc import Iterable
+
 from pydantic import ValidationError
 
 
@@ -33,3 +36,9 @@ class ImageError(InputError):
 
 class RunError(RuntimeError):
     """A run can't go on, and not for something in the command; the message is one line, the exit code 1."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` (did you mean NAME?)` where one of the known names is close, else nothing."""
+    close = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -80,11 +80,13 @@ def count(
     ranks: int = 1,
     progress: Callable[[int, Sequence[Sample]], None] | None = None,
     timeout_s: float | None = None,
+    waiting_for_it: Callable[[], None] = lambda: None,
 ) -> Tally:
     """Segment a rank's share of the data set and count; labels are scored at their own size.
 
     The next samples are decoded while one batch is segmented. `progress(done, samples)` is called after each batch;
-    an exception from it ends the evaluation. Raises TimeoutError where a batch is not read within `timeout_s` seconds.
+    an exception from it ends the evaluation, and so does one of `waiting_for_it`, which is called about every second
+    while a batch is read. Raises TimeoutError where one is not read within `timeout_s` seconds.
     """
     images, classes = len(dataset), len(dataset.labels)
     tally = Tally(np.zeros((classes, classes + 1), np.int64), np.zeros((images, 3, classes), np.int64), np.zeros(images), 0)
@@ -93,7 +95,7 @@ def count(
     done = 0
     pool = ThreadPoolExecutor(max_workers=2)
     try:
-        decoded = prefetch(pool, lambda batch: [dataset[index] for index in batch], plan, 2, timeout_s)
+        decoded = prefetch(pool, lambda batch: [dataset[index] for index in batch], plan, 2, timeout_s, waiting_for_it)
         for batch, samples in zip(plan, decoded, strict=True):
             began = time.perf_counter()
             predictions = segment([rgb for rgb, _ in samples], [(labels.shape[0], labels.shape[1]) for _, labels in samples])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 TEMPORARY = ".*.tmp"  # what a crash may leave behind: `remove_temporaries` clears it away
@@ -13,31 +14,51 @@ TEMPORARY = ".*.tmp"  # what a crash may leave behind: `remove_temporaries` clea
 def write_atomically(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """Write `chunks` to `path` through a temporary file beside it, fsync, rename and fsync of the folder.
 
-    Raises OSError that names `path`; what stood there is then as it was. A failed fsync is not tried again: the
-    kernel may have thrown the data away, and a second one would say that all is well.
+    Raises OSError that names `path`, and what making the chunks raises; what stood there is then as it was. A failed
+    fsync is not tried again: the kernel may have thrown the data away, and a second one would say that all is well.
     """
     temporary = _beside(path)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with _naming(path):
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             for chunk in chunks:
-                _write_all(descriptor, memoryview(chunk).cast("B"))
-            os.fsync(descriptor)
+                with _naming(path):
+                    _write_all(descriptor, memoryview(chunk).cast("B"))
+            with _naming(path):
+                os.fsync(descriptor)
         finally:
-            os.close(descriptor)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
+            with _naming(path):
+                os.close(descriptor)
+        with _naming(path):
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let an OSError name the file that the user knows, not the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def _write_all(descriptor: int, chunk: memoryview) -> None:
     while chunk:
         chunk = chunk[os.write(descriptor, chunk) :]  # one call takes 2 GiB at most
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it that are missing, each so that it lasts through a power cut."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def link_atomically(target: Path, path: Path) -> None:
@@ -55,9 +76,8 @@ def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` last through a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder)) from error
+        with _naming(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

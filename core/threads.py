@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import TypeVar
 
 CORES = os.cpu_count() or 1
+SLICE_S = 1.0
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -24,11 +26,17 @@ def at_once(function: Callable[[Item], Result], items: Sequence[Item]) -> list[R
 
 
 def prefetch(
-    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int, timeout_s: float | None = None
+    pool: Executor,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    ahead: int,
+    timeout_s: float | None = None,
+    waiting_for_it: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
     """`map(function, items)` with at most `ahead` items under way or waiting, so that memory stays bounded.
 
-    An exception of `function` comes where its result would. Raises TimeoutError where one takes longer than
+    An exception of `function` comes where its result would. While a result is waited for, `waiting_for_it` is called
+    about every second; an exception of it ends the waiting. Raises TimeoutError where a result takes longer than
     `timeout_s` seconds.
     """
     waiting: deque[Future[Result]] = deque()
@@ -37,10 +45,19 @@ def prefetch(
         for item in islice(rest, ahead):
             waiting.append(pool.submit(function, item))
         while waiting:
-            result = waiting.popleft().result(timeout_s)
+            future, since = waiting.popleft(), time.monotonic()
+            while wait([future], _slice(timeout_s, since)).not_done:
+                if timeout_s is not None and time.monotonic() - since >= timeout_s:
+                    raise TimeoutError
+                waiting_for_it()
+            result = future.result()
             for item in islice(rest, 1):
                 waiting.append(pool.submit(function, item))
             yield result
     finally:
         for future in waiting:
             future.cancel()
+
+
+def _slice(timeout_s: float | None, since: float) -> float:
+    return SLICE_S if timeout_s is None else max(0, min(SLICE_S, since + timeout_s - time.monotonic()))

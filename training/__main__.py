@@ -14,7 +14,7 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
-from core.errors import InputError, RunError
+from core.errors import InputError, RunError, did_you_mean
 from training import evaluate, predict, synthesize, train
 from training.launcher import leave_verdict
 
@@ -40,7 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options, unknown = parser.parse_known_args(arguments)
         if unknown:
-            raise InputError(f"{unknown[0]}: not known here; python -m training {arguments[0]} --help lists what is")
+            flags = commands.choices[arguments[0]]._option_string_actions
+            raise InputError(f"{unknown[0]}: not known here{did_you_mean(unknown[0], flags)};"
+                             f" python -m training {arguments[0]} --help lists what is")  # fmt: skip
         code: int = options.run_command(options, arguments)
         return code
     except InputError as error:

@@ -19,12 +19,16 @@ def announce(
     """Tell what is about to happen."""
     weights = sum(p.numel() for p in network.parameters())
     gpu = world.device.type == "cuda"
-    devices = f"{world.ranks} x {torch.cuda.get_device_name()}" if gpu else f"the CPU, {world.ranks} process(es)"
+    cpu = "the CPU" + f", {world.ranks} processes" * (world.ranks > 1)
+    devices = f"{world.ranks} x {torch.cuda.get_device_name()}" if gpu else cpu
     print(f"{config.model}, width {config.width}: {weights:,} parameters, on {devices}")
     if not gpu and config.width > SLOW_WIDTH:
         print(f"a CPU takes long for width {config.width}: --width 16 has a sixteenth of the arithmetic")
     counts = f"{len(train_set)} training and {len(val_set)} validation images"
     print(f"data: {train_set.name}, {counts}, {len(train_set.labels)} classes")
+    size = "x".join(map(str, config.size))
+    print(f"{config.epochs} epochs of {len(batches)} steps of {config.batch_size} images of {size}, learning rate"
+          f" {config.learning_rate:g} ({config.schedule}), {config.loss}, {config.augment}")  # fmt: skip
     if batches.dropped:
         print(f"each epoch drops its last {batches.dropped} samples: less than a batch of {config.batch_size}")
     if world.ranks > 1 and not gpu:

@@ -17,7 +17,7 @@ from core.files import remove_temporaries, write_atomically
 from training.kept import Contents, Kept, Look
 from training.lock import hold
 
-VERSION = 1  # of the layout and of what `Kept` does
+VERSION = 2  # of the layout and of what `Kept` does
 MAGIC = b"SEGCACHE"
 
 

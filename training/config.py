@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from core.errors import InputError, first_fault
+from core.errors import InputError, did_you_mean, first_fault
 from core.models import MODELS
 
 PREFIX = "TRAIN_"
@@ -114,9 +115,13 @@ class TrainConfig(BaseSettings):
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
         if self.batch_size % self.accumulate:
-            raise ValueError(f"accumulate: {self.accumulate} parts of a batch of {self.batch_size}; choose a divisor")
+            raise ValueError(f"--accumulate: {self.accumulate} parts of a batch of {self.batch_size}; choose a divisor")
         if self.checkpoint_activations and self.model not in (None, "r2unet"):
-            raise ValueError(f"checkpoint_activations: {self.model} has no recurrent steps; it is for r2unet")
+            raise ValueError(f"--checkpoint-activations: {self.model} has no recurrent steps; it is for r2unet")
+        if self.checkpoint_activations and self.compile:
+            raise ValueError("--checkpoint-activations: torch can't compile it; leave out that or --compile")
+        if self.loss == "dice" and self.class_weights != "none":
+            raise ValueError("--class-weights: Dice has none; leave it out, or say --loss ce+dice")
         return self
 
     @property
@@ -143,12 +148,19 @@ def load_config(flags: dict[str, Any], file: Path | None = None) -> TrainConfig:
     Raises InputError of one line that names the flag, the environment variable or the file's key.
     """
     from_file = _read_file(file) if file else {}
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in TrainConfig.model_fields:
+            close = did_you_mean(name, [PREFIX + key.upper() for key in TrainConfig.model_fields])
+            print(f"warning: {name}: no setting of that name{close}", file=sys.stderr)
     in_environment = {key for key in TrainConfig.model_fields if os.environ.get(PREFIX + key.upper())}
     try:
         return TrainConfig(**{**{k: v for k, v in from_file.items() if k not in in_environment}, **flags})
     except ValidationError as error:
         first = error.errors()[0]
-        key = str(first["loc"][0]) if first["loc"] else ""
+        message = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:  # of several settings together: the message names them
+            raise InputError(message) from None
+        key = str(first["loc"][0])
         if key in flags:
             where = "--" + key.replace("_", "-")
         elif key in in_environment:
@@ -156,18 +168,22 @@ def load_config(flags: dict[str, Any], file: Path | None = None) -> TrainConfig:
         else:
             where = f"{file}: {key}"
         given = "" if first["type"] in ("missing", "extra_forbidden", "value_error") else f" (got {first['input']!r})"
-        message = first["msg"].removeprefix("Value error, ")
         raise InputError(f"{where}: {message}{given}") from None
 
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(f"--config: {path}: can't be read ({error.strerror})") from None
+    except ValueError as error:
         raise InputError(f"--config: {path}: expected a JSON object of settings ({error})") from None
     if not isinstance(values, dict):
         raise InputError(f'--config: {path}: expected a JSON object of settings, such as {{"epochs": 50}}')
-    return {key.replace("-", "_"): value for key, value in values.items()}  # as the flags are spelt, or the variables
+    settings = {key.replace("-", "_"): value for key, value in values.items()}  # as the flags are spelt, or the variables
+    for key in settings.keys() - TrainConfig.model_fields.keys():
+        raise InputError(f"{path}: {key}: no setting of that name{did_you_mean(key, TrainConfig.model_fields)}")
+    return settings
 
 
 def settle(config: TrainConfig, flags: set[str]) -> TrainConfig:
@@ -188,7 +204,7 @@ def settle(config: TrainConfig, flags: set[str]) -> TrainConfig:
             raise InputError(f"{saved_file}: missing, and the folder holds a run; bring it back, or choose another --run")
         raise InputError(f"{config.run_folder}: holds a run; go on with --resume, or choose another folder with --run")
     if config.model is None:
-        raise InputError(f"--model: missing, and {saved_file} is not there to tell it; known: {', '.join(MODELS)}")
+        raise InputError(f"--run: no run in {config.run_folder}; to begin one say --model ({', '.join(MODELS)}) and --data")
     if config.data is None:
         raise InputError("--data: missing; a Cityscapes folder, a folder with classes.json, or `synthetic`")
     return config
@@ -205,11 +221,25 @@ def _plain(saved_file: Path) -> dict[str, Any]:
 
 def _merge(config: TrainConfig, flags: set[str], saved: TrainConfig, begun: bool) -> TrainConfig:
     if not begun:  # no epoch was finished: nothing that a flag could contradict
-        return saved.model_copy(update={key: getattr(config, key) for key in flags})
+        return _updated(saved, config, flags)
     for key in sorted(flags - FREE_AT_RESUME):
         if getattr(config, key) != getattr(saved, key):
             raise InputError(
                 f"--{key.replace('_', '-')}: the run in {config.run_folder} has {getattr(saved, key)!r}, not"
                 f" {getattr(config, key)!r}; leave it out, or start another run with --run"
             )
-    return saved.model_copy(update={key: getattr(config, key) for key in config.model_fields_set & FREE_AT_RESUME})
+    for key in sorted(config.model_fields_set - flags - FREE_AT_RESUME):
+        ours, theirs = getattr(saved, key), getattr(config, key)
+        if ours != theirs:
+            print(f"warning: {key.replace('_', '-')}: the run has {ours!r} and keeps it; the environment or --config says"
+                  f" {theirs!r}", file=sys.stderr)  # fmt: skip
+    return _updated(saved, config, config.model_fields_set & FREE_AT_RESUME)
+
+
+def _updated(saved: TrainConfig, config: TrainConfig, keys: set[str]) -> TrainConfig:
+    """The saved configuration with some settings of the new one, in the folder where it was found: it may have moved."""
+    values = {**saved.model_dump(), **{key: getattr(config, key) for key in keys}, "run": str(config.run_folder)}
+    try:
+        return TrainConfig.model_construct(**TrainConfig.model_validate(values).model_dump())
+    except ValidationError as error:
+        raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None

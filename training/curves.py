@@ -15,10 +15,11 @@ PANELS = (
 )
 
 
-def draw_curves(history: list[Row], title: str, path: Path) -> None:
+def draw_curves(history: list[Row], title: str, path: Path, objective: str = "cross-entropy (nats)") -> None:
     """Draw a panel for the loss and for each score and write the picture atomically.
 
-    Training scores are running scores of the augmented crops, so they lag and are not those of whole pictures.
+    `objective` is what training minimises; on validation pictures it is always cross-entropy. Training scores are
+    running scores of the augmented crops, so they lag and are not those of whole pictures.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -38,7 +39,8 @@ def draw_curves(history: list[Row], title: str, path: Path) -> None:
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    panels[0, 0].set_ylabel("cross-entropy (nats)")
+    plain = "cross-entropy (nats)"
+    panels[0, 0].set_ylabel(plain if objective == plain else f"training: {objective}\nvalidation: {plain}")
     panels[0, 4].legend(*panels[0, 0].get_legend_handles_labels(), loc="center")
     figure.suptitle(title)
     picture = io.BytesIO()

@@ -126,8 +126,8 @@ class TrainingData:
                     cache.path.unlink(missing_ok=True)
                     contents = None
                 return contents or cache.make(skip_bad, timeout_s=timeout_s)
-            except TimeoutError:
-                raise TimeoutError(f"{dataset.name}: a file of {dataset.split} could not be read in {timeout_s:g} s") from None
+            except TimeoutError:  # of a picture, and an OSError, too
+                raise
             except OSError as error:
                 raise RunError(f"{self.cache}: the cache can't be written ({error.strerror}); choose another folder with"
                                " --cache DIR, or train without one with --cache none") from None  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,15 +17,17 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from core.errors import InputError
 from core.evaluation import Tally
+from training import PARENT
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 TIMEOUT_S = 1800.0
 PREPARATION_S = 86_400.0  # how long the others wait for rank 0 to have looked through the data
+POLL_S = 0.5
 LAUNCHER = "TRAINING_LAUNCHER"  # process number of the launcher
 Value = TypeVar("Value")
 
@@ -105,38 +108,53 @@ def join(use_gpu: bool = True, timeout_s: float = TIMEOUT_S) -> Iterator[World]:
     if "RANK" not in os.environ:
         yield World(device=device, timeout_s=timeout_s)
         return
-    _die_with_launcher()
+    die_with_launcher()
     if gpu:
         if local >= torch.cuda.device_count():
             raise InputError(
                 f"process {local} of this machine has no GPU: {torch.cuda.device_count()} are visible; start fewer"
             )
         torch.cuda.set_device(device)
-    timeout, patience = timedelta(seconds=timeout_s), timedelta(seconds=max(timeout_s, PREPARATION_S))
-    store, rank, ranks = next(rendezvous("env://", timeout=patience))
+    timeout, patience = timedelta(seconds=timeout_s), max(timeout_s, PREPARATION_S)
+    first = os.environ["RANK"] == "0"
+    # without a launcher's store the first process brings its own, after it has looked through the data
+    store, rank, ranks = next(rendezvous("env://", timeout=timeout if first else timedelta(seconds=patience)))
     # a launcher keeps its store over restarts: in a part of its own an attempt finds no address of dead processes
-    store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    store = PrefixStore(f"attempt {restarts()}", store)
     if rank == 0:
         store.set("ready", "1")
     else:
-        store.wait(["ready"], patience)  # rank 0 may have looked through the data first
+        _wait(store, "ready", patience)
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", store=store, rank=rank, world_size=ranks, timeout=timeout)
     yield World(rank, ranks, device, timeout_s)
     # not where this rank failed: the others may be inside a collective, and leaving the group would wait for them
     dist.destroy_process_group()
 
 
-def _die_with_launcher() -> None:
+def _wait(store: Store, key: str, patience_s: float) -> None:
+    """Wait for a key in slices of a second: a signal is heard in between only."""
+    until = time.monotonic() + patience_s
+    while not store.check([key]):
+        if time.monotonic() > until:
+            raise TimeoutError(f"the first process was not ready in {patience_s:g} s")
+        time.sleep(min(POLL_S, patience_s))
+
+
+def restarts() -> int:
+    """How often a launcher has started its processes again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def die_with_launcher() -> None:
     """Ask Linux to kill this process when its launcher dies: SIGKILL of a launcher leaves its workers alive otherwise.
 
     Not under another parent: a shell from which somebody starts the ranks by hand may well be left.
     """
-    launcher = os.environ.get(LAUNCHER)
-    if launcher is None and "TORCHELASTIC_RUN_ID" not in os.environ:
+    if LAUNCHER not in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
         return
     try:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     except (OSError, AttributeError):  # not Linux
         return
-    if launcher is not None and str(os.getppid()) != launcher:  # it died before this process had asked
+    if os.getppid() != int(os.environ.get(LAUNCHER, PARENT)):  # it died before this process had asked
         os.kill(os.getpid(), signal.SIGKILL)

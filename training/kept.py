@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from core.datasets import Dataset, Sample, read_sample
+from core.errors import InputError
 from core.threads import prefetch
 from core.transforms import Preprocess, Size, resize_label, resize_photo
 from training.progress import bar
@@ -48,6 +50,7 @@ class Contents(BaseModel):
 
     bad: dict[int, str] = {}  # index in the data set -> what is wrong
     pixels: list[int]  # of each class, in the kept labels
+    digest: str = ""  # SHA-256 in hex over those of the good samples, as they are kept
     file: str = ""  # the cache's name, where there is one
     sizes: list[tuple[int, int, int, int]] = []  # height and width of photograph and label, of the good ones in order
 
@@ -66,22 +69,33 @@ class Look:
     def samples(self, title: str) -> Iterator[Sample]:
         """What is kept of the good samples, in order, with a progress bar; the others go into `contents.bad`."""
         pool = ThreadPoolExecutor(os.cpu_count())
+        whole, seen = hashlib.sha256(), 0
         try:
             found = prefetch(pool, self._keep, range(len(self.dataset)), 2 * (os.cpu_count() or 1), self.timeout_s)
-            for index, sample in enumerate(bar(title, items=found, total=len(self.dataset), unit="image")):
+            shown = bar(title, items=found, total=len(self.dataset), unit="image")
+            for index, (sample, digest) in enumerate(shown):
+                seen = index + 1
                 if isinstance(sample, str):
                     self.contents.bad[index] = sample
                     continue
+                whole.update(digest)
                 counts = np.bincount(sample[1].ravel(), minlength=256)[: len(self.dataset.labels)]
                 self.contents.pixels = (np.array(self.contents.pixels) + counts).tolist()
                 self.contents.sizes.append((*sample[0].shape[:2], *sample[1].shape))
                 yield sample
+        except TimeoutError:
+            where = self.dataset.where(seen)
+            raise TimeoutError(f"{where}: could not be read in {self.timeout_s:g} s; is its drive there?") from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # not waiting for a read that hangs
+        self.contents.digest = whole.hexdigest()
 
-    def _keep(self, index: int) -> Sample | str:
+    def _keep(self, index: int) -> tuple[Sample | str, bytes]:
         sample = read_sample(self.dataset, index)
-        return sample if isinstance(sample, str) else self.keep(sample)
+        if isinstance(sample, str):
+            return sample, b""
+        kept = self.keep(sample)
+        return kept, hashlib.sha256(b"".join(np.ascontiguousarray(part).data for part in kept)).digest()
 
 
 class KeptDataset:
@@ -95,7 +109,10 @@ class KeptDataset:
         return len(self._good)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.keep(self.source[self._good[index]])
+        sample = read_sample(self.source, self._good[index])
+        if isinstance(sample, str):  # it was whole at the first look
+            raise InputError(sample)
+        return self.keep(sample)
 
     def where(self, index: int) -> str:
         """The photograph's path."""

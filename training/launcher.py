@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from training.signals import StopWish, stop_wish
 
 ORDERS = "TRAINING_ORDERS"  # names the file that tells the processes what their parent has settled
 VERDICT = "TRAINING_VERDICT"  # names the file in which a process tells an error that another attempt would meet again
-STOPPED = 130  # what a command ends with that was interrupted
+WRONG_INPUT, STOPPED = 2, 130  # what a command ends with that was told something wrong, or was interrupted
 POLL_S = 0.05
 PROGRAM = (sys.executable, "-m", "training")
 
@@ -48,7 +49,7 @@ def launch(processes: int, arguments: Sequence[str], orders: str = "", max_resta
     are killed and all are started again, at most `max_restarts` times, unless one left a verdict that it is no use.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    with tempfile.TemporaryDirectory(prefix="training-") as folder, stop_wish() as wish:
+    with tempfile.TemporaryDirectory(prefix="training-") as folder, stop_wish(tell=True) as wish:
         verdict = Path(folder, "verdict")
         Path(folder, "orders").write_text(orders, encoding="utf-8")
         for attempt in range(max_restarts + 1):
@@ -68,9 +69,11 @@ def launch(processes: int, arguments: Sequence[str], orders: str = "", max_resta
                 return 0
             if verdict.exists():
                 return int(json.loads(verdict.read_text(encoding="utf-8"))["code"])
+            if failed[1] == WRONG_INPUT:
+                return WRONG_INPUT
             told = f"process {failed[0]} {_describe(failed[1])}"
             if wish.asked and failed[1] in (-signal.SIGTERM, STOPPED):
-                print("stopped before the first step: nothing is lost; start the same command again", flush=True)
+                print(stopped_before(attempt), flush=True)
                 return 0
             if wish.asked:
                 print(f"error: asked to stop, and {told}", file=sys.stderr)
@@ -112,11 +115,18 @@ def _attempt(arguments: list[str], processes: int, common: dict[str, str], wish:
             process.wait()
 
 
+def stopped_before(attempt: int) -> str:
+    """What to tell of a stop before an attempt's first step; the first attempt is 0."""
+    again = ", with --resume" if attempt else ""
+    return f"stopped before the first step: nothing is lost; start the same command again{again}"
+
+
 def leave_verdict(code: int) -> None:
     """Tell the launcher that another attempt would end the same way."""
     path = os.environ.get(VERDICT)
     if path:
-        write_atomically(Path(path), [json.dumps({"code": code}).encode()])
+        with suppress(OSError):  # a full disk, which may be what is to be told
+            write_atomically(Path(path), [json.dumps({"code": code}).encode()])
 
 
 def read_orders() -> str | None:

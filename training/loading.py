@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import cv2
@@ -67,15 +68,19 @@ class Loader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def epoch(self, epoch: int, first: int = 0, timeout_s: float | None = None) -> Iterator[Batch]:
+    def epoch(
+        self, epoch: int, first: int = 0, timeout_s: float | None = None, waiting_for_it: Callable[[], None] = lambda: None
+    ) -> Iterator[Batch]:
         """The batches of an epoch from step `first` on; those before are not touched.
 
-        Raises InputError naming a file that broke, TimeoutError where a batch does not come within `timeout_s`.
+        While a batch is waited for, `waiting_for_it` is called about every second. Raises InputError naming a file that
+        broke, TimeoutError where a batch does not come within `timeout_s`.
         """
         plan = self.batches.mine(epoch)[first:]
         pool = ThreadPoolExecutor(self.threads, "loader")
         try:
-            made = prefetch(pool, lambda indices: self._batch(epoch, indices), plan, self.threads + 2, timeout_s)
+            make = partial(self._batch, epoch)
+            made = prefetch(pool, make, plan, self.threads + 2, timeout_s, waiting_for_it)
             for step in range(first, first + len(plan)):
                 try:
                     yield next(made)

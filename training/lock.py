@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from core.errors import InputError
+from core.files import make_folder
 
 NAME = ".lock"
 POLL_S = 0.1
@@ -33,7 +34,7 @@ def only_writer(folder: Path, wait_s: float = WAIT_S) -> Iterator[None]:
 @contextmanager
 def hold(folder: Path, busy: Callable[[str], None]) -> Iterator[None]:
     """Hold a folder for the duration of a `with` block; while another process does, `busy` is told which, again and again."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         while not _take(descriptor, folder):

@@ -36,13 +36,23 @@ class Loop:
         step, world, steps = self.step, self.step.world, len(self.loader)
         step.bare.train()
         start = time.perf_counter()
+        number = done
+
+        def stop_if_all_agree() -> None:
+            if world.any(self.wish.asked):
+                if number > done:
+                    self.look(epoch, number)
+                save(number)
+                raise Stopped
+
+        def stop_waiting() -> None:
+            if self.wish.asked:  # the others meet this process before their next step
+                stop_if_all_agree()
+
         with bar(title, world.main, total=steps, initial=done, unit="step") as shown:
-            for number, batch in enumerate(self.loader.epoch(epoch, done, world.timeout_s), done + 1):
-                if world.any(self.wish.asked):
-                    if number - 1 > done:
-                        self.look(epoch, number - 1)
-                    save(number - 1)
-                    raise Stopped
+            for batch in self.loader.epoch(epoch, done, world.timeout_s, stop_waiting):
+                stop_if_all_agree()
+                number += 1
                 for group in step.optimizer.param_groups:
                     group["lr"] = rates[number - 1]
                 step(batch, self.sums)
@@ -63,13 +73,11 @@ class Loop:
         if math.isfinite(loss) and not float(self.step.failed):
             return
         what = "a gradient" if math.isfinite(loss) else f"the loss ({loss})"
-        first = max(1, number - self.look_every + 1)
-        told = f"step {number}" if first == number else f"one of the steps {first} to {number}"
-        batches = self.loader.batches.whole(epoch)[first - 1 : number]
-        files = [self.loader.dataset.where(index) for batch in batches for index in batch]
-        raise RunError(listing(f"epoch {epoch}, {told}: {what} is not finite, and no update was made with it; look at these"
-                               " files, or go on from the newest checkpoint with a lower --learning-rate or --clip in another"
-                               " --run", files))  # fmt: skip
+        number -= self.step.calls - int(self.step.updates) - 1  # the first that made no update
+        files = [self.loader.dataset.where(index) for index in self.loader.batches.whole(epoch)[number - 1]]
+        raise RunError(listing(f"epoch {epoch}, step {number}: {what} is not finite, and no update was made with it; look at"
+                               " these files, or go on from the newest checkpoint with a lower --learning-rate or --clip in"
+                               " another --run", files))  # fmt: skip
 
 
 def learning_rates(schedule: str, base: float, epoch: int, epochs: int, steps: int, warmup: float = 0) -> list[float]:

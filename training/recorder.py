@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from core.segmenter import Segmenter
 from training.board import Board, picture_strip
 from training.config import TrainConfig
 from training.curves import draw_curves
-from training.run_folder import Row, RunFolder
+from training.run_folder import LEADING, Row, RunFolder
 from training.validation import FittedSegmenter, Validation, score_columns
 
 
@@ -36,6 +37,8 @@ class Recorder:
     def __init__(self, config: TrainConfig, folder: RunFolder, segmenter: Segmenter, val_set: Dataset, first: int) -> None:
         self.config, self.folder, self.segmenter, self.val_set = config, folder, segmenter, val_set
         self.board = Board(folder.tensorboard, first)
+        weighted = ", weighted by class" * (config.class_weights != "none")
+        self.objective = "cross-entropy (nats)" if config.loss == "ce" and not weighted else config.loss + weighted
         self.painter = ThreadPoolExecutor(1)  # drawing takes a second, in which the next epoch goes on
         self.drawing: Future[None] | None = None
 
@@ -53,21 +56,23 @@ class Recorder:
             epoch=epoch,
             scores=summary(scores),
         )
-        # of the classes that occur: one stray pixel of an absent class should not choose the checkpoint
-        score = scores.macro_iou_labelled or 0.0
+        score = getattr(scores, LEADING) or 0.0
         better = best is None or score > best
         self.folder.save_epoch(epoch, card, to_tensors(served), better, config.keep)
         speed = trained.images / trained.seconds if trained.images else 0.0
         row: Row = {
             "epoch": epoch,
             "train_loss": trained.loss,
-            "val_loss": validated.loss,
+            "val_loss": validated.loss if math.isfinite(validated.loss) else None,
             "learning_rate": trained.learning_rate,
             "images_per_s": speed,
             "seconds": trained.seconds,
             **score_columns(scores, "val_"),
             **score_columns(metrics.scores(trained.confusion, labels), "train_running_"),
         }
+        if row["val_loss"] is None:
+            print(f"warning: epoch {epoch}: the loss on the validation images is {validated.loss}: some of the network's"
+                  " outputs overflow; if that goes on, try a lower --learning-rate", flush=True)  # fmt: skip
         self.folder.append_history(row)
         self.board.write(row, picture_strip(FittedSegmenter(self.segmenter), self.val_set))
         self.draw()
@@ -86,10 +91,8 @@ class Recorder:
                 print(f"warning: {self.folder.path}: no curves ({error.strerror}); training goes on", flush=True)
         if last or not self.drawing or self.drawing.done():
             title = f"{self.folder.path.name}: {self.config.model}, width {self.config.width}"
-            history = self.folder.read_history()
-            self.drawing = (
-                self.painter.submit(draw_curves, history, title, self.folder.path / "curves.png") if history else None
-            )
+            history, path = self.folder.read_history(), self.folder.path / "curves.png"
+            self.drawing = self.painter.submit(draw_curves, history, title, path, self.objective) if history else None
 
     def close(self, finished: bool) -> None:
         """Write out what is buffered, and with `finished` the curves up to the last epoch."""

@@ -12,12 +12,13 @@ from typing import Any
 from core import __version__, tensorfile
 from core.checkpoint import SUFFIX, Card, not_finite, write_checkpoint
 from core.errors import CheckpointError, RunError
-from core.files import link_atomically, remove_temporaries, write_atomically
+from core.files import link_atomically, make_folder, remove_temporaries, write_atomically
 from core.tensorfile import Document, Tensors
 from training.config import TrainConfig
 
 Row = dict[str, Any]
 KEPT_RESUME_FILES = 2
+LEADING = "macro_iou_labelled"  # chooses the best: one stray pixel of an absent class should not
 
 
 def _numbers(path: Path) -> list[int]:
@@ -42,11 +43,12 @@ class RunFolder:
         self.resume = path / "resume"
         self.tensorboard = path / "tensorboard"
         self.history = path / "history.csv"
+        self.warned = False  # whether the user knows that something is done again
 
     def create(self, config: TrainConfig, start: Document, skipped: list[str]) -> None:
         """Make the folders and write `config.json`: the configuration, what --skip-bad left out, and every start."""
         for folder in (self.checkpoints, self.resume):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         remove_temporaries(self.path, self.checkpoints, self.resume)
         values = config.model_dump(mode="json", exclude={"resume"})
         document = {"config": values, "skipped": skipped, "starts": [*self.starts(), start], "code_version": __version__}
@@ -73,9 +75,14 @@ class RunFolder:
         if best:
             link_atomically(path, self.checkpoints / f"best{SUFFIX}")
         if keep is not None:
-            for old in sorted(self.checkpoints.glob(f"epoch-*{SUFFIX}"), key=_numbers)[:-keep]:
+            for old in self._epoch_files(epoch)[:-keep]:
                 old.unlink()  # best and last are links of their own and stay
         return path
+
+    def _epoch_files(self, up_to: int) -> list[Path]:
+        """The checkpoints of the epochs up to this one, in their order: later ones are of a past that is done again."""
+        files = sorted(self.checkpoints.glob(f"epoch-*{SUFFIX}"), key=_numbers)
+        return [path for path in files if _numbers(path)[0] <= up_to]
 
     def save_resume(self, epoch: int, step: int, document: Document, tensors: Tensors) -> None:
         """Write everything that is needed to go on after `epoch` epochs and `step` steps; the newest two are kept.
@@ -106,13 +113,17 @@ class RunFolder:
                 document, tensors = tensorfile.read(path)
             except CheckpointError as error:
                 print(f"warning: {error}; trying the one before", flush=True)
+                self.warned = True
                 damaged += [path] * _readable(path)  # what can't be read now may be whole all the same
                 continue
             for old in damaged:
                 old.replace(old.with_suffix(".damaged"))  # or it would count as one of the two that are kept
             return path, document, tensors
         if files:
-            raise RunError(f"{self.resume}: none of its {len(files)} files is whole; start again with another --run")
+            raise RunError(
+                f"{self.resume}: none of its {len(files)} files is whole; start again with another --run, from the"
+                " newest checkpoint with --init"
+            )
         epochs = len(list(self.checkpoints.glob(f"epoch-*{SUFFIX}")))
         if epochs > 1 or len(self.read_history()) > 1 or any(self.resume.glob("*.damaged")):
             raise RunError(f"{self.resume}: holds nothing to go on from, but the run has finished epochs; bring its files back,"
@@ -133,13 +144,19 @@ class RunFolder:
         rows, _ = self._history_text()
         return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
 
-    def cut_history(self, epoch: int) -> None:
-        """Drop the rows after `epoch`: a run that goes on writes them again, and says so."""
+    def go_back(self, epoch: int) -> None:
+        """Drop the rows after `epoch`, and let `last` and `best` be of those before: a run that goes on makes them again."""
         rows, names = self._history_text()
         kept = [row for row in rows if int(row["epoch"]) <= epoch]
         if len(kept) < len(rows):
+            kind = "" if self.warned else "warning: "
             told = f"{len(rows)} epochs, the newest whole resume file {epoch}"
-            print(f"warning: {self.history} tells of {told}: what comes after is done again", flush=True)
+            print(f"{kind}{self.history} tells of {told}: what comes after is done again", flush=True)
+            best = max(kept, key=lambda row: float(row.get(f"val_{LEADING}") or 0), default={})  # the first of equals
+            for name, row in (("last", kept[-1] if kept else {}), ("best", best)):
+                path = self.checkpoints / f"epoch-{int(row.get('epoch', 0)):04d}{SUFFIX}"
+                if path.is_file():  # --keep may have deleted it
+                    link_atomically(path, self.checkpoints / f"{name}{SUFFIX}")
         if names:
             self._write_history(kept, names)
 

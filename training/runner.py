@@ -80,7 +80,7 @@ class Run:
             use_bf16(config.precision, world.device),
         )
         self.loop = Loop(step, self.loader, self.moving.sums, wish, config.checkpoint_every)
-        self.conditions = conditions(config, world, self.train_set, survey.train.pixels)
+        self.conditions = conditions(config, world, survey)
 
     def train(self) -> None:
         """Train to the last epoch: steps, an evaluation and a checkpoint for each. Raises InputError, RunError."""
@@ -122,7 +122,7 @@ class Run:
                 print(f"{self.folder.path}: has its {place.epoch} epochs already; a larger --epochs goes on", flush=True)
             start = {"epoch": place.epoch, "step": place.step, **place.on, "exact": place.exact, "job": job()}
             self.folder.create(self.config, start, self.survey.skipped)
-            self.folder.cut_history(place.epoch)
+            self.folder.go_back(place.epoch)
             announce(self.config, self.world, self.network, self.train_set, self.val_set, self.loader.batches)
         self.world.barrier()
         return place
@@ -164,7 +164,11 @@ class Run:
                 save(steps)
                 raise Stopped
 
-        validated = validate(self.segmenter, self.val_set, config.batch_size, world, check)
+        def stop_waiting() -> None:
+            if self.wish.asked:  # the others meet this process at the end of their round
+                check()
+
+        validated = validate(self.segmenter, self.val_set, config.batch_size, world, check, stop_waiting)
         best = place.best
         if recorder:
             with told_as_run_error(self.folder):

@@ -14,10 +14,11 @@ SAME_S = 1.0  # within it a second signal is the same wish: a terminal and a lau
 
 
 class StopWish:
-    """Whether somebody wishes the run to stop."""
+    """Whether somebody wishes the run to stop; with `tell` this process says that it has heard."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: bool = False) -> None:
         self.asked = False
+        self.tell = tell
         self._first = 0.0
 
     def note(self, number: int, frame: FrameType | None) -> None:
@@ -28,12 +29,14 @@ class StopWish:
             os._exit(128 + number)  # the first process of a container is not killed by its own signals
         if not self.asked:
             self.asked, self._first = True, time.monotonic()
+            if self.tell:
+                os.write(2, b"\nstopping as soon as everything is saved; once more stops at once\n")
 
 
 @contextmanager
-def stop_wish() -> Iterator[StopWish]:
+def stop_wish(tell: bool = False) -> Iterator[StopWish]:
     """Listen to the signals for the duration of a `with` block in the main thread."""
-    wish = StopWish()
+    wish = StopWish(tell)
     before = {number: signal.signal(number, wish.note) for number in SIGNALS}
     try:
         yield wish

@@ -30,7 +30,7 @@ class Sums:
 class Step:
     """Runs a batch forward and backward and updates the weights, without making the host wait for the device.
 
-    A gradient that is not finite makes this update and all later ones do nothing (the fused optimizer looks at
+    A loss or a gradient that is not finite makes this update and all later ones do nothing (the fused optimizer looks at
     `found_inf` on the device), so that the host may learn of it some steps later and still find the weights whole.
     """
 
@@ -54,6 +54,7 @@ class Step:
         shift = [m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)]
         self.scale, self.shift = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (scale, shift))
         self.failed = torch.zeros((), device=device)  # 1 from the first update on that was not finite
+        self.calls, self.updates = 0, torch.zeros((), dtype=torch.int64, device=device)  # the second: those before it
         # what a gradient scaler would set: the fused step reads them on the device
         optimizer.__dict__.update(found_inf=self.failed, grad_scale=None)
 
@@ -70,7 +71,7 @@ class Step:
         for place, (x, y) in enumerate(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)):
             with self._without_sync(place < parts - 1):
                 share += self._forward_backward(x, y, total, sums)
-        self._update()
+        self._update(share)
         sums.loss += torch.stack((share.double() * total, total / self.world.ranks))
 
     def _forward_backward(self, images: Tensor, labels: Tensor, total: Tensor, sums: Sums) -> Tensor:
@@ -85,10 +86,12 @@ class Step:
             sums.counts += confusion(labels, logits.argmax(1), logits.shape[1])
         return share.detach()
 
-    def _update(self) -> None:
+    def _update(self, loss: Tensor) -> None:
         gradients = [p.grad for p in self.bare.parameters() if p.grad is not None]
         norm = get_total_norm(gradients)
-        self.failed.copy_(torch.maximum(self.failed, (~torch.isfinite(norm)).float()))
+        self.failed.copy_(torch.maximum(self.failed, (~torch.isfinite(norm + loss)).float()))
+        self.calls += 1
+        self.updates += 1 - self.failed.long()
         if self.clip is not None:
             torch._foreach_mul_(gradients, (self.clip / (norm + 1e-6)).clamp(max=1))
         self.optimizer.step()

@@ -11,7 +11,7 @@ import argparse
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from pydantic import BaseModel
@@ -21,8 +21,8 @@ from core.errors import InputError
 from core.models import MODELS
 from training.config import TrainConfig, load_config, settle
 from training.data import Survey
-from training.distributed import join
-from training.launcher import STOPPED, job, launch, processes_to_launch, read_orders
+from training.distributed import die_with_launcher, join, restarts
+from training.launcher import STOPPED, job, launch, processes_to_launch, read_orders, stopped_before
 from training.loading import EpochBatches
 from training.lock import only_writer
 from training.memory import keep_freed_memory
@@ -59,8 +59,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
                 continue
             shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
             text += f" (default: {shown})" if shown is not None else ""
+            choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
             pair = {"size": ("H", "W"), "scale": ("MIN", "MAX")}.get(name)
-            many: dict[str, Any] = {"nargs": 2, "metavar": pair} if pair else {"metavar": name.upper()}
+            many: dict[str, Any] = {"nargs": 2, "metavar": pair} if pair else {"metavar": "|".join(choices) or name.upper()}
             group.add_argument(flag, default=argparse.SUPPRESS, help=text, **many)
     parser.add_argument("--config", type=Path, metavar="FILE", help="JSON object of settings, by the flags' names")
 
@@ -73,19 +74,21 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         if read_orders() is not None:
             return STOPPED  # and the launcher stops the others, which may be further
-        print("stopped before the first step: nothing is lost; start the same command again", flush=True)
+        print(stopped_before(restarts()), flush=True)
         return 0
 
 
 def _run(options: argparse.Namespace, arguments: list[str]) -> int:
-    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # a launcher starts the same command anew
+    die_with_launcher()
+    again = restarts() > 0  # a launcher starts the same command anew
+    first = os.environ.get("RANK", "0") == "0"
     orders = read_orders()
     if orders is not None:  # this is one of the processes: its parent has checked everything
         settled = Orders.model_validate_json(orders)
         return train(settled.config.model_copy(update={"resume": settled.config.resume or again}), settled.survey)
     flags = {key: value for key, value in vars(options).items() if key in TrainConfig.model_fields}
-    if again and RunFolder(load_config(flags, options.config).run_folder).job() == job():
-        flags["resume"] = True  # it is this launcher's own run that stands there
+    if again and (not first or RunFolder(load_config(flags, options.config).run_folder).job() == job()):
+        flags["resume"] = True  # it is this launcher's own run that stands there: the first process has made sure
     config = settle(load_config(flags, options.config), set(flags))
     processes = processes_to_launch(config.gpus)
     if processes > 1:
@@ -112,7 +115,7 @@ def train(config: TrainConfig, survey: Survey | None = None) -> int:
             # said once before the first step: a validation says it too, and what MKL then does has other last bits
             torch.set_num_threads(torch.get_num_threads())
         survey = world.share(survey)
-        with stop_wish() as wish:
+        with stop_wish(tell=world.main and read_orders() is None) as wish:
             Run(config, survey, world, wish).train()
     return 0
 

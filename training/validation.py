@@ -20,6 +20,8 @@ from training.distributed import World
 from training.progress import bar
 from training.run_folder import Row
 
+MOST = 8  # photographs a round: more are no faster, and a stop would have to wait for them
+
 
 class FittedSegmenter:
     """Segments photographs that have the network's size already, as the cache keeps them: the rest is the same.
@@ -51,6 +53,7 @@ def count_together(
     batch_size: int,
     world: World,
     seen: Callable[[Sequence[Sample]], None] = lambda _: None,
+    waiting_for_it: Callable[[], None] = lambda: None,
 ) -> evaluation.Tally:
     """Evaluate with a progress bar; every rank takes its share and gets the whole.
 
@@ -67,7 +70,9 @@ def count_together(
             seen(samples)
             shown.update(min(len(samples) * world.ranks, len(dataset) - shown.n))
 
-        tally = evaluation.count(segment, dataset, batch_size, world.rank, world.ranks, progress, world.timeout_s)
+        tally = evaluation.count(
+            segment, dataset, batch_size, world.rank, world.ranks, progress, world.timeout_s, waiting_for_it
+        )
         while calls < rounds:
             progress(0, [])
     world.add_tally(tally)
@@ -75,11 +80,17 @@ def count_together(
 
 
 def validate(
-    segmenter: Segmenter, dataset: Dataset, batch_size: int, world: World, check: Callable[[], None] = lambda: None
+    segmenter: Segmenter,
+    dataset: Dataset,
+    batch_size: int,
+    world: World,
+    check: Callable[[], None] = lambda: None,
+    waiting_for_it: Callable[[], None] = lambda: None,
 ) -> Validation:
     """Evaluate the network in memory on samples kept at its size, and its loss on the way.
 
-    `check` is called on every rank after each round; an exception of it ends the evaluation.
+    `check` is called on every rank after each round, `waiting_for_it` on a rank that waits for pictures; an exception of
+    theirs ends the evaluation.
     """
     segment = FittedSegmenter(segmenter)
     sums = np.zeros(2)  # summed cross-entropy, valid pixels
@@ -91,7 +102,7 @@ def validate(
             sums += loss
         check()
 
-    tally = count_together(segment, dataset, batch_size, world, seen)
+    tally = count_together(segment, dataset, min(batch_size, MOST), world, seen, waiting_for_it)
     world.add(sums)
     return Validation(float(sums[0] / max(sums[1], 1)), tally)
 

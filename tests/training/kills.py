@@ -91,9 +91,17 @@ def kill_launcher(victim: Victim, process: subprocess.Popen[str], chance: random
     workers = victim.workers(process)
     process.kill()
     deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+    while any(lives(pid) for pid in workers):
         assert time.monotonic() < deadline, f"workers {workers} outlive their launcher"
         time.sleep(0.01)
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs: one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def kill_rank(victim: Victim, process: subprocess.Popen[str], chance: random.Random) -> None:

@@ -193,3 +193,10 @@ def test_a_cache_that_can_t_be_written_says_what_to_do(scenes: Path, tmp_path: P
     (tmp_path / "file").touch()
     code, _, err = cli("train", "--data", scenes, "--run", tmp_path / "r", "--cache", tmp_path / "file" / "x", *TINY)
     assert code == 1 and "--cache DIR" in err and "--cache none" in err
+
+
+def test_everything_wrong_is_told_however_much_it_is(plain: Path, tmp_path: Path, cli: Cli) -> None:
+    for number in range(150):
+        (plain / "images" / "train" / f"x{number}.jpg").touch()
+    code, _, err = cli("train", "--data", plain, "--run", tmp_path / "r", *TINY)
+    assert code == 2 and all(f"x{number}.jpg has no label" in err for number in range(150))

@@ -56,6 +56,13 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"size": ["256", "wide"]}, "--size"),
         ({"model": "segnet"}, "--model: unknown model 'segnet'; known: unet, r2unet, ddunet"),
         ({"augment": "wild"}, "--augment: .*'street' or 'classic'"),
+        ({"accumulate": "3"}, "^--accumulate: 3 parts of a batch of 8; choose a divisor$"),
+        ({"model": "unet", "checkpoint_activations": True}, "^--checkpoint-activations: unet has no recurrent steps"),
+        (
+            {"model": "r2unet", "checkpoint_activations": True, "compile": True},
+            "^--checkpoint-activations: torch can't compile",
+        ),
+        ({"loss": "dice", "class_weights": "data"}, "^--class-weights: Dice has none"),
     ],
 )
 def test_a_wrong_flag_is_named_in_one_line(flags: dict[str, object], message: str) -> None:
@@ -71,7 +78,12 @@ def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [('{"epoch": 3}', "epoch: Extra inputs"), ("[]", "JSON object"), ("{", "JSON object")]
+    ("text", "message"),
+    [
+        ('{"epoch": 3}', r"epoch: no setting of that name \(did you mean epochs\?\)"),
+        ("[]", "JSON object"),
+        ("{", "JSON object"),
+    ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "c.json"
@@ -100,3 +112,28 @@ def test_nothing_told_names_the_flag_and_the_models() -> None:
         settle(TrainConfig(), set())
     with pytest.raises(InputError, match="--data: missing"):
         settle(TrainConfig(model="unet", run="/nowhere/at/all"), set())
+
+
+def test_a_variable_that_is_no_setting_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TRAIN_BATCH_SISE", "4")
+    assert load_config({}).batch_size == 8
+    assert "TRAIN_BATCH_SISE: no setting of that name (did you mean TRAIN_BATCH_SIZE?)" in capsys.readouterr().err
+
+
+def test_a_resumed_run_that_never_began_is_checked_as_a_whole(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"config": {"model": "unet", "data": "x", "accumulate": 4}}')
+    with pytest.raises(InputError, match="--accumulate: 4 parts of a batch of 6"):
+        settle(TrainConfig(run=str(tmp_path), resume=True, batch_size=6), {"run", "resume", "batch_size"})
+
+
+def test_what_the_environment_says_against_a_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text('{"config": {"model": "unet", "data": "x", "batch_size": 2}}')
+    (tmp_path / "resume").mkdir()
+    (tmp_path / "resume" / "0001-000000.safetensors").touch()
+    settled = settle(TrainConfig(run=str(tmp_path), resume=True, batch_size=4), {"run", "resume"})
+    assert settled.batch_size == 2 and "warning: batch-size: the run has 2 and keeps it" in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_there_is_told() -> None:
+    with pytest.raises(InputError, match=r"--run: no run in runs/nope; to begin one say --model \(unet, r2unet, ddunet\)"):
+        settle(TrainConfig(run="runs/nope", resume=True), {"run", "resume"})

@@ -155,14 +155,14 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_step_and_fi
         runs.append(self)
         original(self, *arguments)  # type: ignore[arg-type]
 
-    for look_every, told in ((1, "epoch 2, step 2"), (3, "epoch 2, one of the steps 1 to 3")):
+    for look_every in (1, 3):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Run, "__init__", init)
             explode(patch, at=5, look_every=look_every)  # the second step of the second epoch
             folder = tmp_path / str(look_every)
             code, _, err = cli("train", "--model", "ddunet", "--data", scenes, "--epochs", 3, "--run", folder, *TINY)
-        assert code == 1 and f"{told}: the loss (nan) is not finite" in err
-        assert err.count("_leftImg8bit.png") == 2 * look_every
+        assert code == 1 and "epoch 2, step 2: the loss (nan) is not finite" in err
+        assert err.count("_leftImg8bit.png") == 2
         assert [p.name for p in (folder / "resume").iterdir()] == ["0001-000000.safetensors"]
     first, second = ([p.detach().numpy() for p in run.network.parameters()] for run in runs)
     assert all(np.array_equal(a, b) and np.isfinite(a).all() for a, b in zip(first, second, strict=True))

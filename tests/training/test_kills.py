@@ -39,7 +39,10 @@ CASES += [(2, "rank"), (2, "rank"), (2, "term"), (1, "tree"), (2, "rank")]
 def test_a_killed_run_ends_with_the_same_bits(
     data: Path, undisturbed: dict[int, Path], tmp_path: Path, number: int, processes: int, kind: str
 ) -> None:
-    victim = Victim(data, tmp_path / "r", processes)
-    redone = trial(victim, kind, random.Random(number))
-    assert redone == 0 if kind == "term" else redone > 0, "this kill redid nothing: it proves nothing"
+    for attempt in range(5):
+        victim = Victim(data, tmp_path / str(attempt), processes)
+        redone = trial(victim, kind, random.Random(100 * number + attempt))
+        if kind == "term" or redone:
+            break  # a kill that came a save too late redoes nothing, and proves nothing
+    assert redone == 0 if kind == "term" else redone > 0
     assert differences(victim.folder, undisturbed[processes]) == []

@@ -17,9 +17,13 @@ from core.backends.torch_ import to_tensors
 from core.checkpoint import read_checkpoint
 from core.models import build_model
 from core.models.r2unet import RecurrentResidualBlock
+from core.transforms import Preprocess
 from training.average import Average
+from training.distributed import World
+from training.loading import Batch
 from training.loop import learning_rates
 from training.losses import EPSILON, Loss, class_weights
+from training.step import Step, Sums
 
 Cli = Callable[..., tuple[int, str, str]]
 TINY = ("--model", "ddunet", "--width", 2, "--size", 32, 64, "--batch-size", 2)
@@ -166,3 +170,16 @@ def test_parts_of_a_batch_give_its_gradient_where_there_is_no_batch_norm() -> No
     for x, y in zip(logits.tensor_split(3), labels.tensor_split(3), strict=True):
         parts(x, y, parts.total(labels)).backward()
     assert expected is not None and logits.grad is not None and torch.allclose(expected, logits.grad)
+
+
+def test_an_infinite_loss_with_finite_gradients_makes_no_update() -> None:
+    network = build_model("ddunet", 5, 2).train()
+    with torch.no_grad():
+        network.head.bias[0] = 1e36
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+    step, sums = Step(network, network, optimizer, Loss("ce", None, 1, 1), World(), Preprocess()), Sums(5, torch.device("cpu"))
+    before = copy.deepcopy(network.state_dict())
+    step(Batch(torch.zeros(2, 16, 16, 3, dtype=torch.uint8), torch.ones(2, 16, 16, dtype=torch.uint8)), sums)
+    assert torch.isinf(sums.loss[0]) and all(torch.isfinite(p.grad).all() for p in network.parameters())
+    assert all(torch.equal(before[name], p) for name, p in network.named_parameters())
+    assert (step.calls, int(step.updates)) == (1, 0)

@@ -315,7 +315,8 @@ class TestWrongUse:
         assert "--colour" in wrong(cli, "train", "--colour", "red")
 
     def test_a_flag_that_only_begins_like_one(self, cli) -> None:
-        assert "--learning-rat" in wrong(cli, "train", "--model", "unet", "--learning-rat", "0.1")
+        error = wrong(cli, "train", "--model", "unet", "--learning-rat", "0.1")
+        assert "--learning-rat: not known here (did you mean --learning-rate?)" in error
 
     def test_more_samples_a_batch_than_there_are(self, scenes: Path, tmp_path: Path, cli) -> None:
         error = wrong(cli, "train", "--model", "unet", "--data", scenes, "--run", tmp_path / "r", "--batch-size", 7)
