@@ -17,7 +17,7 @@ FOLDER = Path("demo")
 SCENES, RUN, STATE = FOLDER / "scenes", FOLDER / "runs" / "ddunet", FOLDER / "state"
 CHECKPOINT = RUN / "checkpoints" / "best.safetensors"
 # small pictures, a high learning rate that falls to zero and little change of scale: most of it in three minutes
-RECIPE = "--width 16 --size 128 256 --batch-size 4 --epochs 8 --learning-rate 0.01 --schedule cosine --scale 0.9 1.2".split()  # noqa: SIM905 -- as it is typed
+RECIPE = "--width 16 --size 128 256 --batch-size 4 --epochs 10 --learning-rate 0.01 --schedule cosine --scale 0.9 1.2".split()  # noqa: SIM905 -- as it is typed
 
 
 def training(*arguments: object) -> None:

@@ -9,6 +9,7 @@ from core.datasets import Dataset
 from training.config import TrainConfig
 from training.distributed import World
 from training.loading import EpochBatches
+from training.network import use_bf16
 
 SLOW_WIDTH = 32  # above it a step takes seconds on a CPU
 
@@ -21,7 +22,8 @@ def announce(
     gpu = world.device.type == "cuda"
     cpu = "the CPU" + f", {world.ranks} processes" * (world.ranks > 1)
     devices = f"{world.ranks} x {torch.cuda.get_device_name()}" if gpu else cpu
-    print(f"{config.model}, width {config.width}: {weights:,} parameters, on {devices}")
+    precision = "bf16" if use_bf16(config.precision, world.device) else "fp32"
+    print(f"{config.model}, width {config.width}: {weights:,} parameters, on {devices}, in {precision}")
     if not gpu and config.width > SLOW_WIDTH:
         print(f"a CPU takes long for width {config.width}: --width 16 has a sixteenth of the arithmetic")
     counts = f"{len(train_set)} training and {len(val_set)} validation images"

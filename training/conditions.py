@@ -9,11 +9,13 @@ import torch
 from training.config import TrainConfig
 from training.data import Survey
 from training.distributed import World
+from training.network import use_bf16
 
 
 def conditions(config: TrainConfig, world: World, survey: Survey) -> dict[str, Any]:
-    """Processes, device, threads, torch, every pixel and label of the data, and a cosine's length."""
+    """Processes, device, threads, precision, torch, every pixel and label of the data, and a cosine's length."""
     on = {"ranks": world.ranks, "device": world.device.type, "threads": torch.get_num_threads()}
+    on |= {"precision": "bf16" if use_bf16(config.precision, world.device) else "fp32"}
     on |= {"torch": torch.__version__, "data": f"{survey.train.digest[:16]} {survey.val.digest[:16]}"}
     return on | ({"epochs": config.epochs} if config.schedule == "cosine" else {})
 

@@ -70,7 +70,7 @@ class TrainConfig(BaseSettings):
     )
     patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better score")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="bf16: mixed precision; auto takes it on GPUs that have it (a CPU is slower with it)"
+        "auto", description="bf16: mixed precision; auto takes it where the GPU or CPU has units for it (and is slower without)"
     )
     compile: bool = Field(False, description="torch.compile the network, for GPUs")
     checkpoint_activations: bool = Field(

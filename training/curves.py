@@ -35,7 +35,7 @@ def draw_curves(history: list[Row], title: str, path: Path, objective: str = "cr
         training = "train_loss" if name == "loss" else f"train_running_{name}"
         for key, label in ((training, "training crops"), (f"val_{name}", "validation")):
             axes.plot(epochs, [row.get(key) for row in history], label=label, marker="." if len(epochs) < 30 else None)
-        axes.set_title(name.replace("_", " ").replace("iou", "IoU"))
+        axes.set_title(name.replace("_", " ").replace("iou", "IoU").replace("dice", "Dice"))
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)

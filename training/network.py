@@ -56,7 +56,10 @@ def wrap(network: nn.Module, world: World, compiled: bool = False) -> nn.Module:
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to run in mixed precision: on a CPU without bf16 units it is slower than float32."""
-    if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return precision == "bf16"
+    """Whether to run in mixed precision; `auto`: on devices with bf16 units, without which it is slower than float32."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # AVX512_BF16 or AMX; the questions have no public name, and not every torch knows both
+    return any(getattr(torch.cpu, f"_is_{units}_supported", bool)() for units in ("avx512_bf16", "amx_tile"))

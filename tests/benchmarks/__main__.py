@@ -1,6 +1,6 @@
 """`make bench`: every figure of docs/performance.md, each a ratio of two things that took turns in one run.
 
-python -m tests.benchmarks [PART...]      parts: step loader epoch validation memory ranks; all where none is named
+python -m tests.benchmarks [PART...]      parts: step precision loader epoch validation memory ranks; all where none is named
 """
 
 from __future__ import annotations
@@ -81,6 +81,20 @@ def step() -> Iterator[Line]:
         rate, done = matrix_rate(), step_work(model, width, batch) / ours
         yield f"{what}: of the matrix rate", f"{rate:.0f} GFLOP/s", f"{done:.0f} GFLOP/s", f"{done / rate:.0%}", share
         yield f"{what}: convolutions' share of the time", "", "", f"{convolutions:.0%}", ""
+
+
+def precision() -> Iterator[Line]:
+    workers = [Worker("step", kind, "ddunet", 16, 8) for kind in ("ours", "bf16")]
+    full, half = interleaved(workers, 3)
+    for worker in workers:
+        worker.close()
+    yield (
+        "step, ddunet, width 16, batch 8: --precision fp32, then bf16",
+        f"{full:.2f} s",
+        f"{half:.2f} s",
+        f"{full / half:.2f}x",
+        "",
+    )
 
 
 def large_pictures() -> Path:
@@ -172,6 +186,7 @@ def ranks() -> Iterator[Line]:
 
 PARTS: dict[str, Callable[[], Iterator[Line]]] = {
     "step": step,
+    "precision": precision,
     "loader": loader,
     "epoch": epoch,
     "validation": validation,

@@ -1,6 +1,6 @@
 """A process that does one piece of work each time it is told to, and tells the seconds: run by the benchmarks.
 
-python -m tests.benchmarks.worker step {plain,plain-kept,ours,recompute} MODEL WIDTH BATCH
+python -m tests.benchmarks.worker step {plain,plain-kept,ours,recompute,bf16} MODEL WIDTH BATCH
 python -m tests.benchmarks.worker epoch {plain,ours} DATA MODEL WIDTH BATCH
 python -m tests.benchmarks.worker loader {read,classic,street} DATA BATCH
 python -m tests.benchmarks.worker validation {serial,ours} MODEL WIDTH BATCH
@@ -41,7 +41,7 @@ CLASSES = 19
 WORLD = World()
 
 
-def make_step(model: str, width: int, recompute: bool = False) -> Step:
+def make_step(model: str, width: int, recompute: bool = False, bf16: bool = False) -> Step:
     """What `train` runs, with its defaults."""
     torch.manual_seed(0)
     network = build_model(model, CLASSES, width).to(memory_format=torch.channels_last)
@@ -49,7 +49,7 @@ def make_step(model: str, width: int, recompute: bool = False) -> Step:
         if isinstance(layer, RecurrentResidualBlock):
             layer.recompute = recompute
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
-    return Step(network.train(), network, optimizer, Loss("ce", None, 1, 1), WORLD, Preprocess())
+    return Step(network.train(), network, optimizer, Loss("ce", None, 1, 1), WORLD, Preprocess(), bf16=bf16)
 
 
 def step_work(kind: str, model: str, width: str, batch: str) -> Callable[[], None]:
@@ -61,7 +61,7 @@ def step_work(kind: str, model: str, width: str, batch: str) -> Callable[[], Non
         optimizer = torch.optim.Adam(network.parameters(), fused=False)
         images, targets = torch.randn(int(batch), 3, 256, 256), labels.long()
         return lambda: plain_step(network, optimizer, images, targets)
-    step, sums = make_step(model, int(width), kind == "recompute"), Sums(CLASSES, WORLD.device)
+    step, sums = make_step(model, int(width), kind == "recompute", kind == "bf16"), Sums(CLASSES, WORLD.device)
     whole = Batch(torch.randint(0, 256, (int(batch), 256, 256, 3), dtype=torch.uint8), labels)
     return lambda: step(whole, sums)
 
