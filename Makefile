@@ -24,7 +24,7 @@ test: $(READY) ## run the tests
 bench: $(READY) ## the figures of docs/performance.md, measured side by side: half an hour
 	$(BIN)/python -m tests.benchmarks
 
-soak: $(READY) ## kill training fifty times, and a save at each of its system calls (needs strace): an hour
+soak: $(READY) ## kill training fifty times, strike a save at each of its system calls (needs strace): half an hour
 	$(BIN)/python -m tests.soak
 
 serve: $(READY) ## serve what lies in runs/ on http://localhost:8000

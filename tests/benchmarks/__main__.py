@@ -84,17 +84,13 @@ def step() -> Iterator[Line]:
 
 
 def precision() -> Iterator[Line]:
-    workers = [Worker("step", kind, "ddunet", 16, 8) for kind in ("ours", "bf16")]
-    full, half = interleaved(workers, 3)
-    for worker in workers:
-        worker.close()
-    yield (
-        "step, ddunet, width 16, batch 8: --precision fp32, then bf16",
-        f"{full:.2f} s",
-        f"{half:.2f} s",
-        f"{full / half:.2f}x",
-        "",
-    )
+    for width, batch in ((16, 8), (64, 4)):
+        workers = [Worker("step", kind, "ddunet", width, batch) for kind in ("ours", "bf16")]
+        full, half = interleaved(workers, 3)
+        for worker in workers:
+            worker.close()
+        what = f"step, ddunet, width {width}, batch {batch}: --precision fp32, then bf16"
+        yield what, f"{full:.2f} s", f"{half:.2f} s", f"{full / half:.2f}x", ""
 
 
 def large_pictures() -> Path:
