@@ -21,7 +21,7 @@ demo: $(READY) ## train a small DDU-Net on generated scenes, evaluate it, serve 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest
 
-bench: $(READY) ## the figures of docs/performance.md, measured side by side: half an hour
+bench: $(READY) ## the figures of docs/performance.md, measured side by side: a quarter of an hour
 	$(BIN)/python -m tests.benchmarks
 
 soak: $(READY) ## kill training fifty times, strike a save at each of its system calls (needs strace): half an hour

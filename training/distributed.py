@@ -132,7 +132,7 @@ def join(use_gpu: bool = True, timeout_s: float = TIMEOUT_S) -> Iterator[World]:
 
 
 def _wait(store: Store, key: str, patience_s: float) -> None:
-    """Wait for a key in slices of a second: a signal is heard in between only."""
+    """Wait for a key and hear signals meanwhile, which a wait of the store itself would not."""
     until = time.monotonic() + patience_s
     while not store.check([key]):
         if time.monotonic() > until:

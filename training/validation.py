@@ -20,7 +20,7 @@ from training.distributed import World
 from training.progress import bar
 from training.run_folder import Row
 
-MOST = 8  # photographs a round: more are no faster, and a stop would have to wait for them
+MOST = 8  # photographs a round: a stop has to wait for them
 
 
 class FittedSegmenter:
