@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from core.datasets import Dataset, FolderDataset, Sample, read_sample
 from core.errors import RunError
-from core.files import remove_temporaries, write_atomically
+from core.files import TEMPORARY, remove_temporaries, write_atomically
 from training.kept import Contents, Kept, Look
 from training.lock import hold
 
@@ -57,11 +58,10 @@ class Cache:
     def make(self, skip_bad: bool, told: Callable[[str], None] = print, timeout_s: float | None = None) -> Contents:
         """Decode everything and write the file, unless another process did so in the meantime; the account.
 
-        Nothing is written where a sample is bad and is not to be skipped. Raises OSError: a full disk, for example.
+        Nothing is written where a sample is bad and is not to be skipped. Raises OSError: a full disk, for example, or
+        TimeoutError where a file, or the process that makes a cache in this folder, hangs for `timeout_s` seconds.
         """
-        # told once of each process that is waited for
-        wait = functools.cache(lambda holder: told(f"{self.folder}: {holder} is making a cache; waiting for it"))
-        with hold(self.folder, wait):
+        with hold(self.folder, _Waiting(self.folder, told, timeout_s)):
             contents = self.read()
             if contents:
                 return contents
@@ -115,6 +115,29 @@ class CachedDataset:
     def where(self, index: int) -> str:
         """The photograph's path."""
         return self.source.where(self._good[index])
+
+
+class _Waiting:
+    """Tells once of each process that is waited for, and gives up where what it writes does not grow any more."""
+
+    def __init__(self, folder: Path, told: Callable[[str], None], timeout_s: float | None) -> None:
+        self.folder, self.told, self.timeout_s = folder, told, timeout_s
+        self.seen: tuple[str, int] = ("", 0)
+        self.since = 0.0
+
+    def __call__(self, holder: str) -> None:
+        if holder != self.seen[0]:
+            self.told(f"{self.folder}: {holder} is making a cache; waiting for it")
+        written = 0
+        for path in self.folder.glob(TEMPORARY):
+            with suppress(FileNotFoundError):
+                written += path.stat().st_size
+        now = holder, written
+        if now != self.seen:
+            self.seen, self.since = now, time.monotonic()
+        elif self.timeout_s is not None and time.monotonic() - self.since > self.timeout_s:
+            raise TimeoutError(f"{self.folder}: {holder} is making a cache and got no further in {self.timeout_s:g} s; stop it,"
+                               " or choose another folder with --cache DIR")  # fmt: skip
 
 
 class _BadSamplesError(Exception):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from core.transforms import Preprocess
 from training.augment import RECIPES
 from training.cache import Cache, CachedDataset
 from training.kept import Contents, Kept, KeptDataset
+from training.lock import hold
 
 Cli = Callable[..., tuple[int, str, str]]
 FIT = Preprocess(mode="fit", size=(32, 48), stride=8)
@@ -136,6 +138,30 @@ def test_two_processes_make_one_cache(scenes: Path, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert made[0] == made[1] and len(list(tmp_path.glob("*.cache"))) == 1
+
+
+def test_a_process_that_hangs_in_making_a_cache_is_named(scenes: Path, tmp_path: Path) -> None:
+    cache, told = Cache(open_dataset(scenes, "train"), Kept(FIT), tmp_path), []
+    with (
+        hold(tmp_path, lambda _: None),
+        pytest.raises(TimeoutError, match=f"process {os.getpid()} on .* got no further in 0.2 s"),
+    ):
+        cache.make(False, told.append, timeout_s=0.2)
+    assert len(told) == 1 and "waiting for it" in told[0]
+
+
+def test_a_process_that_gets_on_with_a_cache_is_waited_for(scenes: Path, tmp_path: Path) -> None:
+    cache = Cache(open_dataset(scenes, "train"), Kept(FIT), tmp_path)
+    made: list[Contents] = []
+    waiting = threading.Thread(target=lambda: made.append(cache.make(False, timeout_s=1)))
+    with hold(tmp_path, lambda _: None), (tmp_path / ".x.tmp").open("wb", buffering=0) as file:
+        waiting.start()
+        for _ in range(30):
+            file.write(b"x")
+            time.sleep(0.1)
+        assert waiting.is_alive()
+    waiting.join()
+    assert len(made[0].sizes) == 6
 
 
 def spoil(plain: Path) -> list[str]:
