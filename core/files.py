@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TEMPORARY = ".*.tmp"  # what a crash may leave behind: `remove_temporaries` clears it away
@@ -56,9 +57,12 @@ def make_folder(folder: Path) -> None:
     """Make a folder and those above it that are missing, each so that it lasts through a power cut."""
     if folder.is_dir():
         return
+    if folder.exists():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    sync_folder(folder.parent)
+    with suppress(PermissionError):  # a folder that may be written to and not read
+        sync_folder(folder.parent)
 
 
 def link_atomically(target: Path, path: Path) -> None:

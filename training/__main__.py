@@ -40,9 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options, unknown = parser.parse_known_args(arguments)
         if unknown:
-            flags = commands.choices[arguments[0]]._option_string_actions
-            raise InputError(f"{unknown[0]}: not known here{did_you_mean(unknown[0], flags)};"
-                             f" python -m training {arguments[0]} --help lists what is")  # fmt: skip
+            name = next(argument for argument in arguments if argument in commands.choices)
+            close = did_you_mean(unknown[0], commands.choices[name]._option_string_actions)
+            raise InputError(f"{unknown[0]}: not known here{close}; python -m training {name} --help lists what is")
         code: int = options.run_command(options, arguments)
         return code
     except InputError as error:

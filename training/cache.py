@@ -81,8 +81,8 @@ class Cache:
 
     def _chunks(self, look: Look, skip_bad: bool) -> Iterator[memoryview]:
         for rgb, labels in look.samples(f"decoding {self.dataset.split}, once"):
-            if skip_bad or not look.contents.bad:
-                yield from (np.ascontiguousarray(part).reshape(-1).data for part in (rgb, labels))
+            # where one is bad, too, and all is thrown away: whoever waits sees that this process gets on
+            yield from (np.ascontiguousarray(part).reshape(-1).data for part in (rgb, labels))
         if look.contents.bad and not skip_bad:
             raise _BadSamplesError
         text = look.contents.model_dump_json().encode()

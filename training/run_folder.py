@@ -145,18 +145,21 @@ class RunFolder:
         return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
 
     def go_back(self, epoch: int) -> None:
-        """Drop the rows after `epoch`, and let `last` and `best` be of those before: a run that goes on makes them again."""
+        """Drop the rows after `epoch`, and let `last` and `best` be of those before: a run that goes on makes them again.
+
+        Where --keep has deleted a checkpoint, the link stays as it is.
+        """
         rows, names = self._history_text()
         kept = [row for row in rows if int(row["epoch"]) <= epoch]
         if len(kept) < len(rows):
             kind = "" if self.warned else "warning: "
             told = f"{len(rows)} epochs, the newest whole resume file {epoch}"
             print(f"{kind}{self.history} tells of {told}: what comes after is done again", flush=True)
-            best = max(kept, key=lambda row: float(row.get(f"val_{LEADING}") or 0), default={})  # the first of equals
-            for name, row in (("last", kept[-1] if kept else {}), ("best", best)):
-                path = self.checkpoints / f"epoch-{int(row.get('epoch', 0)):04d}{SUFFIX}"
-                if path.is_file():  # --keep may have deleted it
-                    link_atomically(path, self.checkpoints / f"{name}{SUFFIX}")
+        best = max(kept, key=lambda row: float(row.get(f"val_{LEADING}") or 0), default={})  # the first of equals
+        for name, row in (("last", kept[-1] if kept else {}), ("best", best)):
+            path = self.checkpoints / f"epoch-{int(row.get('epoch', 0)):04d}{SUFFIX}"
+            if path.is_file():
+                link_atomically(path, self.checkpoints / f"{name}{SUFFIX}")
         if names:
             self._write_history(kept, names)
 

@@ -169,17 +169,18 @@ class Run:
                 check()
 
         validated = validate(self.segmenter, self.val_set, config.batch_size, world, check, stop_waiting)
-        best = place.best
+        best, line = place.best, ""
         if recorder:
             with told_as_run_error(self.folder):
                 best, line = recorder.epoch(epoch, self.served, self.train_set.name, trained, validated, place.best)
-            print(line, flush=True)
         best = world.share(best)
         since_best = 0 if place.best is None or best > place.best else place.since_best + 1
         for counter in (self.moving.sums.counts, self.moving.sums.loss):
             counter.zero_()
         place = replace(place, epoch=epoch, step=0, best=best, since_best=since_best)
         self.save(place)
+        if recorder:
+            print(line, flush=True)  # only now: whoever reads it may be gone
         return place
 
     def collect(self, rate: float, images: int, seconds: float) -> Trained:

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -30,7 +30,8 @@ class StopWish:
         if not self.asked:
             self.asked, self._first = True, time.monotonic()
             if self.tell:
-                os.write(2, b"\nstopping as soon as everything is saved; once more stops at once\n")
+                with suppress(OSError):  # whoever read it may be gone, by the same Ctrl-C
+                    os.write(2, b"\nstopping as soon as everything is saved; once more stops at once\n")
 
 
 @contextmanager

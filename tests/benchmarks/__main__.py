@@ -176,7 +176,7 @@ def ranks() -> Iterator[Line]:
                     speeds[processes].append(float(list(csv.DictReader(file))[-1]["images_per_s"]))
                 shutil.rmtree(victim.folder)
     one, two = (statistics.median(speeds[processes]) for processes in (1, 2))
-    what = "two ranks of one thread against one process of two, ddunet, width 16, batch 8"
+    what = "two ranks of one thread against one process of two, ddunet, width 16, batch 8, --precision auto"
     yield what, f"{one:.1f} images/s", f"{two:.1f} images/s", f"{two / one:.2f}x", "0.9x"
 
 

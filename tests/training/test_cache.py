@@ -153,10 +153,10 @@ def test_a_process_that_hangs_in_making_a_cache_is_named(scenes: Path, tmp_path:
 def test_a_process_that_gets_on_with_a_cache_is_waited_for(scenes: Path, tmp_path: Path) -> None:
     cache = Cache(open_dataset(scenes, "train"), Kept(FIT), tmp_path)
     made: list[Contents] = []
-    waiting = threading.Thread(target=lambda: made.append(cache.make(False, timeout_s=1)))
+    waiting = threading.Thread(target=lambda: made.append(cache.make(False, timeout_s=2)))
     with hold(tmp_path, lambda _: None), (tmp_path / ".x.tmp").open("wb", buffering=0) as file:
         waiting.start()
-        for _ in range(30):
+        for _ in range(40):
             file.write(b"x")
             time.sleep(0.1)
         assert waiting.is_alive()

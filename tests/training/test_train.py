@@ -314,6 +314,9 @@ class TestWrongUse:
         assert "training train --help" in wrong(cli, "train", "--colour", "red")
         assert "--colour" in wrong(cli, "train", "--colour", "red")
 
+    def test_unknown_flag_before_the_command(self, cli) -> None:
+        assert "--colour: not known here; python -m training train --help" in wrong(cli, "--colour", "train", "--model", "unet")
+
     def test_a_flag_that_only_begins_like_one(self, cli) -> None:
         error = wrong(cli, "train", "--model", "unet", "--learning-rat", "0.1")
         assert "--learning-rat: not known here (did you mean --learning-rate?)" in error

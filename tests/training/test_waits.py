@@ -15,7 +15,7 @@ import pytest
 
 from core.datasets import FolderDataset
 from core.threads import at_once, prefetch
-from tests.training.kills import ROOT
+from tests.training.kills import ROOT, Victim
 
 Cli = Callable[..., tuple[int, str, str]]
 TINY = ("--model", "ddunet", "--width", 2, "--size", 32, 64, "--batch-size", 2)
@@ -61,6 +61,31 @@ def test_a_stop_is_granted_while_pictures_do_not_come(scenes: Path, tmp_path: Pa
     assert process.returncode == 0 and "stopped; go on with: " in out and "once more stops at once" in err
     steps = 0 if split == "train" else 3
     assert (tmp_path / "r" / "resume" / f"0000-{steps:06d}.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("split", "told"), [("train", "0000-000001"), ("val", "0000-000003")])
+def test_ranks_stop_together_while_the_pictures_of_one_do_not_come(scenes: Path, tmp_path: Path, split: str, told: str) -> None:
+    program = tmp_path / "slow.py"
+    program.write_text(
+        "import os, time; from training.cache import CachedDataset as C; read, seen = C.__getitem__, [0]\n"
+        "def get(self, index):\n"
+        f"    seen[0] += self.split == {split!r}\n"
+        "    if os.environ.get('RANK') == '1' and seen[0] == 2:\n"
+        "        os.write(1, b'here\\n')\n"
+        "        time.sleep(1000)\n"
+        "    return read(self, index)\n"
+        "C.__getitem__ = get\n"
+        "import tests.training.traced as traced; from training import launcher\n"
+        "launcher.PROGRAM = (*launcher.PROGRAM[:1], __file__)\n"
+        "traced.sys.exit(traced.main()) if 'RANK' not in os.environ else os._exit(traced.main())\n"
+    )
+    victim = Victim(scenes, tmp_path / "r", 2, ("--batch-size", 2, "--workers", 1), program=(sys.executable, str(program)))
+    process = victim.start()
+    assert process.stdout and any("here" in line for line in iter(process.stdout.readline, ""))
+    time.sleep(2)  # rank 0 waits for the other one
+    process.send_signal(signal.SIGTERM)
+    assert victim.finish(process, 20) == 0 and "stopped; go on with: " in victim.out[-1]
+    assert told in [path.stem for path in (tmp_path / "r" / "resume").iterdir()]
 
 
 def test_a_label_that_changes_its_size_later_is_named(
