@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from training.distributed import World
 from training.loading import Batch
 from training.loop import learning_rates
 from training.losses import EPSILON, Loss, class_weights
+from training.network import use_bf16
 from training.step import Step, Sums
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -183,3 +185,20 @@ def test_an_infinite_loss_with_finite_gradients_makes_no_update() -> None:
     assert torch.isinf(sums.loss[0]) and all(torch.isfinite(p.grad).all() for p in network.parameters())
     assert all(torch.equal(before[name], p) for name, p in network.named_parameters())
     assert (step.calls, int(step.updates)) == (1, 0)
+
+
+def test_a_validation_loss_that_is_not_finite_is_a_warning_and_an_empty_cell(
+    scenes: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.metrics.log_loss", lambda *_: (float("inf"), 1))
+    code, out, _ = cli("train", "--data", scenes, "--run", tmp_path / "r", "--epochs", 1, *TINY)
+    assert code == 0 and "warning: epoch 1: the loss on the validation images is inf" in out
+    row = next(csv.DictReader((tmp_path / "r" / "history.csv").open()))
+    assert row["val_loss"] == "" and float(row["train_loss"]) > 0
+
+
+def test_bf16_is_taken_where_the_cpu_has_units_for_it() -> None:
+    cpu = torch.device("cpu")
+    flags = Path("/proc/cpuinfo").read_text().split()
+    assert use_bf16("auto", cpu) == ("avx512_bf16" in flags or "amx_tile" in flags)
+    assert use_bf16("bf16", cpu) and not use_bf16("fp32", cpu)
