@@ -12,10 +12,9 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.benchmarks.side_by_side import machine
+from tests.machine import machine
 from tests.saved import MARK, look, prepare
 from tests.training.kills import EPOCHS, ROOT, STEPS, Victim, differences, trial
 from training.run_folder import RunFolder
@@ -93,7 +92,7 @@ def saves(folder: Path) -> bool:
 
 
 def main(trials: int = 50) -> int:
-    print(f"{machine()}, {datetime.now(UTC):%Y-%m-%d}\n", flush=True)
+    print(f"{machine()}\n", flush=True)
     with tempfile.TemporaryDirectory() as name:
         good = [kills(Path(name), trials), saves(Path(name))]
         return 0 if all(good) else 1

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from core.errors import InputError, RunError, did_you_mean
 from training import evaluate, predict, synthesize, train
+from training.distributed import die_with_launcher
 from training.launcher import leave_verdict
 
 
@@ -32,6 +33,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 done, 2 the user's input is wrong, 1 anything else (with its traceback)."""
+    die_with_launcher()
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = Parser(prog="python -m training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

@@ -9,20 +9,24 @@ from core.datasets import Dataset
 from training.config import TrainConfig
 from training.distributed import World
 from training.loading import EpochBatches
-from training.network import use_bf16
 
 SLOW_WIDTH = 32  # above it a step takes seconds on a CPU
 
 
 def announce(
-    config: TrainConfig, world: World, network: nn.Module, train_set: Dataset, val_set: Dataset, batches: EpochBatches
+    config: TrainConfig,
+    world: World,
+    precision: str,
+    network: nn.Module,
+    train_set: Dataset,
+    val_set: Dataset,
+    batches: EpochBatches,
 ) -> None:
     """Tell what is about to happen."""
     weights = sum(p.numel() for p in network.parameters())
     gpu = world.device.type == "cuda"
     cpu = "the CPU" + f", {world.ranks} processes" * (world.ranks > 1)
     devices = f"{world.ranks} x {torch.cuda.get_device_name()}" if gpu else cpu
-    precision = "bf16" if use_bf16(config.precision, world.device) else "fp32"
     print(f"{config.model}, width {config.width}: {weights:,} parameters, on {devices}, in {precision}")
     if not gpu and config.width > SLOW_WIDTH:
         print(f"a CPU takes long for width {config.width}: --width 16 has a sixteenth of the arithmetic")

@@ -157,9 +157,8 @@ def load_config(flags: dict[str, Any], file: Path | None = None) -> TrainConfig:
         return TrainConfig(**{**{k: v for k, v in from_file.items() if k not in in_environment}, **flags})
     except ValidationError as error:
         first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
         if not first["loc"]:  # of several settings together: the message names them
-            raise InputError(message) from None
+            raise InputError(first_fault(error)) from None
         key = str(first["loc"][0])
         if key in flags:
             where = "--" + key.replace("_", "-")
@@ -168,6 +167,7 @@ def load_config(flags: dict[str, Any], file: Path | None = None) -> TrainConfig:
         else:
             where = f"{file}: {key}"
         given = "" if first["type"] in ("missing", "extra_forbidden", "value_error") else f" (got {first['input']!r})"
+        message = first["msg"].removeprefix("Value error, ")
         raise InputError(f"{where}: {message}{given}") from None
 
 
@@ -240,6 +240,6 @@ def _updated(saved: TrainConfig, config: TrainConfig, keys: set[str]) -> TrainCo
     """The saved configuration with some settings of the new one, in the folder where it was found: it may have moved."""
     values = {**saved.model_dump(), **{key: getattr(config, key) for key in keys}, "run": str(config.run_folder)}
     try:
-        return TrainConfig.model_construct(**TrainConfig.model_validate(values).model_dump())
+        return TrainConfig.model_validate(values)
     except ValidationError as error:
-        raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        raise InputError(first_fault(error)) from None

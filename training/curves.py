@@ -8,6 +8,7 @@ from pathlib import Path
 from core.files import write_atomically
 from training.run_folder import Row
 
+CROSS_ENTROPY = "cross-entropy (nats)"
 PANELS = (
     ("loss", "pixel_accuracy", "macro_iou_labelled", "", ""),
     ("macro_iou", "macro_dice", "macro_sensitivity", "macro_specificity", "macro_accuracy"),
@@ -15,7 +16,7 @@ PANELS = (
 )
 
 
-def draw_curves(history: list[Row], title: str, path: Path, objective: str = "cross-entropy (nats)") -> None:
+def draw_curves(history: list[Row], title: str, path: Path, objective: str = CROSS_ENTROPY) -> None:
     """Draw a panel for the loss and for each score and write the picture atomically.
 
     `objective` is what training minimises; on validation pictures it is always cross-entropy. Training scores are
@@ -39,8 +40,8 @@ def draw_curves(history: list[Row], title: str, path: Path, objective: str = "cr
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    plain = "cross-entropy (nats)"
-    panels[0, 0].set_ylabel(plain if objective == plain else f"training: {objective}\nvalidation: {plain}")
+    both = objective == CROSS_ENTROPY
+    panels[0, 0].set_ylabel(objective if both else f"training: {objective}\nvalidation: {CROSS_ENTROPY}")
     panels[0, 4].legend(*panels[0, 0].get_legend_handles_labels(), loc="center")
     figure.suptitle(title)
     picture = io.BytesIO()

@@ -100,7 +100,7 @@ class World:
 def join(use_gpu: bool = True, timeout_s: float = TIMEOUT_S) -> Iterator[World]:
     """Join the processes that a launcher started (torchrun's environment), or be the only one.
 
-    A collective that hangs for `timeout_s` seconds is an error. Where the launcher dies, so does this process.
+    A collective that hangs for `timeout_s` seconds is an error.
     """
     gpu = use_gpu and torch.cuda.is_available()
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -108,7 +108,6 @@ def join(use_gpu: bool = True, timeout_s: float = TIMEOUT_S) -> Iterator[World]:
     if "RANK" not in os.environ:
         yield World(device=device, timeout_s=timeout_s)
         return
-    die_with_launcher()
     if gpu:
         if local >= torch.cuda.device_count():
             raise InputError(

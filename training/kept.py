@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pydantic import BaseModel
 
 from core.datasets import Dataset, Sample, read_sample
 from core.errors import InputError
-from core.threads import prefetch
+from core.threads import CORES, prefetch
 from core.transforms import Preprocess, Size, resize_label, resize_photo
 from training.progress import bar
 
@@ -68,13 +67,11 @@ class Look:
 
     def samples(self, title: str) -> Iterator[Sample]:
         """What is kept of the good samples, in order, with a progress bar; the others go into `contents.bad`."""
-        pool = ThreadPoolExecutor(os.cpu_count())
-        whole, seen = hashlib.sha256(), 0
+        pool, whole = ThreadPoolExecutor(CORES), hashlib.sha256()
         try:
-            found = prefetch(pool, self._keep, range(len(self.dataset)), 2 * (os.cpu_count() or 1), self.timeout_s)
+            found = prefetch(pool, self._keep, range(len(self.dataset)), 2 * CORES, self.timeout_s)
             shown = bar(title, items=found, total=len(self.dataset), unit="image")
             for index, (sample, digest) in enumerate(shown):
-                seen = index + 1
                 if isinstance(sample, str):
                     self.contents.bad[index] = sample
                     continue
@@ -84,7 +81,7 @@ class Look:
                 self.contents.sizes.append((*sample[0].shape[:2], *sample[1].shape))
                 yield sample
         except TimeoutError:
-            where = self.dataset.where(seen)
+            where = self.dataset.where(len(self.contents.sizes) + len(self.contents.bad))
             raise TimeoutError(f"{where}: could not be read in {self.timeout_s:g} s; is its drive there?") from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # not waiting for a read that hangs
@@ -95,7 +92,10 @@ class Look:
         if isinstance(sample, str):
             return sample, b""
         kept = self.keep(sample)
-        return kept, hashlib.sha256(b"".join(np.ascontiguousarray(part).data for part in kept)).digest()
+        digest = hashlib.sha256()
+        for part in kept:
+            digest.update(np.ascontiguousarray(part).data)
+        return kept, digest.digest()
 
 
 class KeptDataset:

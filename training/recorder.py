@@ -15,7 +15,7 @@ from core.datasets import Dataset
 from core.segmenter import Segmenter
 from training.board import Board, picture_strip
 from training.config import TrainConfig
-from training.curves import draw_curves
+from training.curves import CROSS_ENTROPY, draw_curves
 from training.run_folder import LEADING, Row, RunFolder
 from training.validation import FittedSegmenter, Validation, score_columns
 
@@ -38,7 +38,7 @@ class Recorder:
         self.config, self.folder, self.segmenter, self.val_set = config, folder, segmenter, val_set
         self.board = Board(folder.tensorboard, first)
         weighted = ", weighted by class" * (config.class_weights != "none")
-        self.objective = "cross-entropy (nats)" if config.loss == "ce" and not weighted else config.loss + weighted
+        self.objective = CROSS_ENTROPY if config.loss == "ce" and not weighted else config.loss + weighted
         self.painter = ThreadPoolExecutor(1)  # drawing takes a second, in which the next epoch goes on
         self.drawing: Future[None] | None = None
 

@@ -28,7 +28,7 @@ from training.loading import EpochBatches, Loader
 from training.lock import only_writer
 from training.loop import Loop, Stopped, learning_rates
 from training.losses import Loss, class_weights
-from training.network import new_network, place_network, use_bf16, wrap
+from training.network import new_network, place_network, wrap
 from training.recorder import Recorder, Trained
 from training.run_folder import RunFolder
 from training.signals import StopWish
@@ -54,6 +54,7 @@ class Run:
     def __init__(self, config: TrainConfig, survey: Survey, world: World, wish: StopWish) -> None:
         self.config, self.survey, self.world, self.wish = config, survey, world, wish
         self.folder = RunFolder(config.run_folder)
+        self.conditions = conditions(config, world, survey)
         preprocess = make_preprocess(config, MODELS[str(config.model)].stride)
         self.train_set, self.val_set = make_data(config, preprocess).open(survey)
         labels = self.train_set.labels
@@ -77,10 +78,9 @@ class Run:
             preprocess,
             config.clip,
             average,
-            use_bf16(config.precision, world.device),
+            self.conditions["precision"] == "bf16",
         )
         self.loop = Loop(step, self.loader, self.moving.sums, wish, config.checkpoint_every)
-        self.conditions = conditions(config, world, survey)
 
     def train(self) -> None:
         """Train to the last epoch: steps, an evaluation and a checkpoint for each. Raises InputError, RunError."""
@@ -123,7 +123,8 @@ class Run:
             start = {"epoch": place.epoch, "step": place.step, **place.on, "exact": place.exact, "job": job()}
             self.folder.create(self.config, start, self.survey.skipped)
             self.folder.go_back(place.epoch)
-            announce(self.config, self.world, self.network, self.train_set, self.val_set, self.loader.batches)
+            precision = self.conditions["precision"]
+            announce(self.config, self.world, precision, self.network, self.train_set, self.val_set, self.loader.batches)
         self.world.barrier()
         return place
 

@@ -21,7 +21,7 @@ from core.errors import InputError
 from core.models import MODELS
 from training.config import TrainConfig, load_config, settle
 from training.data import Survey
-from training.distributed import die_with_launcher, join, restarts
+from training.distributed import join, restarts
 from training.launcher import STOPPED, job, launch, processes_to_launch, read_orders, stopped_before
 from training.loading import EpochBatches
 from training.lock import only_writer
@@ -79,7 +79,6 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _run(options: argparse.Namespace, arguments: list[str]) -> int:
-    die_with_launcher()
     again = restarts() > 0  # a launcher starts the same command anew
     first = os.environ.get("RANK", "0") == "0"
     orders = read_orders()
@@ -87,9 +86,11 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         settled = Orders.model_validate_json(orders)
         return train(settled.config.model_copy(update={"resume": settled.config.resume or again}), settled.survey)
     flags = {key: value for key, value in vars(options).items() if key in TrainConfig.model_fields}
-    if again and (not first or RunFolder(load_config(flags, options.config).run_folder).job() == job()):
-        flags["resume"] = True  # it is this launcher's own run that stands there: the first process has made sure
-    config = settle(load_config(flags, options.config), set(flags))
+    config = load_config(flags, options.config)
+    if again and (not first or RunFolder(config.run_folder).job() == job()):
+        # it is this launcher's own run that stands there: the first process has made sure
+        config, flags["resume"] = config.model_copy(update={"resume": True}), True
+    config = settle(config, set(flags))
     processes = processes_to_launch(config.gpus)
     if processes > 1:
         settled = Orders(config=config, survey=prepare(config, processes))

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -20,7 +19,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.models import build_model
-from tests.benchmarks.side_by_side import Worker, interleaved, machine
+from tests.benchmarks.side_by_side import Worker, interleaved
+from tests.machine import machine
 from tests.training.kills import Victim
 from training.synthesize import write_scene
 
@@ -192,7 +192,7 @@ PARTS: dict[str, Callable[[], Iterator[Line]]] = {
 
 
 def main(*parts: str) -> None:
-    print(f"{machine()}, {datetime.now(UTC):%Y-%m-%d}\n")
+    print(f"{machine()}\n")
     print("| what | before | after | ratio | wanted |\n|---|---|---|---|---|")
     for part in parts or PARTS:
         for line in PARTS[part]():

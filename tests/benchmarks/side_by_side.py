@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,11 +42,3 @@ def interleaved(workers: Sequence[Worker], repeats: int) -> list[float]:
         worker.ask()
     turns = [[worker.ask() for worker in workers] for _ in range(repeats)]
     return [statistics.median(times) for times in zip(*turns, strict=True)]
-
-
-def machine() -> str:
-    """What the figures were measured on."""
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    return (
-        f"{len(names)} cores of {names[0]}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
-    )
