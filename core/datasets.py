@@ -175,6 +175,11 @@ def listing(what: str, problems: list[str]) -> str:
     return f"{what}: {'; '.join(problems)}"
 
 
+def drives(dataset: Dataset) -> list[str]:
+    """The drive or city of each sample: the folder of its photograph. Frames of one drive are not independent."""
+    return [str(Path(dataset.where(index)).parent) for index in range(len(dataset))]
+
+
 def batches(count: int, size: int, rank: int = 0, ranks: int = 1) -> Iterator[list[int]]:
     """Indices of a rank's share of `count` samples in batches of `size`; nothing is dropped, nothing stands twice."""
     mine = list(range(rank, count, ranks))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydantic import BaseModel
 
 from core import metrics
-from core.datasets import Dataset, Sample, batches
+from core.datasets import Dataset, Sample, batches, drives
 from core.errors import InputError
 from core.images import RGB
 from core.intervals import Interval, intervals
@@ -119,10 +119,10 @@ def report(tally: Tally, checkpoint: CheckpointInfo, dataset: Dataset) -> Report
     return Report(
         checkpoint=checkpoint,
         data=DataInfo(name=dataset.name, split=dataset.split, images=len(dataset)),
-        scores=metrics.scores(tally.confusion, space),
+        scores=metrics.scores(tally.confusion),
         classes=metrics.class_scores(tally.confusion, space),
         confusion=tally.confusion.tolist(),
-        intervals=intervals(tally.per_image),
+        intervals=intervals(tally.per_image, drives(dataset)),
         speed=Speed(
             images_per_s=len(dataset) / tally.seconds,
             median_ms=float(np.median(tally.milliseconds)),

@@ -1,64 +1,166 @@
-"""95 % intervals of the scores by resampling images in blocks, because the frames of a film are not independent."""
+"""95 % intervals of scores and of their differences, by resampling images in blocks: frames of a film are not independent."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from core.metrics import SCORES, leading
+
 RESAMPLES = 1000
+MANY = 10  # drives or cities, from which on whole ones are drawn
+PER_BLOCK = 4  # block length as a multiple of the lag beyond which nothing is left of the autocorrelation
+# Student's 97.5 % quantile by degrees of freedom; linear in their reciprocal in between (to 1 % from 2 on)
+STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 8: 2.306, 10: 2.228, 20: 2.086, 60: 2.0, 1e9: 1.96}
 
 Interval = tuple[float, float]
+Floats = npt.NDArray[np.float64]
+PerImage = npt.NDArray[np.int64]  # (N, 3, K): true positives, label pixels and predicted pixels (`metrics.class_counts`)
+Statistic = Callable[[npt.NDArray[np.generic]], Floats]  # counts (..., 3, K) to scores (..., S)
 
 
-def block_length(series: npt.NDArray[np.float64]) -> int:
-    """Images in a block: the lag from which the autocorrelation of `series` (N,) is below 2/sqrt(N), at most N/4."""
-    count = len(series)
-    centred = series - series.mean()
-    variance = float(centred @ centred)
-    longest = max(1, count // 4)
-    if variance == 0:
-        return 1
-    for lag in range(1, longest):
-        if float(centred[:-lag] @ centred[lag:]) / variance < 2 / count**0.5:
-            return lag
-    return longest
+class Blocks:
+    """Resamples of the images of one data set, the same for every model, so that differences are paired.
 
-
-def intervals(counts: npt.NDArray[np.int64]) -> dict[str, Interval | None]:
-    """95 % intervals of pixel_accuracy, macro_iou and macro_iou_labelled.
-
-    `counts` is (N, 3, K): per image, in the order of the data set, true positives, label pixels and predicted pixels
-    of each class (`core.metrics.class_counts`). Circular block bootstrap (Politis and Romano 1992), seeded.
+    `drives` names the drive or city of each image, in the order of the data set. With ten or more of them whole ones are
+    drawn, otherwise blocks of consecutive frames, circular within their drive (Politis and Romano 1992, "A circular
+    block-resampling procedure for stationary data").
     """
-    names = ("pixel_accuracy", "macro_iou", "macro_iou_labelled")
-    images = len(counts)
-    if images < 2:
-        return dict.fromkeys(names)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        accuracy = np.nan_to_num(counts[:, 0].sum(1) / counts[:, 1].sum(1))
-    length = block_length(accuracy)
-    rng = np.random.default_rng(0)
-    draws = np.empty((RESAMPLES, 3))
-    for draw in draws:
-        starts = rng.integers(images, size=-(-images // length))
-        chosen = ((starts[:, None] + np.arange(length)) % images).ravel()[:images]
-        draw[:] = _scores(counts[chosen].sum(0))
-    result: dict[str, Interval | None] = {}
-    for name, column in zip(names, draws.T, strict=True):
-        known = column[np.isfinite(column)]
-        low, high = np.quantile(known, (0.025, 0.975)) if known.size else (np.nan, np.nan)
-        result[name] = (float(low), float(high)) if known.size else None
+
+    def __init__(self, drives: Sequence[str]) -> None:
+        _, code, sizes = np.unique(drives, return_inverse=True, return_counts=True)
+        self.images, self.drives = len(drives), len(sizes)
+        self.whole_drives = self.drives >= MANY
+        self.order = np.argsort(code, kind="stable")  # a drive's images side by side
+        self.code = code[self.order]
+        self.size = sizes[self.code]
+        self.start = (np.cumsum(sizes) - sizes)[self.code]
+        self._weights: dict[int, Floats] = {}
+
+    def length(self, series: Floats) -> int:
+        """Images in a block for a series (N,): four times the lag from which its autocorrelation is below 2/sqrt(N), at
+        most a third of all.
+
+        The lag is that of Politis and White 2004 ("Automatic block-length selection for the dependent bootstrap", section
+        3.2), with 2 where they have 1.96 sqrt(log10 N) and one lag where they ask for several, because a film is smooth.
+        """
+        x = (series - series.mean())[self.order]
+        variance, longest = float(x @ x), max(1, self.images // 3)
+        if self.whole_drives or variance == 0:
+            return 1
+        for lag in range(1, longest):
+            together = self.code[lag:] == self.code[:-lag]
+            if float(x[:-lag] @ (x[lag:] * together)) / variance < 2 / self.images**0.5:
+                return 1 if lag == 1 else min(PER_BLOCK * lag, longest)
+        return longest
+
+    def number(self, length: int) -> float:
+        """How many blocks of `length` images there are: what the degrees of freedom follow from."""
+        return self.drives if self.whole_drives else self.images / length
+
+    def weights(self, length: int) -> Floats:
+        """How often each image stands in each resample, (RESAMPLES, N), the same at every call."""
+        if length not in self._weights:
+            rng = np.random.default_rng(length)
+            if self.whole_drives:
+                drawn = _tally(rng.integers(self.drives, size=(RESAMPLES, self.drives)), self.drives)[:, self.code]
+            else:
+                first = rng.integers(self.images, size=(RESAMPLES, -(-self.images // length), 1))
+                inside = (first - self.start[first] + np.arange(length)) % self.size[first]
+                drawn = _tally((self.start[first] + inside).reshape(RESAMPLES, -1)[:, : self.images], self.images)
+            self._weights[length] = np.empty((RESAMPLES, self.images))
+            self._weights[length][:, self.order] = drawn
+        return self._weights[length]
+
+
+def _tally(chosen: npt.NDArray[np.int64], columns: int) -> Floats:
+    cells = np.arange(len(chosen))[:, None] * columns + chosen
+    return np.bincount(cells.ravel(), minlength=len(chosen) * columns).reshape(-1, columns).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Scores or differences (S,), NaN where undefined, with their standard errors and degrees of freedom."""
+
+    value: Floats
+    error: Floats
+    freedom: Floats
+
+    def half_widths(self) -> Floats:
+        """Half the width of a symmetric 95 % interval, (S,)."""
+        return student(self.freedom) * self.error
+
+
+def estimate(blocks: Blocks, terms: Sequence[tuple[float, PerImage]], statistic: Statistic = leading) -> Estimate:
+    """A weighted sum of the scores of several models: one model has the term (1, counts), a difference has 1 and -1.
+
+    The variance is that of the resamples, made larger by B / (B - 1) for B blocks, and without most of what blocks cut off
+    from the autocorrelation: twice the one of blocks of L less the one of blocks of L / 2 is the flat-top estimate of
+    Politis and White 2004. Where that is less than the first, the first is taken.
+    """
+    value = sum(factor * statistic(counts.sum(0)) for factor, counts in terms)
+    influence = sum(factor * _influence(counts, statistic) for factor, counts in terms)
+    value, influence = np.atleast_1d(value), np.asarray(influence)
+
+    def variances(length: int, mine: npt.NDArray[np.bool_]) -> Floats:
+        weights = blocks.weights(length)
+        draws = sum(
+            factor * statistic((weights @ counts.reshape(len(counts), -1)).reshape(-1, *counts.shape[1:]))
+            for factor, counts in terms
+        )
+        number = blocks.number(length)
+        result: Floats = np.nanvar(draws[:, mine], axis=0) * number / max(number - 1, 1)
+        return result
+
+    error, freedom = np.full(len(value), np.nan), np.full(len(value), np.nan)
+    if blocks.number(1) < 2:
+        return Estimate(value, error, freedom)
+    lengths = np.array([blocks.length(series) if np.isfinite(series).all() else 0 for series in influence.T])
+    for length in sorted(set(lengths) - {0}):
+        mine = lengths == length
+        variance = variances(length, mine)
+        if length > 1:
+            variance = np.maximum(variance, 2 * variance - variances(length // 2, mine))
+        error[mine], freedom[mine] = variance**0.5, max(blocks.number(length) - 1, 1)
+    return Estimate(value, error, freedom)
+
+
+def _influence(counts: PerImage, statistic: Statistic) -> Floats:
+    """How much each image moves the scores, (N, S): their derivative by the image's weight, by a small difference."""
+    total, step = counts.sum(0), 1e-3
+    influence: Floats = (statistic(total + step * counts) - statistic(total)) / step
+    return influence
+
+
+def student(freedom: Floats) -> Floats:
+    """Student's 97.5 % quantile for each of some degrees of freedom, 1 or more."""
+    known = np.array(list(STUDENT))
+    result: Floats = np.interp(1 / freedom, 1 / known[::-1], list(STUDENT.values())[::-1])
     return result
 
 
-def _scores(counts: npt.NDArray[np.int64]) -> tuple[float, float, float]:
-    true, labelled, predicted = counts
-    with np.errstate(divide="ignore", invalid="ignore"):
-        iou = true / (labelled + predicted - true)
-        accuracy = float(np.float64(true.sum()) / labelled.sum())
-    seen, held = labelled + predicted > 0, labelled > 0
-    return accuracy, _mean(iou[seen]), _mean(iou[held])
+def score_intervals(blocks: Blocks, counts: PerImage, statistic: Statistic = leading) -> list[Interval | None]:
+    """95 % intervals of the scores of one model; None where a score is undefined or there are too few images.
+
+    They are symmetric in the logit, so that none leaves 0..1. In simulated films they cover the truth in 93 to 97 % of
+    the cases (a test); in 92 % where the whole film is worth no more than five independent frames.
+    """
+    found = estimate(blocks, [(1.0, counts)], statistic)
+    result: list[Interval | None] = []
+    for p, half in zip(found.value, found.half_widths(), strict=True):
+        if not np.isfinite(half):
+            result.append(None)
+        elif 0 < p < 1:
+            odds, reach = np.log(p / (1 - p)), half / (p * (1 - p))
+            result.append((float(1 / (1 + np.exp(reach - odds))), float(1 / (1 + np.exp(-reach - odds)))))
+        else:
+            result.append((float(p), float(p)))
+    return result
 
 
-def _mean(values: npt.NDArray[np.float64]) -> float:
-    return float(values.mean()) if values.size else float("nan")
+def intervals(counts: PerImage, drives: Sequence[str]) -> dict[str, Interval | None]:
+    """95 % intervals of the scores of one model by the names of `metrics.SCORES`; see `Blocks` for `drives`."""
+    return dict(zip(SCORES, score_intervals(Blocks(drives), counts), strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel
@@ -9,6 +11,8 @@ from pydantic import BaseModel
 from core.labels import VOID, LabelSpace
 
 Counts = npt.NDArray[np.int64]  # (K, K + 1): rows labels, columns predictions, the last column "no class"
+FIVE = ("accuracy", "sensitivity", "specificity", "dice", "iou")
+SCORES = ("pixel_accuracy", "macro_iou_labelled", *(f"macro_{name}" for name in FIVE), *(f"micro_{name}" for name in FIVE))
 
 
 class FiveScores(BaseModel):
@@ -59,32 +63,61 @@ def class_counts(counts: Counts) -> Counts:
     return np.stack((square.diagonal(), counts.sum(1), square.sum(0)))
 
 
+def five_scores(counts: npt.NDArray[Any], total: npt.NDArray[Any] | float) -> dict[str, npt.NDArray[np.float64]]:
+    """The five one-versus-rest scores from counts (..., 3, K) of `class_counts` and all valid pixels (...,): each (..., K).
+
+    NaN for a class that is absent from labels and predictions, and where nothing is there to divide by; a class that
+    is predicted and never labelled has found nothing of what it claims: its sensitivity is 0.
+    """
+    true, labelled, predicted = (np.asarray(counts[..., row, :], np.float64) for row in range(3))
+    total = np.asarray(total, np.float64)[..., None]
+    union = labelled + predicted - true
+    with np.errstate(divide="ignore", invalid="ignore"):
+        there = np.where(union > 0, 1.0, np.nan)
+        return {
+            "accuracy": there * (total - union + true) / total,
+            "sensitivity": there * np.where(labelled > 0, true / labelled, 0),
+            "specificity": there * (total - union) / (total - labelled),
+            "dice": 2 * true / (union + true),
+            "iou": true / union,
+        }
+
+
+def leading(counts: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """The scores named in SCORES from counts (..., 3, K) of `class_counts`, as (..., 12); NaN where undefined."""
+    true, labelled, _ = (counts[..., row, :] for row in range(3))
+    pixels = labelled.sum(-1)
+    five = five_scores(counts, pixels)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        columns = [true.sum(-1) / np.float64(pixels), _mean(five["iou"], labelled > 0)]
+    columns += [_mean(values, np.isfinite(values)) for values in five.values()]
+    # the micro scores sum the one-versus-rest counts of all classes: each pixel stands in K of them
+    together = five_scores(counts.sum(-1, keepdims=True), pixels * counts.shape[-1])
+    return np.stack(columns + [values[..., 0] for values in together.values()], -1)
+
+
 def class_scores(counts: Counts, space: LabelSpace) -> list[ClassScores]:
     """Scores of each class, in the order of the label space."""
-    true, labelled, predicted = class_counts(counts)
-    total = int(labelled.sum())
+    each = class_counts(counts)
+    five = five_scores(each, each[1].sum())
     return [
         ClassScores(
             name=name,
-            label_pixels=int(labelled[k]),
-            predicted_pixels=int(predicted[k]),
-            **_five(int(true[k]), int(predicted[k] - true[k]), int(labelled[k] - true[k]), total).model_dump(),
+            label_pixels=int(each[1, k]),
+            predicted_pixels=int(each[2, k]),
+            **{key: _known(values[k]) for key, values in five.items()},
         )
         for k, name in enumerate(space.names)
     ]
 
 
-def scores(counts: Counts, space: LabelSpace) -> Scores:
+def scores(counts: Counts) -> Scores:
     """Scores of the whole data set from its summed confusion matrix."""
-    classes = class_scores(counts, space)
-    true, labelled, predicted = (int(row.sum()) for row in class_counts(counts))
+    known = {name: _known(value) for name, value in zip(SCORES, leading(class_counts(counts)), strict=True)}
     return Scores(
-        pixel_accuracy=_ratio(true, labelled),
-        macro_iou=_mean([c.iou for c in classes]),
-        macro_iou_labelled=_mean([c.iou for c in classes if c.label_pixels]),
-        macro=FiveScores(**{key: _mean([getattr(c, key) for c in classes]) for key in FiveScores.model_fields}),
-        # the micro scores sum the one-versus-rest counts of all classes: each pixel stands in len(space) of them
-        micro=_five(true, predicted - true, labelled - true, labelled * len(space)),
+        **{name: known[name] for name in ("pixel_accuracy", "macro_iou", "macro_iou_labelled")},
+        macro=FiveScores(**{name: known[f"macro_{name}"] for name in FIVE}),
+        micro=FiveScores(**{name: known[f"micro_{name}"] for name in FIVE}),
     )
 
 
@@ -97,25 +130,12 @@ def log_loss(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) -> 
     return float((total - scores[np.arange(len(scores)), labels[valid]]).sum()), len(scores)
 
 
-def _five(true_positive: int, false_positive: int, false_negative: int, total: int) -> FiveScores:
-    union = true_positive + false_positive + false_negative
-    if not union:
-        return FiveScores(accuracy=None, sensitivity=None, specificity=None, dice=None, iou=None)
-    true_negative = total - union
-    return FiveScores(
-        accuracy=(true_positive + true_negative) / total,
-        # a class that is predicted and never labelled has found nothing of what it claims
-        sensitivity=_ratio(true_positive, true_positive + false_negative) or 0.0,
-        specificity=_ratio(true_negative, true_negative + false_positive),
-        dice=2 * true_positive / (union + true_positive),
-        iou=true_positive / union,
-    )
+def _mean(values: npt.NDArray[np.float64], which: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Mean over the last axis of the values that count; NaN where none does."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean: npt.NDArray[np.float64] = np.where(which, values, 0).sum(-1) / np.float64(which.sum(-1))
+    return mean
 
 
-def _ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+def _known(value: np.float64) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -47,7 +47,7 @@ class Recorder:
     ) -> tuple[float, str]:
         """Record an epoch; the better of its score and `best`, the best before, and a line that tells of it."""
         labels, config = self.val_set.labels, self.config
-        scores = metrics.scores(validated.tally.confusion, labels)
+        scores = metrics.scores(validated.tally.confusion)
         card = Card(
             architecture=Architecture(name=str(config.model), width=config.width),
             labels=labels,
@@ -68,7 +68,7 @@ class Recorder:
             "images_per_s": speed,
             "seconds": trained.seconds,
             **score_columns(scores, "val_"),
-            **score_columns(metrics.scores(trained.confusion, labels), "train_running_"),
+            **score_columns(metrics.scores(trained.confusion), "train_running_"),
         }
         if row["val_loss"] is None:
             print(f"warning: epoch {epoch}: the loss on the validation images is {validated.loss}: some of the network's"

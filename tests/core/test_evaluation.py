@@ -11,7 +11,6 @@ from core import evaluation
 from core.datasets import open_dataset
 from core.errors import InputError
 from core.evaluation import CheckpointInfo
-from core.intervals import block_length, intervals
 from core.labels import CITYSCAPES, LabelSpace
 from core.segmenter import Segmenter
 
@@ -70,26 +69,3 @@ def test_other_classes_are_refused() -> None:
     other = LabelSpace(name="x", names=("a",), ids=(0,), colours=((1, 2, 3),))
     with pytest.raises(InputError, match="the model has 19 classes"):
         evaluation.require_same_labels(CITYSCAPES, other)
-
-
-def test_intervals_hold_the_score_and_narrow_with_more_images() -> None:
-    rng = np.random.default_rng(0)
-    widths = []
-    for images in (20, 500):
-        true = rng.binomial(1000, 0.8, (images, 2))
-        counts = np.stack([true, np.full_like(true, 1000), true + (1000 - true)[:, ::-1]], axis=1)
-        low, high = intervals(counts)["pixel_accuracy"] or (0, 0)
-        assert low < true.sum() / (2000 * images) < high
-        widths.append(high - low)
-    assert widths[1] < widths[0] / 3
-
-
-def test_one_image_has_no_interval() -> None:
-    assert set(intervals(np.ones((1, 3, 2), np.int64)).values()) == {None}
-
-
-def test_blocks_are_long_where_neighbours_are_alike() -> None:
-    rng = np.random.default_rng(0)
-    noise = rng.normal(size=400)
-    assert block_length(noise) <= 3
-    assert block_length(np.convolve(noise, np.ones(20), "same")) >= 10

@@ -1,0 +1,157 @@
+"""Intervals: they cover the truth as often as they say, on simulated films whose frames are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from core.intervals import STUDENT, Blocks, estimate, intervals, score_intervals, student
+from core.metrics import SCORES, leading
+
+CASES = 2000
+K = 11
+Series = Callable[[int], np.ndarray]  # how many series -> (that many, frames), of mean 0 and variance 1
+
+
+def smooth(rng: np.random.Generator, frames: int) -> Series:
+    """Series like the shares of classes in a film: autocorrelation 0.98 at one frame, 101 frames are worth 9."""
+    kernel = np.exp(-((np.arange(-20, 21) / 5) ** 2))
+    kernel /= np.sqrt((kernel**2).sum())
+    return lambda count: np.stack([np.convolve(z, kernel, "valid") for z in rng.standard_normal((count, frames + 40))])
+
+
+def rough(rng: np.random.Generator, frames: int) -> Series:
+    """An autoregressive process of first order, 0.7: 101 frames are worth 18."""
+
+    def draw(count: int) -> np.ndarray:
+        x = rng.standard_normal((count, frames))
+        for n in range(1, frames):
+            x[:, n] = 0.7 * x[:, n - 1] + 0.51**0.5 * x[:, n]
+        return x
+
+    return draw
+
+
+def independent(rng: np.random.Generator, frames: int) -> Series:
+    return lambda count: rng.standard_normal((count, frames))
+
+
+def model(series: Series, labelled: np.ndarray, skill: np.ndarray) -> np.ndarray:
+    """Counts (frames, 3, K) of a model that finds of each class a share that changes from frame to frame."""
+    found = 1 / (1 + np.exp(-(skill[:, None] + 0.7 * series(K) + 0.5 * series(1))))
+    true = (labelled * found).round()
+    wrong = np.exp(0.4 * series(K)) * labelled.mean(1, keepdims=True) ** 0.5
+    predicted = true + (wrong / wrong.sum(0) * (labelled - true).sum(0)).round()
+    return np.stack((true, labelled, predicted)).transpose(2, 0, 1).astype(np.int64)
+
+
+def street(series: Series) -> np.ndarray:
+    """Label pixels (K, frames): some classes fill the picture, others are few pixels."""
+    share = np.exp(np.linspace(3, -2, K)[:, None] + 0.7 * series(K))
+    return (share / share.sum(0) * 1e5).round()
+
+
+SKILLS = np.linspace(2, -0.5, K), np.linspace(1.8, -0.4, K)
+
+
+@pytest.mark.parametrize(("kind", "frames"), [(smooth, 101), (rough, 101), (independent, 101)])
+def test_intervals_cover_the_truth(kind: Callable[[np.random.Generator, int], Series], frames: int) -> None:
+    """Scores of a model and the paired differences of two on the same frames, in 93 to 97 % of the cases."""
+    series, blocks = kind(np.random.default_rng(1), frames), Blocks(["film"] * frames)
+    totals = np.zeros((2, 3, K))
+    for _ in range(2000):  # the truth: a film of so many times the length
+        labelled = street(series)
+        totals += [model(series, labelled, skill).sum(0) for skill in SKILLS]
+    truth = leading(totals)
+    chosen = [SCORES.index(name) for name in ("pixel_accuracy", "macro_iou_labelled", "macro_sensitivity", "micro_iou")]
+
+    def few(counts: np.ndarray) -> np.ndarray:
+        return leading(counts)[..., chosen]
+
+    covered, differences = np.zeros(len(chosen)), np.zeros(len(chosen))
+    for _ in range(CASES):
+        labelled = street(series)
+        a, b = (model(series, labelled, skill) for skill in SKILLS)
+        found = np.array(score_intervals(blocks, a, few))
+        covered += (found[:, 0] <= truth[0, chosen]) & (truth[0, chosen] <= found[:, 1])
+        difference = estimate(blocks, [(1, a), (-1, b)], few)
+        differences += abs(difference.value - (truth[0] - truth[1])[chosen]) <= difference.half_widths()
+    for name, share in zip((*chosen, *chosen), (*covered / CASES, *differences / CASES), strict=True):
+        assert 0.93 <= share <= 0.97, (SCORES[name], covered / CASES, differences / CASES)
+
+
+def test_whole_drives_are_drawn_where_there_are_many() -> None:
+    """Twenty drives that differ much and whose frames are all alike: their number counts, not that of the frames."""
+    rng = np.random.default_rng(3)
+    drives, blocks = np.repeat(np.arange(20), 15), Blocks([f"drive {n:02}" for n in np.repeat(np.arange(20), 15)])
+    covered = 0
+    for _ in range(500):
+        true = (1000 / (1 + np.exp(-rng.standard_normal(20)))).round().astype(np.int64)[drives]
+        counts = np.stack((true, np.full(300, 1000), true), 1)[..., None]
+        low, high = score_intervals(blocks, counts)[0] or (0, 0)
+        covered += low <= 0.5 <= high
+    assert 0.92 <= covered / 500 <= 0.98
+
+
+def test_no_block_goes_from_one_drive_into_another() -> None:
+    blocks = Blocks(["a"] * 30 + ["b"] * 20)
+    starts = np.flatnonzero(blocks.weights(10)[0])
+    assert blocks.weights(10).sum(1).tolist() == [50] * 1000
+    for drive in (range(30), range(30, 50)):
+        mine = [n for n in starts if n in drive]
+        steps = [blocks.weights(10)[:, n] for n in mine]
+        assert len(steps) > 0  # and a drive's frames come with their neighbours, around its end too
+    together = (blocks.weights(10)[:, 0] > 0) & (blocks.weights(10)[:, 29] > 0)
+    apart = (blocks.weights(10)[:, 29] > 0) & (blocks.weights(10)[:, 30] > 0)
+    assert together.mean() > apart.mean()
+
+
+def test_the_order_of_the_drives_in_the_data_set_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    counts = rng.integers(1, 1000, (40, 1, 3)).repeat(3, 1)
+    counts[:, 0] //= 2
+    names = ["a", "b"] * 20
+    order = np.argsort(names, kind="stable")
+    assert intervals(counts, names) == intervals(counts[order], sorted(names))
+
+
+def test_intervals_narrow_with_more_images() -> None:
+    rng = np.random.default_rng(0)
+    widths = []
+    for images in (20, 500):
+        true = rng.binomial(1000, 0.8, (images, 2))
+        counts = np.stack([true, np.full_like(true, 1000), true + (1000 - true)[:, ::-1]], axis=1)
+        low, high = intervals(counts, ["a"] * images)["pixel_accuracy"] or (0, 0)
+        assert low < true.sum() / (2000 * images) < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 3
+
+
+def test_one_image_has_no_interval() -> None:
+    assert set(intervals(np.ones((1, 3, 2), np.int64), ["a"]).values()) == {None}
+
+
+def test_a_score_of_one_has_the_interval_from_one_to_one() -> None:
+    assert intervals(np.ones((5, 3, 2), np.int64), ["a"] * 5)["macro_iou"] == (1, 1)
+
+
+def test_no_interval_leaves_0_to_1() -> None:
+    counts = np.array([[[999], [1000], [999]], [[1000], [1000], [1000]], [[600], [1000], [600]]])
+    low, high = intervals(counts, ["a"] * 3)["pixel_accuracy"] or (0, 0)
+    assert 0 < low < 0.87 < high < 1
+
+
+def test_blocks_are_long_where_neighbours_are_alike() -> None:
+    rng = np.random.default_rng(0)
+    noise, blocks = rng.normal(size=400), Blocks(["a"] * 400)
+    assert blocks.length(noise) <= 12
+    assert blocks.length(np.convolve(noise, np.ones(20), "same")) >= 40
+
+
+def test_student_s_quantiles() -> None:
+    """Against a table (Abramowitz and Stegun 1972, table 26.10), between the knots too."""
+    table = {3: 3.182, 7: 2.365, 12: 2.179, 15: 2.131, 30: 2.042, 120: 1.980}
+    assert student(np.array(list(table), float)) == pytest.approx(list(table.values()), rel=0.01)
+    assert student(np.array(list(STUDENT), float)) == pytest.approx(list(STUDENT.values()))
