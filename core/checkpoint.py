@@ -29,6 +29,19 @@ class Architecture(BaseModel):
     width: int = Field(ge=1, le=1024)
 
 
+class Leg(BaseModel):
+    """One training on the way to a checkpoint; a later one started from the weights of the one before (`--init`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    command: str  # without what names this machine: data by its folder's name, no run folder
+    data: str
+    images: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    epochs: int = Field(ge=0)  # done, of those that the command says
+    hours: float | None = None  # from start to end, told at export: two equal trainings have equal checkpoints
+
+
 class Card(BaseModel):
     """What a checkpoint file says of itself, beside its digest."""
 
@@ -41,6 +54,9 @@ class Card(BaseModel):
     data: str
     epoch: int = Field(ge=0)
     scores: dict[str, float | None] = {}
+    legs: tuple[Leg, ...] = ()  # the last one is its own training
+    licence: str | None = None  # of the weights, which follows from the data's
+    limits: str | None = None  # what it was never taught, in a sentence
     code_version: str = __version__
 
 

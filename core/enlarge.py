@@ -23,3 +23,16 @@ def label_map(logits: npt.NDArray[np.float32], size: Size) -> npt.NDArray[np.uin
         np.copyto(labels, np.uint8(k), where=channel > best)
         np.maximum(best, channel, out=best)
     return labels
+
+
+def confidence(logits: npt.NDArray[np.float32], size: Size) -> npt.NDArray[np.float32]:
+    """(K, h, w) float32 logits to the probability (H, W) float32, 1/K..1, of the class that `label_map` gives each pixel:
+    the largest softmax of the enlarged logits."""
+    width_height = (size[1], size[0])
+    best, total = np.full(size, -np.inf, np.float32), np.zeros(size, np.float32)
+    for channel in logits:
+        enlarged = cv2.resize(channel, width_height, interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
+        top = np.maximum(best, enlarged)
+        total = total * np.exp(best - top) + np.exp(enlarged - top)
+        best = top
+    return np.reciprocal(total)

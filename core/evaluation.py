@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from core import metrics
 from core.datasets import Dataset, Sample, batches, drives
@@ -19,7 +20,7 @@ from core.intervals import Interval, intervals
 from core.labels import LabelSpace
 from core.masks import Labels
 from core.threads import at_once, prefetch
-from core.transforms import Size
+from core.transforms import Preprocess, Size, resize_label
 
 # photographs and the (height, width) that the label map of each is to have, to those label maps
 Segment = Callable[[Sequence[RGB], Sequence[Size]], Sequence[Labels]]
@@ -42,6 +43,19 @@ class DataInfo(BaseModel):
     images: int
 
 
+class Definition(BaseModel):
+    """How pixels are scored: by default all of them, by argmax, at the label's own size.
+
+    The earlier definition of this family of projects, for tables that were published with it: threshold 0.5 at the input.
+    """
+
+    threshold: float | None = Field(None, ge=0.5, lt=1)  # of softmax: less probable pixels are of no class
+    at: Literal["label", "input"] = "label"  # the label's own size, or the network's
+
+
+EXACT, EARLIER = Definition(), Definition(threshold=0.5, at="input")
+
+
 class Speed(BaseModel):
     """Images a second in wall time, decoding included, and milliseconds of segmenting per image."""
 
@@ -55,6 +69,7 @@ class Report(BaseModel):
 
     checkpoint: CheckpointInfo
     data: DataInfo
+    definition: Definition
     scores: metrics.Scores
     classes: list[metrics.ClassScores]
     confusion: list[list[int]]
@@ -113,12 +128,28 @@ def count(
     return tally
 
 
-def report(tally: Tally, checkpoint: CheckpointInfo, dataset: Dataset) -> Report:
+class AtInput:
+    """A data set whose labels have the size of the network's input, to be scored there."""
+
+    def __init__(self, dataset: Dataset, preprocess: Preprocess) -> None:
+        self.dataset, self.preprocess = dataset, preprocess
+        self.name, self.split, self.labels, self.where = dataset.name, dataset.split, dataset.labels, dataset.where
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        rgb, labels = self.dataset[index]
+        return rgb, resize_label(labels, self.preprocess.shape(*labels.shape))
+
+
+def report(tally: Tally, checkpoint: CheckpointInfo, dataset: Dataset, definition: Definition = EXACT) -> Report:
     """The document that tells a whole evaluation."""
     space: LabelSpace = dataset.labels
     return Report(
         checkpoint=checkpoint,
         data=DataInfo(name=dataset.name, split=dataset.split, images=len(dataset)),
+        definition=definition,
         scores=metrics.scores(tally.confusion),
         classes=metrics.class_scores(tally.confusion, space),
         confusion=tally.confusion.tolist(),

@@ -101,20 +101,17 @@ def estimate(blocks: Blocks, terms: Sequence[tuple[float, PerImage]], statistic:
     from the autocorrelation: twice the one of blocks of L less the one of blocks of L / 2 is the flat-top estimate of
     Politis and White 2004. Where that is less than the first, the first is taken.
     """
-    value = sum(factor * statistic(counts.sum(0)) for factor, counts in terms)
-    influence = sum(factor * _influence(counts, statistic) for factor, counts in terms)
-    value, influence = np.atleast_1d(value), np.asarray(influence)
+
+    def combined(of: Callable[[PerImage], Floats]) -> Floats:
+        return np.sum([factor * of(counts) for factor, counts in terms], axis=0)  # type: ignore[no-any-return]
 
     def variances(length: int, mine: npt.NDArray[np.bool_]) -> Floats:
-        weights = blocks.weights(length)
-        draws = sum(
-            factor * statistic((weights @ counts.reshape(len(counts), -1)).reshape(-1, *counts.shape[1:]))
-            for factor, counts in terms
-        )
-        number = blocks.number(length)
-        result: Floats = np.nanvar(draws[:, mine], axis=0) * number / max(number - 1, 1)
-        return result
+        weights, number = blocks.weights(length), blocks.number(length)
+        draws = combined(lambda counts: statistic(np.tensordot(weights, counts, axes=1)))
+        return np.nanvar(draws[:, mine], axis=0) * number / max(number - 1, 1)  # type: ignore[no-any-return]
 
+    value = combined(lambda counts: statistic(counts.sum(0)))
+    influence = combined(lambda counts: _influence(counts, statistic))
     error, freedom = np.full(len(value), np.nan), np.full(len(value), np.nan)
     if blocks.number(1) < 2:
         return Estimate(value, error, freedom)

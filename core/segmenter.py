@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from core.backends import Backend, open_backend
 from core.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
-from core.enlarge import label_map
+from core.enlarge import confidence, label_map
 from core.images import RGB
-from core.labels import LabelSpace
+from core.labels import VOID, LabelSpace
 from core.masks import Labels
 from core.threads import at_once
 from core.transforms import Preprocess, Size
@@ -49,25 +49,37 @@ class Segmenter:
         """Network input (N, 3, h, w) to logits (N, K, h, w), both float32."""
         return self.backend.forward(batch)
 
-    def label(self, logits: npt.NDArray[np.float32], size: Size) -> Labels:
-        """Logits (K, h, w) of one photograph to class indices (H, W) uint8 at its own size."""
-        return label_map(logits, size)
+    def label(self, logits: npt.NDArray[np.float32], size: Size, threshold: float | None = None) -> Labels:
+        """Logits (K, h, w) of one photograph to class indices (H, W) uint8 at its own size.
+
+        With a `threshold` of 0.5 or more, pixels whose class is not more probable than that are 255, no class.
+        """
+        labels = label_map(logits, size)
+        if threshold is not None:
+            labels[self.confidence(logits, size) <= threshold] = VOID
+        return labels
+
+    def confidence(self, logits: npt.NDArray[np.float32], size: Size) -> npt.NDArray[np.float32]:
+        """Logits (K, h, w) of one photograph to the probability (H, W) float32 of the class that `label` gives each pixel."""
+        return confidence(logits, size)
 
     def __call__(self, rgb: RGB) -> Labels:
         """Photograph (H, W, 3) uint8 RGB, any size, to class indices (H, W) uint8."""
         return self.many([rgb])[0]
 
-    def many(self, photos: Sequence[RGB], sizes: Sequence[Size] | None = None) -> list[Labels]:
+    def many(self, photos: Sequence[RGB], sizes: Sequence[Size] | None = None, threshold: float | None = None) -> list[Labels]:
         """Several photographs at once, those of one network size in one batch; the results are those of one by one.
 
         `sizes` are those of the label maps, the photographs' own where not told.
         """
         sizes = sizes or [(rgb.shape[0], rgb.shape[1]) for rgb in photos]
-        return self.label_all(self.logits(at_once(self.prepare, photos)), sizes)
+        return self.label_all(self.logits(at_once(self.prepare, photos)), sizes, threshold)
 
-    def label_all(self, logits: Sequence[npt.NDArray[np.float32]], sizes: Sequence[Size]) -> list[Labels]:
+    def label_all(
+        self, logits: Sequence[npt.NDArray[np.float32]], sizes: Sequence[Size], threshold: float | None = None
+    ) -> list[Labels]:
         """`label` for several photographs, side by side."""
-        return at_once(lambda pair: self.label(*pair), list(zip(logits, sizes, strict=True)))
+        return at_once(lambda pair: self.label(*pair, threshold), list(zip(logits, sizes, strict=True)))
 
     def logits(self, inputs: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
         """Network inputs (3, h, w) of any sizes to their logits (K, h, w), in their order."""

@@ -125,6 +125,17 @@ class TrainConfig(BaseSettings):
         return self
 
     @property
+    def command(self) -> str:
+        """The command line that trains the same: what is not by default, and nothing that names this machine."""
+        words = ["python -m training train"]
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value != field.get_default() and (name not in FREE_AT_RESUME or name in ("epochs", "patience")):
+                shown = Path(value).name if name in ("data", "init") else value
+                words += [f"--{name.replace('_', '-')}", *map(str, shown if isinstance(shown, tuple) else (shown,))]
+        return " ".join(words).replace(" True", "")
+
+    @property
     def run_folder(self) -> Path:
         """Where the run lives."""
         return Path(self.run or f"runs/{self.model}")

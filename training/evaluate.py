@@ -7,16 +7,22 @@ torchrun --nproc-per-node 2 -m training evaluate runs/ddunet --data datasets/cit
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from core import evaluation
 from core.backends import BACKENDS
 from core.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from core.datasets import Dataset
 from core.errors import InputError
-from core.evaluation import CheckpointInfo, Report
+from core.evaluation import EXACT, AtInput, CheckpointInfo, Definition, Report
 from core.files import write_atomically
+from core.images import RGB
+from core.masks import Labels
 from core.segmenter import Segmenter
+from core.transforms import Size
 from training.data import check, open_data
 from training.distributed import World, join
 from training.paths import require_file
@@ -34,7 +40,30 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--split", default="val", help="split to score on (default: val)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report there")
     parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="photographs at a time (default: 4)")
+    add_definition_flags(parser, EXACT)
     add_device_flags(parser)
+
+
+def add_definition_flags(parser: argparse.ArgumentParser, default: Definition) -> None:
+    """Flags that say how pixels are scored; the defaults of `evaluate` are the exact scores."""
+    told = "argmax" if default.threshold is None else str(default.threshold)
+    parser.add_argument(
+        "--threshold", type=float, default=default.threshold, metavar="P",
+        help=f"pixels whose class is not more probable than P are of no class (default: {told})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--score-at", choices=("label", "input"), default=default.at,
+        help=f"size at which pixels are compared: the label's own, or the network's (default: {default.at})",
+    )  # fmt: skip
+
+
+def definition(options: argparse.Namespace) -> Definition:
+    """What the flags of `add_definition_flags` say. Raises InputError."""
+    try:
+        return Definition(threshold=options.threshold, at=options.score_at)
+    except ValidationError:
+        raise InputError(f"--threshold: expected 0.5 or more and less than 1, got {options.threshold}; below 0.5 two classes"
+                         " can pass, and a pixel has one") from None  # fmt: skip
 
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +85,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
         raise InputError(f"--batch-size: expected 1 or more, got {options.batch_size}")
     if options.json:
         require_file(options.json, "--json")
+    how = definition(options)
     dataset = open_data(options.data, options.split)
     with join(use_gpu=options.device != "cpu") as world:
         own = options.device == "auto" or options.device == world.device.type
@@ -65,7 +95,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
         if world.main:
             check(dataset)
         world.barrier()
-        report = evaluate(checkpoint, segmenter, dataset, options.batch_size, world)
+        report = evaluate(checkpoint, segmenter, dataset, options.batch_size, world, how)
     if world.main:
         print(table(report))
         if options.json:
@@ -74,16 +104,27 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     return 0
 
 
-def evaluate(checkpoint: Checkpoint, segmenter: Segmenter, dataset: Dataset, batch_size: int, world: World) -> Report:
+def evaluate(
+    checkpoint: Checkpoint, segmenter: Segmenter, dataset: Dataset, batch_size: int, world: World, how: Definition = EXACT
+) -> Report:
     """The report of the whole split, the same on every rank."""
-    tally = count_together(segmenter.many, dataset, batch_size, world)
-    info = CheckpointInfo(
+
+    def segment(photos: Sequence[RGB], sizes: Sequence[Size]) -> list[Labels]:
+        return segmenter.many(photos, sizes, how.threshold)
+
+    scored = AtInput(dataset, segmenter.preprocess) if how.at == "input" else dataset
+    tally = count_together(segment, scored, batch_size, world)
+    return evaluation.report(tally, info(checkpoint, segmenter), dataset, how)
+
+
+def info(checkpoint: Checkpoint, segmenter: Segmenter) -> CheckpointInfo:
+    """Which artefact runs, for its report."""
+    return CheckpointInfo(
         name=checkpoint.name,
         architecture=checkpoint.card.architecture.name,
         digest=checkpoint.digest,
         backend=segmenter.backend.name,
     )
-    return evaluation.report(tally, info, dataset)
 
 
 def table(report: Report) -> str:
@@ -99,7 +140,7 @@ def table(report: Report) -> str:
 
     lines = [
         f"{report.checkpoint.name} ({report.checkpoint.architecture}, {report.checkpoint.backend}) on {report.data.images}"
-        f" images of {report.data.name} {report.data.split}",
+        f" images of {report.data.name} {report.data.split}{_told(report.definition)}",
         leading("macro IoU", "macro_iou"),
         leading("macro IoU of labelled classes", "macro_iou_labelled"),
         leading("pixel accuracy", "pixel_accuracy"),
@@ -113,3 +154,9 @@ def table(report: Report) -> str:
     speed = report.speed
     lines += ["", f"{speed.images_per_s:.1f} images/s, median {speed.median_ms:.1f} ms, 95th percentile {speed.p95_ms:.1f} ms"]
     return "\n".join(lines)
+
+
+def _told(how: Definition) -> str:
+    """What is not exact about the scores."""
+    parts = [f"softmax > {how.threshold}"] * (how.threshold is not None) + ["at the network's size"] * (how.at == "input")
+    return f" ({', '.join(parts)})" if parts else ""

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from core.backends.torch_ import load_state
-from core.checkpoint import Architecture, find_checkpoint, read_checkpoint
+from core.checkpoint import Architecture, Leg, find_checkpoint, read_checkpoint
 from core.errors import InputError
 from core.labels import LabelSpace
 from core.models import Network, build_model
@@ -35,6 +35,14 @@ def new_network(config: TrainConfig, labels: LabelSpace) -> Network:
         if isinstance(layer, RecurrentResidualBlock):
             layer.recompute = config.checkpoint_activations
     return network
+
+
+def legs_before(config: TrainConfig) -> tuple[Leg, ...]:
+    """The trainings that led to the checkpoint of --init."""
+    if not config.init:
+        return ()
+    name, path = find_checkpoint(config.init)
+    return read_checkpoint(path, name).card.legs
 
 
 def place_network(network: Network, world: World) -> nn.Module:

@@ -10,7 +10,7 @@ from torch import nn
 
 from core import metrics
 from core.backends.torch_ import to_tensors
-from core.checkpoint import Architecture, Card, summary
+from core.checkpoint import Architecture, Card, Leg, summary
 from core.datasets import Dataset
 from core.segmenter import Segmenter
 from training.board import Board, picture_strip
@@ -34,8 +34,11 @@ class Trained:
 class Recorder:
     """Writes into the run folder; only the main process has one."""
 
-    def __init__(self, config: TrainConfig, folder: RunFolder, segmenter: Segmenter, val_set: Dataset, first: int) -> None:
-        self.config, self.folder, self.segmenter, self.val_set = config, folder, segmenter, val_set
+    def __init__(
+        self, config: TrainConfig, folder: RunFolder, segmenter: Segmenter, train_set: Dataset, val_set: Dataset, first: int
+    ) -> None:
+        self.config, self.folder, self.segmenter = config, folder, segmenter
+        self.train_set, self.val_set = train_set, val_set
         self.board = Board(folder.tensorboard, first)
         weighted = ", weighted by class" * (config.class_weights != "none")
         self.objective = CROSS_ENTROPY if config.loss == "ce" and not weighted else config.loss + weighted
@@ -43,7 +46,7 @@ class Recorder:
         self.drawing: Future[None] | None = None
 
     def epoch(
-        self, epoch: int, served: nn.Module, data: str, trained: Trained, validated: Validation, best: float | None
+        self, epoch: int, served: nn.Module, trained: Trained, validated: Validation, best: float | None
     ) -> tuple[float, str]:
         """Record an epoch; the better of its score and `best`, the best before, and a line that tells of it."""
         labels, config = self.val_set.labels, self.config
@@ -52,9 +55,10 @@ class Recorder:
             architecture=Architecture(name=str(config.model), width=config.width),
             labels=labels,
             preprocess=self.segmenter.preprocess,
-            data=data,
+            data=self.train_set.name,
             epoch=epoch,
             scores=summary(scores),
+            legs=(*self.folder.legs(), self.leg(epoch)),
         )
         score = getattr(scores, LEADING) or 0.0
         better = best is None or score > best
@@ -81,6 +85,11 @@ class Recorder:
             f"  macro IoU {scores.macro_iou or 0:.3f}  {speed:.1f} images/s" + "  best so far" * better
         )
         return (score if better or best is None else best), line
+
+    def leg(self, epoch: int) -> Leg:
+        """What the card tells of this training after an epoch."""
+        name, images = self.train_set.name, len(self.train_set)
+        return Leg(command=self.config.command, data=name, images=images, seed=self.config.seed, epochs=epoch)
 
     def draw(self, last: bool = False) -> None:
         """Draw the curves beside the training; while one picture is drawn the next is left out, but for the last."""

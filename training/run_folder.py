@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core import __version__, tensorfile
-from core.checkpoint import SUFFIX, Card, not_finite, write_checkpoint
+from core.checkpoint import SUFFIX, Card, Leg, not_finite, write_checkpoint
 from core.errors import CheckpointError, RunError
 from core.files import link_atomically, make_folder, remove_temporaries, write_atomically
 from core.tensorfile import Document, Tensors
@@ -45,27 +45,37 @@ class RunFolder:
         self.history = path / "history.csv"
         self.warned = False  # whether the user knows that something is done again
 
-    def create(self, config: TrainConfig, start: Document, skipped: list[str]) -> None:
-        """Make the folders and write `config.json`: the configuration, what --skip-bad left out, and every start."""
+    def create(self, config: TrainConfig, start: Document, skipped: list[str], legs: tuple[Leg, ...] | None = None) -> None:
+        """Make the folders and write `config.json`: the configuration, what --skip-bad left out, every start, and the
+        trainings that came before (`legs`, None where the run goes on and they are known)."""
         for folder in (self.checkpoints, self.resume):
             make_folder(folder)
         remove_temporaries(self.path, self.checkpoints, self.resume)
-        values = config.model_dump(mode="json", exclude={"resume"})
-        document = {"config": values, "skipped": skipped, "starts": [*self.starts(), start], "code_version": __version__}
+        before = self._document()
+        document = {
+            "config": config.model_dump(mode="json", exclude={"resume"}),
+            "skipped": skipped,
+            "legs": before.get("legs", []) if legs is None else [leg.model_dump() for leg in legs],
+            "starts": [*before.get("starts", []), start],
+            "code_version": __version__,
+        }
         write_atomically(self.path / "config.json", [json.dumps(document, indent=2).encode() + b"\n"])
 
-    def starts(self) -> list[Document]:
-        """What `config.json` tells of each start of the run so far."""
-        try:
-            document = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return []
-        return list(document.get("starts", []))
+    def legs(self) -> tuple[Leg, ...]:
+        """The trainings that came before this one: those of the checkpoint that it began with."""
+        return tuple(Leg.model_validate(leg) for leg in self._document().get("legs", []))
 
     def job(self) -> str | None:
         """The launcher that started the run last."""
-        starts = self.starts()
+        starts = self._document().get("starts")
         return starts[-1].get("job") if starts else None
+
+    def _document(self) -> Document:
+        """What `config.json` tells; empty where there is none."""
+        try:
+            return dict(json.loads((self.path / "config.json").read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
 
     def save_epoch(self, epoch: int, card: Card, tensors: Tensors, best: bool, keep: int | None) -> Path:
         """Write `epoch-EEEE`, point `last` (and `best`) to it and delete what `keep` leaves out."""

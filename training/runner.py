@@ -28,7 +28,7 @@ from training.loading import EpochBatches, Loader
 from training.lock import only_writer
 from training.loop import Loop, Stopped, learning_rates
 from training.losses import Loss, class_weights
-from training.network import new_network, place_network, wrap
+from training.network import legs_before, new_network, place_network, wrap
 from training.recorder import Recorder, Trained
 from training.run_folder import RunFolder
 from training.signals import StopWish
@@ -88,7 +88,7 @@ class Run:
             place = self.start()
             recorder = None
             if self.world.main:
-                recorder = Recorder(self.config, self.folder, self.segmenter, self.val_set, place.epoch + 1)
+                recorder = Recorder(self.config, self.folder, self.segmenter, self.train_set, self.val_set, place.epoch + 1)
             try:
                 while not self.finished(place):
                     place = self.epoch(place, recorder)
@@ -121,7 +121,7 @@ class Run:
             if place.epoch >= self.config.epochs:
                 print(f"{self.folder.path}: has its {place.epoch} epochs already; a larger --epochs goes on", flush=True)
             start = {"epoch": place.epoch, "step": place.step, **place.on, "exact": place.exact, "job": job()}
-            self.folder.create(self.config, start, self.survey.skipped)
+            self.folder.create(self.config, start, self.survey.skipped, None if path else legs_before(self.config))
             self.folder.go_back(place.epoch)
             precision = self.conditions["precision"]
             announce(self.config, self.world, precision, self.network, self.train_set, self.val_set, self.loader.batches)
@@ -173,7 +173,7 @@ class Run:
         best, line = place.best, ""
         if recorder:
             with told_as_run_error(self.folder):
-                best, line = recorder.epoch(epoch, self.served, self.train_set.name, trained, validated, place.best)
+                best, line = recorder.epoch(epoch, self.served, trained, validated, place.best)
         best = world.share(best)
         since_best = 0 if place.best is None or best > place.best else place.since_best + 1
         for counter in (self.moving.sums.counts, self.moving.sums.loss):

@@ -45,7 +45,7 @@ def test_the_report_has_the_contract_s_fields(checkpoint: Path, scenes: Path) ->
     report = evaluation.report(evaluation.count(Segmenter.load(checkpoint).many, dataset), INFO, dataset).model_dump(
         mode="json"
     )
-    assert list(report) == ["checkpoint", "data", "scores", "classes", "confusion", "intervals", "speed"]
+    assert list(report) == ["checkpoint", "data", "definition", "scores", "classes", "confusion", "intervals", "speed"]
     assert list(report["checkpoint"]) == ["name", "architecture", "digest", "backend"]
     assert list(report["data"]) == ["name", "split", "images"]
     assert set(report["scores"]) == {"pixel_accuracy", "macro_iou", "macro_iou_labelled", "macro", "micro"}

@@ -14,8 +14,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from core.backends.torch_ import load_state
 from core.checkpoint import read_checkpoint
+from core.datasets import open_dataset
 from core.errors import InputError
 from core.models import build_model
+from core.segmenter import Segmenter
 from tests.conftest import make_checkpoint
 from training.__main__ import main
 from training.loading import EpochBatches
@@ -82,6 +84,25 @@ def test_the_card_tells_what_was_trained_and_its_scores(run: Path) -> None:
     assert card.scores["macro_iou"] == pytest.approx(float(history(run)[1]["val_macro_iou"]))
 
 
+def test_the_card_tells_how_it_was_trained(run: Path, scenes: Path) -> None:
+    (leg,) = read_checkpoint(run / "checkpoints" / "last.safetensors").card.legs
+    assert leg.command == (
+        f"python -m training train --model ddunet --data {scenes.name} --epochs 2 --batch-size 2 --size 32 64 --width 2"
+    )
+    assert (leg.data, leg.images, leg.seed, leg.epochs) == (scenes.name, 6, 0, 2)
+
+
+def test_a_second_leg_tells_of_the_first(run: Path, scenes: Path, tmp_path: Path, cli) -> None:
+    first = run / "checkpoints" / "last.safetensors"
+    flags = ("--model", "ddunet", "--data", scenes, "--run", tmp_path / "second", *TINY)
+    assert cli("train", *flags, "--init", first, "--seed", 3, "--epochs", 1)[0] == 0
+    (tmp_path / "second" / "checkpoints" / "best.safetensors").unlink()
+    assert cli("train", "--run", tmp_path / "second", "--resume", "--epochs", 2)[0] == 0
+    legs = read_checkpoint(tmp_path / "second/checkpoints/last.safetensors").card.legs
+    assert (legs[0], legs[1].seed, legs[1].epochs) == (read_checkpoint(first).card.legs[0], 3, 2)
+    assert legs[1].command.endswith("--seed 3 --init last.safetensors")
+
+
 def test_evaluate_tells_the_score_that_training_told(run: Path, scenes: Path, tmp_path: Path, cli) -> None:
     last = run / "checkpoints" / "last.safetensors"
     code, out, _ = cli("evaluate", last, "--data", scenes, "--json", tmp_path / "r.json")
@@ -90,6 +111,25 @@ def test_evaluate_tells_the_score_that_training_told(run: Path, scenes: Path, tm
     assert report["scores"]["macro_iou"] == pytest.approx(float(history(run)[1]["val_macro_iou"]), abs=1e-12)
     assert f"macro IoU {report['scores']['macro_iou']:.3f}" in out
     assert report["data"] == {"name": scenes.name, "split": "val", "images": 5}
+
+
+def test_evaluate_scores_by_the_earlier_definition(run: Path, scenes: Path, tmp_path: Path, cli) -> None:
+    """Softmax over a half, at the network's size: counted here pixel by pixel."""
+    flags = ("--data", scenes, "--threshold", 0.5, "--score-at", "input", "--json", tmp_path / "r.json")
+    code, out, _ = cli("evaluate", run, *flags)
+    assert code == 0 and "(softmax > 0.5, at the network's size)" in out
+    segmenter, dataset = Segmenter.load(run), open_dataset(scenes, "val")
+    expected = np.zeros((19, 20), np.int64)
+    for rgb, labels in dataset:
+        logits = segmenter.logits([segmenter.prepare(rgb)])[0]
+        likely = torch.from_numpy(logits).softmax(0).numpy()
+        small = np.asarray(Image.fromarray(labels).resize(logits.shape[:0:-1], Image.Resampling.NEAREST))
+        for y, x in np.argwhere(small != 255):
+            over = np.flatnonzero(likely[:, y, x] > 0.5)
+            expected[small[y, x], over[0] if over.size else 19] += 1
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["confusion"] == expected.tolist() and expected[:, 19].any()
+    assert report["definition"] == {"threshold": 0.5, "at": "input"}
 
 
 def test_tensorboard_has_scalars_and_the_strip(run: Path) -> None:
@@ -358,6 +398,10 @@ class TestWrongUse:
         (tmp_path / "file").touch()
         assert "is a file" in wrong(cli, "synthesize", tmp_path / "file" / "x")
         assert "is a file" in wrong(cli, "predict", checkpoint, scenes, "--out", tmp_path / "file")
+
+    @pytest.mark.parametrize("value", ["0.4", "1", "nan"])
+    def test_a_threshold_that_two_classes_can_pass(self, value: str, checkpoint: Path, scenes: Path, cli) -> None:
+        assert "--threshold: expected 0.5 or more" in wrong(cli, "evaluate", checkpoint, "--data", scenes, "--threshold", value)
 
     def test_a_device_that_is_not_there(self, checkpoint: Path, scenes: Path, cli) -> None:
         for device in ("cuda", "cuda:7", "cpu:3", "tpu"):
