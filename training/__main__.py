@@ -1,7 +1,8 @@
-"""Street-scene semantic segmentation: train, evaluate, predict.
+"""Street-scene semantic segmentation: train, evaluate, compare, predict.
 
 python -m training train --model ddunet --data datasets/cityscapes
 python -m training evaluate runs/ddunet --data datasets/cityscapes --split val --json report.json
+python -m training compare runs/unet runs/r2unet runs/ddunet --data datasets/cityscapes --out report
 python -m training predict runs/ddunet street.jpg --out masks --overlay
 python -m training synthesize datasets/scenes
 """
@@ -15,7 +16,7 @@ import traceback
 from typing import Any, NoReturn
 
 from core.errors import InputError, RunError, did_you_mean
-from training import evaluate, predict, synthesize, train
+from training import compare, evaluate, predict, synthesize, train
 from training.distributed import die_with_launcher
 from training.launcher import leave_verdict
 
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = Parser(prog="python -m training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (train, evaluate, predict, synthesize):
+    for command in (train, evaluate, compare, predict, synthesize):
         command.add_parser(commands)
     try:
         options, unknown = parser.parse_known_args(arguments)

@@ -16,6 +16,11 @@ PANELS = (
 )
 
 
+def spelled(name: str) -> str:
+    """A score's name for people."""
+    return name.replace("_", " ").replace("iou", "IoU").replace("dice", "Dice")
+
+
 def draw_curves(history: list[Row], title: str, path: Path, objective: str = CROSS_ENTROPY) -> None:
     """Draw a panel for the loss and for each score and write the picture atomically.
 
@@ -36,7 +41,7 @@ def draw_curves(history: list[Row], title: str, path: Path, objective: str = CRO
         training = "train_loss" if name == "loss" else f"train_running_{name}"
         for key, label in ((training, "training crops"), (f"val_{name}", "validation")):
             axes.plot(epochs, [row.get(key) for row in history], label=label, marker="." if len(epochs) < 30 else None)
-        axes.set_title(name.replace("_", " ").replace("iou", "IoU").replace("dice", "Dice"))
+        axes.set_title(spelled(name))
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)

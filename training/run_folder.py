@@ -34,6 +34,20 @@ def _readable(path: Path) -> bool:
     return True
 
 
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a history, numbers as floats, None where a score is undefined; none where there is no file."""
+    rows, _ = _read_table(path)
+    return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
+
+
+def _read_table(path: Path) -> tuple[list[Row], list[str]]:
+    if not path.exists():
+        return [], []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        return list(reader), list(reader.fieldnames or [])
+
+
 class RunFolder:
     """`runs/NAME/` as the design lays it out; only the main process writes."""
 
@@ -151,8 +165,7 @@ class RunFolder:
 
     def read_history(self) -> list[Row]:
         """All rows, numbers as floats, None where a score is undefined."""
-        rows, _ = self._history_text()
-        return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
+        return read_rows(self.history)
 
     def go_back(self, epoch: int) -> None:
         """Drop the rows after `epoch`, and let `last` and `best` be of those before: a run that goes on makes them again.
@@ -175,11 +188,7 @@ class RunFolder:
 
     def _history_text(self) -> tuple[list[Row], list[str]]:
         """The rows as they stand in the file, and the names of its columns."""
-        if not self.history.exists():
-            return [], []
-        with self.history.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            return list(reader), list(reader.fieldnames or [])
+        return _read_table(self.history)
 
     def _write_history(self, rows: list[Row], names: list[str]) -> None:
         text = io.StringIO(newline="")

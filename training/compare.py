@@ -1,0 +1,93 @@
+"""The `compare` command: which of several checkpoints is better, by number and by eye, on one page.
+
+python -m training compare runs/unet runs/r2unet runs/ddunet --data datasets/cityscapes --split val --out report
+python -m training compare runs/unet-* runs/ddunet-* --data datasets/cityscapes --out report     three seeds of each or more
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from core.backends.torch_ import choose_device
+from core.datasets import Dataset
+from core.errors import InputError
+from core.evaluation import EARLIER, require_same_labels
+from training.comparison import costs, page
+from training.comparison.contestants import Contestant, open_contestants
+from training.comparison.counting import count_all
+from training.comparison.document import Comparison
+from training.comparison.figures import plots
+from training.comparison.grids import grid
+from training.comparison.summary import Measured, summarise
+from training.data import check, open_data
+from training.evaluate import add_definition_flags, add_device_flags, definition
+from training.paths import require_folder
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Flags of `compare`."""
+    parser = commands.add_parser(
+        "compare", help="compare checkpoints on one page", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.set_defaults(run_command=run)
+    parser.add_argument("checkpoints", nargs="+", metavar="RUN_OR_CHECKPOINT", help="run folders, files, names of shipped ones")
+    parser.add_argument("--data", required=True, metavar="DIR", help="data folder, or `synthetic`")
+    parser.add_argument("--split", default="val", help="split to compare on (default: val)")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the page, figures and numbers")
+    parser.add_argument(
+        "--training-steps", type=int, default=3, metavar="N", help="steps of training to time; 0: none (default: 3)"
+    )
+    add_definition_flags(parser, EARLIER)
+    add_device_flags(parser)
+
+
+def run(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Everything that is wrong is told first; then costs, one pass over the data, and the page."""
+    if options.training_steps < 0:
+        raise InputError(f"--training-steps: expected 0 or more, got {options.training_steps}")
+    require_folder(options.out, "--out")
+    other = definition(options)
+    dataset = open_data(options.data, options.split)
+    contestants = open_contestants(options.checkpoints, options.device, options.backend)
+    require_same_labels(contestants[0].segmenter.labels, dataset.labels)
+    check(dataset)
+    measured = measure(contestants, dataset, options)
+    counted, disagreement = count_all(contestants, dataset, other)
+    command = shlex.join(["python", "-m", "training", *arguments])
+    comparison = summarise(contestants, dataset, counted, disagreement, measured, other, command)
+    page.write(comparison, figures(comparison, contestants, dataset), options.out)
+    for pair in (*comparison.architecture_pairs, *comparison.pairs):
+        print(pair.verdict)
+    print(f"page: {options.out / 'index.html'}")
+    return 0
+
+
+def measure(contestants: Sequence[Contestant], dataset: Dataset, options: argparse.Namespace) -> list[Measured]:
+    """Memory of each model in a process of its own, and the speed of training, in turns."""
+    height, width = dataset[0][1].shape
+    peaks = [costs.peak_memory(contestant, (height, width), options.backend) for contestant in contestants]
+    device = choose_device(options.device)
+    speeds = costs.training_speeds(contestants, device, options.training_steps)
+    return [Measured(speed, peak) for speed, peak in zip(speeds, peaks, strict=True)]
+
+
+def figures(comparison: Comparison, contestants: Sequence[Contestant], dataset: Dataset) -> Iterator[tuple[str, str, Figure]]:
+    """Name, caption and figure: the plots, then the grids of pictures."""
+    yield from plots(comparison, [contestant.history for contestant in contestants])
+    apart = [example for example in comparison.examples if example.rule == "disagreement"]
+    chosen = [example for example in comparison.examples if example.rule != "disagreement"]
+    names = [contestant.name for contestant in contestants]
+    for name, caption, rows in (
+        ("examples", "Typical, best and worst pictures, with each model's IoU on them", chosen),
+        ("disagreement", "Where the models disagree most", apart),
+    ):
+        if rows:
+            samples = [dataset[example.index] for example in rows]
+            cells = [(e, *s, [c.segmenter(s[0]) for c in contestants]) for e, s in zip(rows, samples, strict=True)]
+            yield name, caption, grid(cells, names, dataset.labels, apart=rows is apart)

@@ -1,0 +1,95 @@
+"""What a model costs: weights, arithmetic, training speed, and the memory of a process that segments with it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.optim import Adam
+from torch.utils.flop_counter import FlopCounterMode
+
+from core.checkpoint import Architecture
+from core.errors import RunError
+from core.models import build_model
+from core.transforms import Size
+from training.comparison.contestants import Contestant
+from training.comparison.peak import Peak
+from training.distributed import World
+from training.loading import Batch
+from training.losses import Loss
+from training.memory import keep_freed_memory
+from training.network import use_bf16
+from training.progress import bar
+from training.step import Step, Sums
+
+BATCH = 8  # of the training steps that are timed: the family's batch size
+
+
+def parameters(architecture: Architecture, classes: int) -> int:
+    """How many weights there are; those of a layer that is applied several times count once."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in build_model(architecture.name, classes, architecture.width).parameters())
+
+
+def gflop(architecture: Architecture, classes: int, size: Size) -> float:
+    """Floating-point operations of one picture of `size` (height, width), in 1e9: a multiplication and an addition are two."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        build_model(architecture.name, classes, architecture.width).eval()(torch.empty(1, 3, *size))
+    return float(counter.get_total_flops()) / 1e9
+
+
+def training_speeds(contestants: Sequence[Contestant], device: torch.device, steps: int) -> list[float | None]:
+    """Images a second of a training step of 8 images at each model's input size; None where it does not fit the memory.
+
+    The models take turns, and the median of `steps` steps after a first one is told; those of one architecture and size
+    are timed once.
+    """
+    keep_freed_memory()
+    kinds = {_kind(c): c for c in contestants}
+    trainings = {kind: _training(contestant, device) for kind, contestant in kinds.items()}
+    seconds: dict[tuple[Architecture, Size], list[float]] = {kind: [] for kind in kinds}
+    for _ in bar("timing training", True, range(steps + 1), unit="round"):
+        for kind, (step, batch, sums) in trainings.items():
+            start = time.perf_counter()
+            try:
+                step(batch, sums)
+                float(sums.loss[0])  # waits for the device
+            except torch.OutOfMemoryError:
+                continue
+            seconds[kind].append(time.perf_counter() - start)
+    found = {kind: BATCH / statistics.median(times[1:]) if times[1:] else None for kind, times in seconds.items()}
+    return [found[_kind(c)] for c in contestants]
+
+
+def _kind(contestant: Contestant) -> tuple[Architecture, Size]:
+    return contestant.checkpoint.card.architecture, contestant.segmenter.preprocess.size
+
+
+def _training(contestant: Contestant, device: torch.device) -> tuple[Step, Batch, Sums]:
+    architecture, preprocess = contestant.checkpoint.card.architecture, contestant.segmenter.preprocess
+    classes = len(contestant.segmenter.labels)
+    network = build_model(architecture.name, classes, architecture.width)
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 256, (BATCH, *preprocess.size, 3), np.uint8))
+    labels = torch.from_numpy(rng.integers(0, classes, (BATCH, *preprocess.size), np.uint8))
+    optimizer = Adam(network.parameters(), fused=True)
+    loss, world = Loss("ce", None, 1, 1), World(device=device)
+    step = Step(network, network, optimizer, loss, world, preprocess, bf16=use_bf16("auto", device))
+    return step, Batch(images, labels), Sums(classes, device)
+
+
+def peak_memory(contestant: Contestant, photo: Size, backend: str) -> Peak:
+    """Memory at its highest in a process of its own that segments photographs of a size with the model. Raises RunError."""
+    path, device = contestant.checkpoint.path, contestant.segmenter.backend.device
+    command = [sys.executable, "-m", "training.comparison.peak", str(path), device, backend, *map(str, photo)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 -- this project's own module
+    if done.returncode:
+        raise RunError(f"{contestant.name}: its memory could not be measured: {done.stderr.strip().splitlines()[-1:]}")
+    return Peak(**json.loads(done.stdout))

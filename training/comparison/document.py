@@ -1,0 +1,93 @@
+"""`report.json` of a comparison: every number that its page shows."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from core.checkpoint import Leg
+from core.evaluation import Report
+from core.intervals import Interval
+from core.transforms import Size
+from training.comparison.peak import Peak
+from training.comparison.verdicts import Pair
+
+
+class Cost(BaseModel):
+    """What a model costs on the machine where the comparison was made; None where it was not measured."""
+
+    parameters: int
+    gflop: float  # of one picture at input_size; a multiplication and an addition are two operations
+    input_size: Size  # height, width
+    training_images_per_s: float | None  # of a step of 8 images
+    median_ms: float  # photograph in memory to label map, one at a time
+    p95_ms: float
+    peak: Peak | None
+
+
+class Bin(BaseModel):
+    """Pixels of about the same confidence."""
+
+    share: float  # of the valid pixels
+    confidence: float | None  # mean
+    accuracy: float | None
+
+
+class Reliability(BaseModel):
+    """How often the model is right when it is so sure, and the expected calibration error, 0..1."""
+
+    bins: list[Bin]
+    ece: float
+
+
+class Model(BaseModel):
+    """One checkpoint of the comparison."""
+
+    name: str
+    architecture: str
+    width: int
+    epoch: int
+    trained_on: str
+    legs: tuple[Leg, ...]
+    cost: Cost
+    report: Report
+    earlier: Report  # by the family's earlier definition of the scores
+    class_intervals: dict[str, Interval | None]  # of the IoU
+    reliability: Reliability
+
+
+class Example(BaseModel):
+    """A picture of the grids, and the rule that chose it."""
+
+    index: int  # in the data set
+    image: str
+    rule: str  # typical, best, worst or disagreement
+    iou: dict[str, float | None]  # of each model on this picture: mean over the classes that its label holds
+    disagreement: float  # share of the valid pixels on which not all models agree
+
+
+class Machine(BaseModel):
+    """Where the times were measured."""
+
+    device: str
+    backend: str
+    torch: str
+    threads: int
+
+
+class Comparison(BaseModel):
+    """The whole comparison; scores are 0..1."""
+
+    command: str
+    made: str  # date, ISO 8601
+    machine: Machine
+    data: str
+    split: str
+    images: int
+    drives: int
+    whole_drives: bool  # whether intervals come from whole drives or cities, else from blocks of consecutive frames
+    block_length: int | None  # of the pictures' IoU, in images
+    models: list[Model]
+    pairs: list[Pair]
+    architectures: dict[str, list[str]]  # the models of each that has three seeds or more
+    architecture_pairs: list[Pair]
+    examples: list[Example]

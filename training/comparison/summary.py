@@ -1,0 +1,147 @@
+"""From counts to the document: scores with intervals, verdicts, reliability, costs, and the pictures to look at."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from core import evaluation
+from core.backends.torch_ import CPU_THREADS
+from core.datasets import Dataset, drives
+from core.evaluation import Definition
+from core.intervals import Blocks, Interval, PerImage, score_intervals
+from core.metrics import five_scores
+from training.comparison import costs
+from training.comparison.contestants import Contestant, same_but_for_the_seed
+from training.comparison.counting import Counted, calibration_error
+from training.comparison.document import Bin, Comparison, Cost, Example, Machine, Model, Reliability
+from training.comparison.examples import Chosen, choose_by_disagreement, choose_by_score, image_ious
+from training.comparison.peak import Peak
+from training.comparison.verdicts import compare_architectures, compare_models
+from training.evaluate import info
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one model beside its scores."""
+
+    training_images_per_s: float | None
+    peak: Peak
+
+
+def summarise(
+    contestants: Sequence[Contestant],
+    dataset: Dataset,
+    counted: Sequence[Counted],
+    disagreement: Floats,
+    measured: Sequence[Measured],
+    other: Definition,
+    command: str,
+) -> Comparison:
+    """The whole document."""
+    streets = drives(dataset)
+    blocks, counts, names = Blocks(streets), [each.exact.per_image for each in counted], [c.name for c in contestants]
+    groups = same_but_for_the_seed(contestants)
+    ious = image_ious(counts)
+    length = blocks.length(np.nan_to_num(ious.mean(0)))
+    chosen = [*choose_by_score(ious, streets, length), *choose_by_disagreement(disagreement, streets, length)]
+    return Comparison(
+        command=command,
+        made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        machine=_machine(contestants[0]),
+        data=dataset.name,
+        split=dataset.split,
+        images=len(dataset),
+        drives=blocks.drives,
+        whole_drives=blocks.whole_drives,
+        block_length=None if blocks.whole_drives else length,
+        models=[
+            _model(contestant, dataset, each, costs_of_it, other, blocks)
+            for contestant, each, costs_of_it in zip(contestants, counted, measured, strict=True)
+        ],
+        pairs=compare_models(names, counts, blocks),
+        architectures={name: [names[place] for place in places] for name, places in groups.items()},
+        architecture_pairs=compare_architectures(groups, counts, blocks),
+        examples=[_example(each, dataset, names, ious, disagreement) for each in chosen],
+    )
+
+
+def _model(
+    contestant: Contestant, dataset: Dataset, counted: Counted, measured: Measured, other: Definition, blocks: Blocks
+) -> Model:
+    card, classes = contestant.checkpoint.card, len(dataset.labels)
+    report = evaluation.report(counted.exact, info(contestant.checkpoint, contestant.segmenter), dataset)
+    height, width = dataset[0][1].shape
+    input_size = card.preprocess.shape(height, width)
+    cost = Cost(
+        parameters=costs.parameters(card.architecture, classes),
+        gflop=costs.gflop(card.architecture, classes, input_size),
+        input_size=input_size,
+        training_images_per_s=measured.training_images_per_s,
+        median_ms=report.speed.median_ms,
+        p95_ms=report.speed.p95_ms,
+        peak=measured.peak,
+    )
+    return Model(
+        name=contestant.name,
+        architecture=card.architecture.name,
+        width=card.architecture.width,
+        epoch=card.epoch,
+        trained_on=card.data,
+        legs=card.legs,
+        cost=cost,
+        report=report,
+        earlier=evaluation.report(counted.earlier, report.checkpoint, dataset, other),
+        class_intervals=_class_intervals(counted.exact.per_image, blocks, dataset.labels.names),
+        reliability=_reliability(counted.reliability),
+    )
+
+
+def _class_intervals(counts: PerImage, blocks: Blocks, names: Sequence[str]) -> dict[str, Interval | None]:
+    return dict(zip(names, score_intervals(blocks, counts, lambda c: five_scores(c, c[..., 1, :].sum(-1))["iou"]), strict=True))
+
+
+def _reliability(bins: Floats) -> Reliability:
+    total = max(bins[:, 0].sum(), 1)
+    return Reliability(
+        bins=[
+            Bin(share=count / total, confidence=sure / count if count else None, accuracy=right / count if count else None)
+            for count, sure, right in bins.tolist()
+        ],
+        ece=calibration_error(bins),
+    )
+
+
+def _example(chosen: Chosen, dataset: Dataset, names: Sequence[str], ious: Floats, disagreement: Floats) -> Example:
+    scores = {name: float(iou) if np.isfinite(iou) else None for name, iou in zip(names, ious[:, chosen.index], strict=True)}
+    return Example(
+        index=chosen.index,
+        image=Path(dataset.where(chosen.index)).name,
+        rule=chosen.rule,
+        iou=scores,
+        disagreement=float(disagreement[chosen.index]),
+    )
+
+
+def _machine(contestant: Contestant) -> Machine:
+    backend = contestant.segmenter.backend
+    gpu = backend.device.startswith("cuda")
+    device = torch.cuda.get_device_name(backend.device) if gpu else _processor()
+    return Machine(device=device, backend=backend.name, torch=torch.__version__, threads=CPU_THREADS)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
