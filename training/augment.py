@@ -21,7 +21,7 @@ from training.kept import Kept
 Augment = Callable[[Sample, np.random.Generator], Sample]
 
 SCALE = (0.5, 2.0)  # of `street`, relative to the fitted picture
-JITTER = 0.3  # of `street`: brightness, contrast and saturation are multiplied by 1 - JITTER .. 1 + JITTER
+JITTER = 0.3  # of `street`: brightness, contrast and saturation are multiplied by 0.7 .. 1.3, each by its own factor
 
 
 class Classic:
@@ -32,8 +32,8 @@ class Classic:
 
     mode: Literal["stretch", "fit"] = "stretch"
 
-    def __init__(self, preprocess: Preprocess, scale: tuple[float, float] = SCALE) -> None:
-        self.size = preprocess.size  # every picture has it: `scale` is the other recipe's
+    def __init__(self, preprocess: Preprocess, scale: tuple[float, float] = SCALE, jitter: float = JITTER) -> None:
+        self.size = preprocess.size  # every picture has it: `scale` and `jitter` are the other recipe's
         self.keep = Kept(preprocess)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -52,9 +52,9 @@ class Street:
 
     mode: Literal["stretch", "fit"] = "fit"
 
-    def __init__(self, preprocess: Preprocess, scale: tuple[float, float] = SCALE) -> None:
+    def __init__(self, preprocess: Preprocess, scale: tuple[float, float] = SCALE, jitter: float = JITTER) -> None:
         self.preprocess = preprocess
-        self.scale = scale
+        self.scale, self.jitter = scale, jitter
         self.keep = Kept(preprocess, factor=scale[1])  # what the largest scale needs
         self.mean = np.array(preprocess.mean) * 255
 
@@ -76,10 +76,9 @@ class Street:
         labels[target] = resize_label(sample[1][source], size)
         return flip((rgb, labels)) if rng.random() < 0.5 else (rgb, labels)
 
-    @staticmethod
-    def colours(rgb: RGB, rng: np.random.Generator) -> RGB:
+    def colours(self, rgb: RGB, rng: np.random.Generator) -> RGB:
         """Brightness, contrast and saturation, each by a factor of its own, as torchvision's adjust_... do."""
-        brightness, contrast, saturation = rng.uniform(1 - JITTER, 1 + JITTER, 3)
+        brightness, contrast, saturation = rng.uniform(1 - self.jitter, 1 + self.jitter, 3)
         levels = np.arange(256)
         rgb = cv2.LUT(rgb, _clip(levels * brightness)).astype(np.uint8, copy=False)
         mean = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).mean()

@@ -54,6 +54,10 @@ class TrainConfig(BaseSettings):
     scale: Annotated[tuple[Factor, Factor], NoDecode, BeforeValidator(_two_numbers)] = Field(
         (0.5, 2.0), description="range of street's random scale, relative to the picture fitted to --size"
     )
+    jitter: float = Field(
+        0.3, ge=0, lt=1, allow_inf_nan=False,
+        description="of street: brightness, contrast and saturation are each changed by up to this share",
+    )  # fmt: skip
     loss: Literal["ce", "dice", "ce+dice"] = Field("ce", description="cross-entropy, soft Dice, or their sum")
     class_weights: Literal["none", "data"] = Field(
         "none", description="of cross-entropy; data: 1 / ln(1.02 + the class's share of the training pixels)"

@@ -44,7 +44,7 @@ def make_preprocess(config: TrainConfig, stride: int) -> Preprocess:
 
 def make_data(config: TrainConfig, preprocess: Preprocess) -> TrainingData:
     """The data of a run, and what of it is kept after the first decoding. Raises InputError."""
-    keep = RECIPES[config.augment](preprocess, config.scale).keep
+    keep = RECIPES[config.augment](preprocess, config.scale, config.jitter).keep
     return open_training_data(str(config.data), keep, Kept(preprocess, whole_labels=True), config.cache_folder)
 
 
@@ -59,7 +59,7 @@ class Run:
         self.train_set, self.val_set = make_data(config, preprocess).open(survey)
         labels = self.train_set.labels
         batches = EpochBatches(len(self.train_set), config.batch_size, config.seed, world.rank, world.ranks)
-        augment = RECIPES[config.augment](preprocess, config.scale)
+        augment = RECIPES[config.augment](preprocess, config.scale, config.jitter)
         self.loader = Loader(self.train_set, augment, batches, config.worker_count, pin=world.device.type == "cuda")
         self.network = place_network(new_network(config, labels), world)
         optimizer = Adam(self.network.parameters(), lr=config.learning_rate, fused=True)

@@ -34,7 +34,7 @@ from training.signals import stop_wish, terminable
 
 GROUPS = {
     "what to train": ("model", "width", "init", "checkpoint_activations"),
-    "data": ("data", "size", "augment", "scale", "workers", "cache", "skip_bad"),
+    "data": ("data", "size", "augment", "scale", "jitter", "workers", "cache", "skip_bad"),
     "schedule": ("epochs", "batch_size", "accumulate", "learning_rate", "schedule", "warmup", "patience", "seed"),
     "what is minimised": ("loss", "class_weights", "clip", "ema"),
     "where things go": ("run", "resume", "keep", "checkpoint_every"),

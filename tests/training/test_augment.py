@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional as F
 
 from core.labels import VOID
 from core.transforms import Preprocess
-from training.augment import JITTER, Classic, Street, flip, rotate
+from training.augment import Classic, Street, flip, rotate
 
 MARK = (3, 5)  # row, column
 
@@ -104,9 +104,14 @@ def test_street_changes_colours(photo: np.ndarray) -> None:
     assert min(means) < 90 and max(means) > 110
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_colours_change_as_torchvision_changes_them(photo: np.ndarray, seed: int) -> None:
-    brightness, contrast, saturation = np.random.default_rng(seed).uniform(1 - JITTER, 1 + JITTER, 3)
+def test_without_jitter_colours_stay(photo: np.ndarray) -> None:
+    still = Street(Preprocess(mode="fit", size=(48, 64)), jitter=0)
+    assert np.array_equal(still.colours(photo, np.random.default_rng(0)), photo)
+
+
+@pytest.mark.parametrize(("seed", "jitter"), [(0, 0.3), (1, 0.3), (2, 0.3), (3, 0.6), (4, 0.6)])
+def test_colours_change_as_torchvision_changes_them(photo: np.ndarray, seed: int, jitter: float) -> None:
+    brightness, contrast, saturation = np.random.default_rng(seed).uniform(1 - jitter, 1 + jitter, 3)
     expected = torch.from_numpy(photo).permute(2, 0, 1)
     for adjust, factor in (
         (F.adjust_brightness, brightness),
@@ -114,5 +119,5 @@ def test_colours_change_as_torchvision_changes_them(photo: np.ndarray, seed: int
         (F.adjust_saturation, saturation),
     ):
         expected = adjust(expected, float(factor))
-    ours = Street.colours(photo, np.random.default_rng(seed))
+    ours = Street(Preprocess(), jitter=jitter).colours(photo, np.random.default_rng(seed))
     assert np.abs(ours.astype(int) - expected.permute(1, 2, 0).numpy()).max() <= 2  # torchvision truncates, OpenCV rounds
