@@ -25,13 +25,7 @@ class Segmenter:
     What is evaluated is what is served, bit for bit, because no other file resizes, normalises or argmaxes.
     """
 
-    def __init__(self, backend: Backend, preprocess: Preprocess, labels: LabelSpace) -> None:
-        self.backend = backend
-        self.preprocess = preprocess
-        self.labels = labels
-
-    @classmethod
-    def load(cls, source: Checkpoint | str | Path, device: str = "auto", backend: str = "auto") -> Segmenter:
+    def __init__(self, source: Checkpoint | str | Path, device: str = "auto", backend: str = "auto") -> None:
         """Open a checkpoint: one in memory, a file, a run folder (its best) or the name of a shipped one.
 
         Raises CheckpointError or InputError.
@@ -39,7 +33,16 @@ class Segmenter:
         if not isinstance(source, Checkpoint):
             name, path = find_checkpoint(source)
             source = read_checkpoint(path, name)
-        return cls(open_backend(source, device, backend), source.card.preprocess, source.card.labels)
+        self.backend: Backend = open_backend(source, device, backend)
+        self.preprocess: Preprocess = source.card.preprocess
+        self.labels: LabelSpace = source.card.labels
+
+    @classmethod
+    def around(cls, backend: Backend, preprocess: Preprocess, labels: LabelSpace) -> Segmenter:
+        """A segmenter of a network that is in memory already, as in training."""
+        segmenter = cls.__new__(cls)
+        segmenter.backend, segmenter.preprocess, segmenter.labels = backend, preprocess, labels
+        return segmenter
 
     def prepare(self, rgb: RGB) -> npt.NDArray[np.float32]:
         """Photograph (H, W, 3) uint8 RGB to network input (3, h, w) float32."""

@@ -87,7 +87,7 @@ class Models:
     def _load(self, model: Model) -> Loaded:
         try:
             checkpoint = read_checkpoint(model.path, model.name)
-            segmenter = Segmenter.load(checkpoint, self.settings.device, self.settings.backend)
+            segmenter = Segmenter(checkpoint, self.settings.device, self.settings.backend)
         except CheckpointError as error:
             model.error = str(error)
         except InputError:

@@ -1,9 +1,10 @@
-"""Street-scene semantic segmentation: train, evaluate, compare, predict.
+"""Street-scene semantic segmentation: train, evaluate, compare, predict, export.
 
 python -m training train --model ddunet --data datasets/cityscapes
 python -m training evaluate runs/ddunet --data datasets/cityscapes --split val --json report.json
 python -m training compare runs/unet runs/r2unet runs/ddunet --data datasets/cityscapes --out report
 python -m training predict runs/ddunet street.jpg --out masks --overlay
+python -m training export runs/ddunet --to fp16 --out ddunet.safetensors --data datasets/cityscapes
 python -m training synthesize datasets/scenes
 """
 
@@ -16,7 +17,7 @@ import traceback
 from typing import Any, NoReturn
 
 from core.errors import InputError, RunError, did_you_mean
-from training import compare, evaluate, predict, synthesize, train
+from training import compare, evaluate, export, predict, synthesize, train
 from training.distributed import die_with_launcher
 from training.launcher import leave_verdict
 
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = Parser(prog="python -m training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (train, evaluate, compare, predict, synthesize):
+    for command in (train, evaluate, compare, predict, export, synthesize):
         command.add_parser(commands)
     try:
         options, unknown = parser.parse_known_args(arguments)

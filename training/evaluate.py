@@ -76,7 +76,7 @@ def load(source: str, device: str, backend: str) -> tuple[Checkpoint, Segmenter]
     """Open a checkpoint as the command line names it. Raises CheckpointError or InputError."""
     name, path = find_checkpoint(source)
     checkpoint = read_checkpoint(path, name)
-    return checkpoint, Segmenter.load(checkpoint, device, backend)
+    return checkpoint, Segmenter(checkpoint, device, backend)
 
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:

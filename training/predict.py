@@ -31,7 +31,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run_command=run)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file, a run folder (its best) or the name of a shipped one")
     parser.add_argument("inputs", nargs="+", type=Path, metavar="IMAGE_OR_DIR", help="photographs, or folders of them")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the masks")
+    parser.add_argument("--out", default=Path("masks"), type=Path, metavar="DIR", help="folder for the masks (default: masks)")
     parser.add_argument("--overlay", action="store_true", help="also write <stem>_overlay.png")
     parser.add_argument(
         "--ids",

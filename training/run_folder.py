@@ -40,6 +40,13 @@ def read_rows(path: Path) -> list[Row]:
     return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
 
 
+def history_of(checkpoint: Path) -> Path:
+    """Where the history of a checkpoint's run would lie: in its run folder, or beside the file under its name."""
+    if checkpoint.parent.name == "checkpoints":
+        return checkpoint.parent.parent / "history.csv"
+    return checkpoint.with_suffix(".csv")
+
+
 def _read_table(path: Path) -> tuple[list[Row], list[str]]:
     if not path.exists():
         return [], []

@@ -144,14 +144,14 @@ def test_weights_of_another_architecture_are_told(checkpoint: Path, tmp_path: Pa
     path = tmp_path / "wrong.safetensors"
     write_checkpoint(path, card("unet"), read_checkpoint(checkpoint).tensors)
     with pytest.raises(CheckpointError, match="do not fit its architecture"):
-        Segmenter.load(path)
+        Segmenter(path)
 
 
 def test_an_architecture_that_is_not_known_is_told(checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "wrong.safetensors"
     write_checkpoint(path, card("segnet"), read_checkpoint(checkpoint).tensors)
     with pytest.raises(CheckpointError, match="'segnet'; this program knows unet, r2unet, ddunet"):
-        Segmenter.load(path)
+        Segmenter(path)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ INFO = CheckpointInfo(name="n", architecture="ddunet", digest="d", backend="torc
 
 @pytest.mark.parametrize(("batch_size", "ranks"), [(1, 1), (2, 1), (8, 1), (2, 2), (1, 3), (3, 7)])
 def test_counts_do_not_depend_on_batches_and_ranks(checkpoint: Path, scenes: Path, batch_size: int, ranks: int) -> None:
-    dataset, segmenter = open_dataset(scenes, "val"), Segmenter.load(checkpoint)
+    dataset, segmenter = open_dataset(scenes, "val"), Segmenter(checkpoint)
     whole = evaluation.count(segmenter.many, dataset)
     shares = [evaluation.count(segmenter.many, dataset, batch_size, rank, ranks) for rank in range(ranks)]
     assert np.array_equal(sum(share.confusion for share in shares), whole.confusion)
@@ -28,7 +28,7 @@ def test_counts_do_not_depend_on_batches_and_ranks(checkpoint: Path, scenes: Pat
 
 def test_every_valid_pixel_is_counted_once(checkpoint: Path, scenes: Path) -> None:
     dataset = open_dataset(scenes, "val")
-    tally = evaluation.count(Segmenter.load(checkpoint).many, dataset, 2)
+    tally = evaluation.count(Segmenter(checkpoint).many, dataset, 2)
     assert tally.confusion.sum() == sum(int((labels != 255).sum()) for _, labels in dataset)
 
 
@@ -42,9 +42,7 @@ def test_a_perfect_prediction_scores_one(scenes: Path) -> None:
 
 def test_the_report_has_the_contract_s_fields(checkpoint: Path, scenes: Path) -> None:
     dataset = open_dataset(scenes, "val")
-    report = evaluation.report(evaluation.count(Segmenter.load(checkpoint).many, dataset), INFO, dataset).model_dump(
-        mode="json"
-    )
+    report = evaluation.report(evaluation.count(Segmenter(checkpoint).many, dataset), INFO, dataset).model_dump(mode="json")
     assert list(report) == ["checkpoint", "data", "definition", "scores", "classes", "confusion", "intervals", "speed"]
     assert list(report["checkpoint"]) == ["name", "architecture", "digest", "backend"]
     assert list(report["data"]) == ["name", "split", "images"]
@@ -62,7 +60,7 @@ def test_a_failure_in_progress_ends_the_evaluation(checkpoint: Path, scenes: Pat
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluation.count(Segmenter.load(checkpoint).many, open_dataset(scenes, "val"), progress=stop)
+        evaluation.count(Segmenter(checkpoint).many, open_dataset(scenes, "val"), progress=stop)
 
 
 def test_other_classes_are_refused() -> None:

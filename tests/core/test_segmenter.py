@@ -24,21 +24,21 @@ def photos() -> list[np.ndarray]:
 
 @pytest.mark.parametrize("name", ["unet", "r2unet", "ddunet"])
 def test_a_call_is_the_composition_of_the_three_steps(tmp_path: Path, photos: list[np.ndarray], name: str) -> None:
-    segmenter = Segmenter.load(make_checkpoint(tmp_path / "c.safetensors", name))
+    segmenter = Segmenter(make_checkpoint(tmp_path / "c.safetensors", name))
     rgb = photos[0]
     logits = segmenter.forward(segmenter.prepare(rgb)[None])[0]
     assert np.array_equal(segmenter(rgb), segmenter.label(logits, rgb.shape[:2]))
 
 
 def test_every_photograph_gets_a_label_map_of_its_own_size(checkpoint: Path, photos: list[np.ndarray]) -> None:
-    maps = Segmenter.load(checkpoint).many(photos)
+    maps = Segmenter(checkpoint).many(photos)
     assert [m.shape for m in maps] == SIZES
     assert all(m.dtype == np.uint8 and m.max() < 19 for m in maps)
 
 
 @pytest.mark.parametrize("name", ["unet", "r2unet", "ddunet"])
 def test_logits_have_the_same_bits_in_any_batch(tmp_path: Path, photos: list[np.ndarray], name: str) -> None:
-    segmenter = Segmenter.load(make_checkpoint(tmp_path / "c.safetensors", name))
+    segmenter = Segmenter(make_checkpoint(tmp_path / "c.safetensors", name))
     together = segmenter.logits([segmenter.prepare(rgb) for rgb in photos])
     assert all(
         np.array_equal(x, segmenter.logits([segmenter.prepare(rgb)])[0]) for x, rgb in zip(together, photos, strict=True)
@@ -49,7 +49,7 @@ def test_logits_have_the_same_bits_whatever_the_environment_says_of_threads(chec
     program = (
         "import hashlib, numpy as np; from core.segmenter import Segmenter;"
         " rgb = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8);"
-        f" s = Segmenter.load({str(checkpoint)!r});"
+        f" s = Segmenter({str(checkpoint)!r});"
         " print(hashlib.sha256(s.forward(s.prepare(rgb)[None]).tobytes()).hexdigest())"
     )
     digests = {
@@ -63,14 +63,14 @@ def test_logits_have_the_same_bits_whatever_the_environment_says_of_threads(chec
 
 def test_unknown_device_lists_what_is_there(checkpoint: Path) -> None:
     with pytest.raises(InputError, match="no device 'tpu'; on this machine: auto, cpu"):
-        Segmenter.load(checkpoint, device="tpu")
+        Segmenter(checkpoint, device="tpu")
 
 
 def test_unknown_back_end_lists_the_known(checkpoint: Path) -> None:
     with pytest.raises(InputError, match="known: auto, torch"):
-        Segmenter.load(checkpoint, backend="abacus")
+        Segmenter(checkpoint, backend="abacus")
 
 
 def test_no_such_checkpoint_says_what_is_expected() -> None:
     with pytest.raises(CheckpointError, match=r"nowhere: no such checkpoint; expected a \.safetensors file, a run folder"):
-        Segmenter.load("nowhere")
+        Segmenter("nowhere")

@@ -52,7 +52,7 @@ def test_the_mask_is_what_predict_and_evaluate_compute(
         def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
             return decode_photo(path.read_bytes()), served
 
-    tally = evaluation.count(Segmenter.load(checkpoint).many, One())
+    tally = evaluation.count(Segmenter(checkpoint).many, One())
     assert tally.confusion.trace() == tally.confusion.sum() == served.size
 
 
@@ -71,12 +71,12 @@ def test_the_content_decides_and_not_the_name(serve, photo: np.ndarray) -> None:
 def test_labels_are_grey_values_for_opencv(serve, checkpoint: Path, photo: np.ndarray) -> None:
     reply = serve().post("/segment?output=labels", content=encode(photo, "PNG"))
     values = cv2.imdecode(np.frombuffer(reply.content, np.uint8), cv2.IMREAD_UNCHANGED)
-    assert np.array_equal(values, Segmenter.load(checkpoint)(photo))
+    assert np.array_equal(values, Segmenter(checkpoint)(photo))
 
 
 def test_json_tells_every_class_with_coco_run_lengths(serve, checkpoint: Path, photo: np.ndarray) -> None:
     told = serve().post("/segment?output=json", content=encode(photo, "PNG")).json()
-    expected = Segmenter.load(checkpoint)(photo)
+    expected = Segmenter(checkpoint)(photo)
     assert told["size"] == [90, 120] and [c["name"] for c in told["classes"]] == list(CITYSCAPES.names)
     for k, c in enumerate(told["classes"]):
         mask = coco.decode(coco.frPyObjects({"size": told["size"], "counts": c["counts"]}, *told["size"]))
@@ -88,7 +88,7 @@ def test_json_tells_every_class_with_coco_run_lengths(serve, checkpoint: Path, p
 def test_overlay_is_the_photograph_under_the_colours(serve, checkpoint: Path, photo: np.ndarray, query: str, kind: str) -> None:
     reply = serve().post(f"/segment?output=overlay{query}", content=encode(photo, "PNG"))
     picture = Image.open(io.BytesIO(reply.content))
-    expected = (photo.astype(int) + CITYSCAPES.palette[Segmenter.load(checkpoint)(photo)]) / 2
+    expected = (photo.astype(int) + CITYSCAPES.palette[Segmenter(checkpoint)(photo)]) / 2
     assert picture.format == kind and reply.headers["content-type"] == f"image/{kind.lower()}"
     assert np.abs(np.asarray(picture) - expected).mean() < (0.6 if kind == "PNG" else 12)
 
@@ -112,7 +112,7 @@ def test_another_model_is_chosen_by_name(serve, tmp_path: Path, photo: np.ndarra
         reply = client.post(f"/segment{query}", content=data)
         assert reply.headers["segment-model"] == name
         folder = tmp_path / "runs" / name
-        assert np.array_equal(np.asarray(Image.open(io.BytesIO(reply.content))), Segmenter.load(folder)(photo))
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(reply.content))), Segmenter(folder)(photo))
     assert [m["loaded"] for m in client.get("/models").json()["models"]] == [True, False]
 
 
@@ -128,7 +128,7 @@ def test_no_metadata_of_the_photograph_goes_out(serve, photo: np.ndarray) -> Non
 def test_requests_at_once_get_their_own_masks(serve, checkpoint: Path, photo: np.ndarray) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    client, segmenter = serve(), Segmenter.load(checkpoint)
+    client, segmenter = serve(), Segmenter(checkpoint)
     photos = [np.roll(photo, 7 * n, axis=1)[: 60 + n] for n in range(16)]
     with ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(lambda rgb: client.post("/segment", content=encode(rgb, "PNG")), photos))

@@ -12,7 +12,7 @@ from training.validation import count_together
 
 
 def main(path: str, checkpoint: str, *folders: str) -> None:
-    segmenter = Segmenter.load(checkpoint, "cpu")
+    segmenter = Segmenter(checkpoint, "cpu")
     with join(use_gpu=False) as world:
         counts = {}
         for folder in folders:

@@ -69,7 +69,7 @@ def iou_by_hand(counts: np.ndarray, k: int) -> float:
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_scores_are_those_counted_by_hand(document: dict[str, Any], runs: Path, scenes: Path, place: int) -> None:
-    segmenter = Segmenter.load(runs / NAMES[place])
+    segmenter = Segmenter(runs / NAMES[place])
     counts = sum(counted_by_hand(segmenter(rgb), labels) for rgb, labels in open_dataset(scenes, "val"))
     report = document["models"][place]["report"]
     held = [k for k in range(19) if counts[k].sum()]
@@ -85,7 +85,7 @@ def test_scores_are_those_counted_by_hand(document: dict[str, Any], runs: Path, 
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_the_earlier_scores_are_those_counted_by_hand(document: dict[str, Any], runs: Path, scenes: Path, place: int) -> None:
-    segmenter, counts = Segmenter.load(runs / NAMES[place]), np.zeros((19, 20), int)
+    segmenter, counts = Segmenter(runs / NAMES[place]), np.zeros((19, 20), int)
     for rgb, labels in open_dataset(scenes, "val"):
         logits = torch.from_numpy(segmenter.logits([segmenter.prepare(rgb)])[0])
         likely = logits.softmax(0)
@@ -101,7 +101,7 @@ def test_the_earlier_scores_are_those_counted_by_hand(document: dict[str, Any], 
 
 
 def test_the_calibration_error_is_that_of_torchmetrics(document: dict[str, Any], runs: Path, scenes: Path) -> None:
-    segmenter = Segmenter.load(runs / "unet")
+    segmenter = Segmenter(runs / "unet")
     oracle = MulticlassCalibrationError(19, n_bins=15, norm="l1", ignore_index=255)
     for rgb, labels in open_dataset(scenes, "val"):
         logits = torch.from_numpy(segmenter.logits([segmenter.prepare(rgb)])[0])[None]
@@ -125,7 +125,7 @@ def test_the_pair_s_difference_is_that_of_the_scores(document: dict[str, Any]) -
 def test_disagreement_is_the_share_of_pixels_counted_by_hand(document: dict[str, Any], runs: Path, scenes: Path) -> None:
     first = next(example for example in document["examples"] if example["rule"] == "disagreement")
     rgb, labels = open_dataset(scenes, "val")[first["index"]]
-    a, b = (Segmenter.load(runs / name)(rgb) for name in NAMES)
+    a, b = (Segmenter(runs / name)(rgb) for name in NAMES)
     apart = sum(x != y for x, y, label in zip(a.ravel(), b.ravel(), labels.ravel(), strict=True) if label != 255)
     assert first["disagreement"] == pytest.approx(apart / (labels != 255).sum())
 

@@ -35,7 +35,7 @@ def test_a_folder_s_tree_is_kept(checkpoint: Path, folder: Path, tmp_path: Path,
 
 def test_a_mask_holds_the_segmenter_s_indices(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
     cli("predict", checkpoint, folder / "one.jpg", "--out", tmp_path / "out")
-    expected = Segmenter.load(checkpoint)(read_photo(folder / "one.jpg"))
+    expected = Segmenter(checkpoint)(read_photo(folder / "one.jpg"))
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "one.png")), expected)
 
 
@@ -43,7 +43,7 @@ def test_label_ids_are_what_the_official_scripts_want(checkpoint: Path, folder: 
     cli("predict", checkpoint, folder / "one.jpg", "--out", tmp_path / "out", "--ids", "label")
     written = cv2.imread(str(tmp_path / "out" / "one.png"), cv2.IMREAD_UNCHANGED)
     assert written.dtype == np.uint8
-    assert np.array_equal(written, CITYSCAPES.decode(Segmenter.load(checkpoint)(read_photo(folder / "one.jpg"))))
+    assert np.array_equal(written, CITYSCAPES.decode(Segmenter(checkpoint)(read_photo(folder / "one.jpg"))))
 
 
 def test_a_bad_file_is_told_and_passed_over(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:

@@ -118,7 +118,7 @@ def test_evaluate_scores_by_the_earlier_definition(run: Path, scenes: Path, tmp_
     flags = ("--data", scenes, "--threshold", 0.5, "--score-at", "input", "--json", tmp_path / "r.json")
     code, out, _ = cli("evaluate", run, *flags)
     assert code == 0 and "(softmax > 0.5, at the network's size)" in out
-    segmenter, dataset = Segmenter.load(run), open_dataset(scenes, "val")
+    segmenter, dataset = Segmenter(run), open_dataset(scenes, "val")
     expected = np.zeros((19, 20), np.int64)
     for rgb, labels in dataset:
         logits = segmenter.logits([segmenter.prepare(rgb)])[0]

@@ -11,7 +11,7 @@ from pathlib import Path
 from core.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from core.errors import InputError
 from core.segmenter import Segmenter
-from training.run_folder import Row, read_rows
+from training.run_folder import Row, history_of, read_rows
 
 SEEDS = 3  # so many of each architecture, or the difference may be that of two draws of the weights
 
@@ -55,7 +55,7 @@ def open_contestants(sources: Sequence[str], device: str, backend: str) -> list[
             raise InputError(f"{first.name} knows {len(ours)} classes ({', '.join(ours.names[:3])}, ...) and {other.name}"
                              f" {len(theirs)} ({', '.join(theirs.names[:3])}, ...): scores of other classes can't be compared;"
                              " compare models of one label space")  # fmt: skip
-    return [Contestant(c, Segmenter.load(c, device, backend), _history(c.path)) for c in checkpoints]
+    return [Contestant(c, Segmenter(c, device, backend), read_rows(history_of(c.path))) for c in checkpoints]
 
 
 def same_but_for_the_seed(contestants: Sequence[Contestant]) -> dict[str, list[int]]:
@@ -73,9 +73,3 @@ def same_but_for_the_seed(contestants: Sequence[Contestant]) -> dict[str, list[i
         alike = sum(key[:2] == (architecture_name, width) for key in enough) > 1
         named[f"{name} ({contestants[places[0]].name} and its like)" if alike else name] = places
     return named
-
-
-def _history(path: Path) -> list[Row]:
-    """The rows of the run that a checkpoint lies in, or of the table of its name beside it."""
-    in_run = path.parent.parent / "history.csv"
-    return read_rows(in_run if path.parent.name == "checkpoints" else path.with_suffix(".csv"))

@@ -28,7 +28,7 @@ class Peak:
 
 def measure(checkpoint: str, device: str, backend: str, size: tuple[int, int]) -> Peak:
     """Segment noise of a size and look at the highest mark."""
-    segmenter = Segmenter.load(checkpoint, device, backend)
+    segmenter = Segmenter(checkpoint, device, backend)
     rng = np.random.default_rng(0)
     for _ in range(PHOTOS):
         segmenter(rng.integers(0, 256, (*size, 3), np.uint8))

@@ -1,0 +1,85 @@
+"""A checkpoint to pass on: half the size, the same masks, and a card that tells where it comes from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.checkpoint import read_checkpoint, write_checkpoint
+from core.datasets import open_dataset
+from core.segmenter import Segmenter
+from training.__main__ import main
+
+TINY = ("--width", 8, "--size", 32, 64, "--batch-size", 2, "--workers", 0, "--epochs", 2)
+
+
+@pytest.fixture(scope="module")
+def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main([str(a) for a in ("train", "--model", "r2unet", "--data", scenes, "--run", folder, *TINY)]) == 0
+    return folder
+
+
+@pytest.fixture
+def exported(run: Path, scenes: Path, tmp_path: Path, cli) -> Path:
+    out = tmp_path / "small.safetensors"
+    flags = ("--to", "fp16", "--data", scenes, "--licence", "for research", "--limits", "scenes only")
+    assert cli("export", run, "--out", out, *flags)[0] == 0
+    return out
+
+
+def test_the_file_is_about_half_and_the_statistics_stay(run: Path, exported: Path) -> None:
+    whole = run / "checkpoints" / "best.safetensors"
+    assert exported.stat().st_size < 0.6 * whole.stat().st_size
+    before, after = read_checkpoint(whole).tensors, read_checkpoint(exported).tensors
+    for name, array in after.items():
+        assert array.dtype == (np.float16 if array.ndim > 1 else before[name].dtype)
+        assert np.allclose(array, before[name], rtol=1e-3, atol=1e-6)
+    assert any("running_var" in name and array.dtype == np.float32 for name, array in after.items())
+
+
+def test_it_segments_as_before(run: Path, exported: Path, scenes: Path) -> None:
+    before, after = Segmenter(run), Segmenter(exported)
+    same = [(before(rgb) == after(rgb)).mean() for rgb, _ in open_dataset(scenes, "val")]
+    assert min(same) > 0.99
+
+
+def test_the_card_tells_licence_limits_hours_and_scores_of_the_file(exported: Path, scenes: Path, tmp_path: Path, cli) -> None:
+    card = read_checkpoint(exported).card
+    assert (card.licence, card.limits) == ("for research", "scenes only")
+    assert card.legs[0].hours is not None and card.legs[0].command.startswith("python -m training train --model r2unet")
+    assert cli("evaluate", exported, "--data", scenes, "--json", tmp_path / "r.json")[0] == 0
+    assert card.scores["macro_iou"] == json.loads((tmp_path / "r.json").read_text())["scores"]["macro_iou"]
+
+
+def test_the_history_goes_with_it(run: Path, exported: Path) -> None:
+    assert exported.with_suffix(".csv").read_text() == (run / "history.csv").read_text()
+
+
+def test_training_can_start_from_it(exported: Path, scenes: Path, tmp_path: Path, cli) -> None:
+    flags = ("--model", "r2unet", "--data", scenes, "--init", exported, "--run", tmp_path / "second", *TINY)
+    assert cli("train", *flags)[0] == 0
+    legs = read_checkpoint(tmp_path / "second/checkpoints/last.safetensors").card.legs
+    assert len(legs) == 2 and legs[0].hours is not None
+
+
+def test_a_weight_that_fp16_cannot_hold_is_refused(run: Path, tmp_path: Path, cli) -> None:
+    source = read_checkpoint(run / "checkpoints" / "best.safetensors")
+    tensors = {**source.tensors, "head.weight": source.tensors["head.weight"] * 1e9}
+    write_checkpoint(tmp_path / "large.safetensors", source.card, tensors)
+    code, _, err = cli("export", tmp_path / "large.safetensors", "--to", "fp16", "--out", tmp_path / "x.safetensors")
+    assert code == 2 and "head.weight" in err and "65504" in err and not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_checkpoint_does_not_replace_itself(run: Path, cli) -> None:
+    best = run / "checkpoints" / "best.safetensors"
+    code, _, err = cli("export", best, "--to", "fp16", "--out", best)
+    assert code == 2 and "itself" in err
+
+
+def test_another_ending_is_refused(run: Path, tmp_path: Path, cli) -> None:
+    code, _, err = cli("export", run, "--to", "fp16", "--out", tmp_path / "x.pt")
+    assert code == 2 and ".safetensors" in err

@@ -1,0 +1,95 @@
+"""The `export` command: a checkpoint to pass on, with weights of half precision and a card that tells where it comes from.
+
+python -m training export runs/ddunet --to fp16 --out ddunet.safetensors --data datasets/cityscapes --licence "CC BY 4.0"
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from core.checkpoint import SUFFIX, Card, Checkpoint, find_checkpoint, read_checkpoint, summary, write_checkpoint
+from core.datasets import Dataset
+from core.errors import InputError
+from core.evaluation import require_same_labels
+from core.files import write_atomically
+from core.segmenter import Segmenter
+from core.tensorfile import Tensors
+from training.data import check, open_data
+from training.distributed import World
+from training.evaluate import evaluate
+from training.paths import require_file
+from training.run_folder import Row, history_of, read_rows
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Flags of `export`."""
+    parser = commands.add_parser(
+        "export", help="make a checkpoint to pass on", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(run_command=run)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file, a run folder (its best) or the name of a shipped one")
+    parser.add_argument("--to", required=True, choices=("fp16",), help="fp16: half the file, served in fp32 as before")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help=f"file to write, NAME{SUFFIX}")
+    parser.add_argument(
+        "--data", metavar="DIR", help="score the weights as written on this data; without it the card has no scores"
+    )
+    parser.add_argument("--split", default="val", help="split to score on (default: val)")
+    parser.add_argument("--licence", help="what the weights may be used for, which follows from their data")
+    parser.add_argument("--limits", help="what the model was never taught, in a sentence")
+
+
+def run(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Write the file, and beside it the history of its run as FILE's stem with .csv."""
+    if options.out.suffix != SUFFIX:
+        raise InputError(f"--out: {options.out}: expected a name that ends with {SUFFIX}")
+    require_file(options.out, "--out")
+    name, path = find_checkpoint(options.checkpoint)
+    source = read_checkpoint(path, name)
+    if options.out.exists() and options.out.samefile(path):
+        raise InputError(f"--out: {options.out} is the checkpoint itself; choose another file")
+    dataset = open_data(options.data, options.split) if options.data else None
+    history = read_rows(history_of(path))
+    tensors = halved(source)
+    card = described(source.card, history, options.licence, options.limits)
+    scores = scored(replace(source, tensors=tensors), dataset) if dataset else {}
+    digest = write_checkpoint(options.out, card.model_copy(update={"scores": scores}), tensors)
+    if history:
+        write_atomically(options.out.with_suffix(".csv"), [history_of(path).read_bytes()])
+    told = ", ".join(f"{key} {value:.4f}" for key, value in scores.items() if value is not None)
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB, digest {digest[:16]}" + f", {told}" * bool(told))
+    return 0
+
+
+def halved(source: Checkpoint) -> Tensors:
+    """Convolution weights as float16; biases and the statistics of batch norm, which are few and add up, stay float32.
+
+    Raises InputError where a weight is too large for that.
+    """
+    tensors: Tensors = {}
+    for name, array in source.tensors.items():
+        with np.errstate(over="ignore"):
+            tensors[name] = array.astype(np.float16) if array.ndim > 1 else array
+        if not np.isfinite(tensors[name]).all():
+            raise InputError(f"{source.path}: {name} holds {abs(array).max():g}, and fp16 ends at 65504; pass it on as it is")
+    return tensors
+
+
+def described(card: Card, history: list[Row], licence: str | None, limits: str | None) -> Card:
+    """The card with what is told and with the hours of its training, where its run is at hand; the rest stays."""
+    legs = list(card.legs)
+    if history and legs:
+        seconds = sum(row["seconds"] or 0 for row in history if (row["epoch"] or 0) <= card.epoch)
+        legs[-1] = legs[-1].model_copy(update={"hours": round(seconds / 3600, 3)})
+    told = {"licence": licence or card.licence, "limits": limits or card.limits, "legs": tuple(legs)}
+    return card.model_copy(update=told)
+
+
+def scored(checkpoint: Checkpoint, dataset: Dataset) -> dict[str, float | None]:
+    """The leading scores of the weights as they are written. Raises InputError."""
+    require_same_labels(checkpoint.card.labels, dataset.labels)
+    check(dataset)
+    return summary(evaluate(checkpoint, Segmenter(checkpoint), dataset, 4, World()).scores)
