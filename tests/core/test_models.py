@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from core.errors import InputError
 from core.models import MODELS, build_model
+from core.models.r2unet import RecurrentLayer
 
 COUNTS = {"unet": 31_386_003, "r2unet": 49_546_771, "ddunet": 10_802_451}
 ALL = pytest.mark.parametrize("name", COUNTS)
@@ -79,6 +80,24 @@ def test_r2unet_shares_a_convolution_and_not_its_batch_norms() -> None:
     layer = build_model("r2unet", width=2).encoder[0].layers[0]  # type: ignore[union-attr,index]
     kinds = [type(m).__name__ for m in layer.modules()]
     assert (kinds.count("Conv2d"), kinds.count("BatchNorm2d")) == (1, 2)
+
+
+def test_r2unet_does_not_collapse_at_evaluation_as_it_would_with_shared_statistics() -> None:
+    """After enough batches of the same images both modes normalise alike, so the logits should hardly change. They do not;
+    with one batch norm for both applications, as other implementations have it, they do."""
+    apart = {}
+    for shared in (False, True):
+        torch.manual_seed(0)
+        network, images = build_model("r2unet", width=8), torch.randn(4, 3, 64, 64).cumsum(2).cumsum(3) / 30
+        for layer in network.modules():
+            if shared and isinstance(layer, RecurrentLayer):
+                layer.norms[1] = layer.norms[0]
+        with torch.no_grad():
+            for _ in range(60):
+                training = network(images)
+            evaluation = network.eval()(images)
+        apart[shared] = float((training - evaluation).square().mean() / training.var())
+    assert apart[False] < 0.03 < 0.1 < apart[True]
 
 
 def test_ddunet_is_dilated_where_the_design_says() -> None:
