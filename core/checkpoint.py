@@ -39,7 +39,7 @@ class Leg(BaseModel):
     images: int = Field(ge=1)
     seed: int = Field(ge=0)
     epochs: int = Field(ge=0)  # done, of those that the command says
-    hours: float | None = None  # from start to end, told at export: two equal trainings have equal checkpoints
+    hours: float | None = None  # of training steps, told at export: two equal trainings have equal checkpoints
 
 
 class Card(BaseModel):
@@ -54,6 +54,7 @@ class Card(BaseModel):
     data: str
     epoch: int = Field(ge=0)
     scores: dict[str, float | None] = {}
+    scored_on: str | None = None  # the data that the scores are of
     legs: tuple[Leg, ...] = ()  # the last one is its own training
     licence: str | None = None  # of the weights, which follows from the data's
     limits: str | None = None  # what it was never taught, in a sentence
@@ -132,6 +133,11 @@ def best_of(folder: Path) -> tuple[str, Path] | None:
 def shipped() -> dict[str, Path]:
     """The checkpoints that come with the project: name -> file."""
     return {file.stem: file for file in sorted(PRETRAINED.glob(f"*{SUFFIX}"))}
+
+
+def scored_on(name: str, split: str, images: int) -> str:
+    """What a card says of the data that its scores are of."""
+    return f"{name} {split}, {images} images"
 
 
 def summary(scores: Any) -> dict[str, float | None]:

@@ -52,6 +52,11 @@ class Definition(BaseModel):
     threshold: float | None = Field(None, ge=0.5, lt=1)  # of softmax: less probable pixels are of no class
     at: Literal["label", "input"] = "label"  # the label's own size, or the network's
 
+    def words(self) -> str:
+        """What is not exact about it; nothing where all is."""
+        parts = [f"softmax > {self.threshold}"] * (self.threshold is not None)
+        return ", ".join(parts + ["at the network's size"] * (self.at == "input"))
+
 
 EXACT, EARLIER = Definition(), Definition(threshold=0.5, at="input")
 
@@ -69,7 +74,7 @@ class Report(BaseModel):
 
     checkpoint: CheckpointInfo
     data: DataInfo
-    definition: Definition
+    definition: Definition = EXACT
     scores: metrics.Scores
     classes: list[metrics.ClassScores]
     confusion: list[list[int]]
@@ -164,9 +169,9 @@ def report(tally: Tally, checkpoint: CheckpointInfo, dataset: Dataset, definitio
 
 def require_same_labels(model: LabelSpace, data: LabelSpace) -> None:
     """Raise InputError where a model's classes can't be scored on the data."""
-    if model.names != data.names:
-        theirs, ours = (", ".join(s.names[:3]) + ", ..." * (len(s) > 3) for s in (model, data))
+    difference = model.difference(data)
+    if difference:
         raise InputError(
-            f"the model has {len(model)} classes ({theirs}) and the data {len(data)} ({ours});"
+            f"the model has {len(model)} classes and the data {len(data)}: {difference};"
             " expected the same names in the same order"
         )

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from core.metrics import SCORES, leading
 
 RESAMPLES = 1000
+KEPT = 8  # block lengths whose resamples stay in memory
+UNDEFINED = 0.05  # of the resamples may leave a score undefined; with more, too few images hold what it is about
 MANY = 10  # drives or cities, from which on whole ones are drawn
 PER_BLOCK = 4  # block length as a multiple of the lag beyond which nothing is left of the autocorrelation
 # Student's 97.5 % quantile by degrees of freedom; linear in their reciprocal in between (to 1 % from 2 on)
@@ -42,13 +44,14 @@ class Blocks:
 
     def length(self, series: Floats) -> int:
         """Images in a block for a series (N,): four times the lag from which its autocorrelation is below 2/sqrt(N), at
-        most a third of all.
+        most a third of all, or where there are several drives the longest of them.
 
         The lag is that of Politis and White 2004 ("Automatic block-length selection for the dependent bootstrap", section
         3.2), with 2 where they have 1.96 sqrt(log10 N) and one lag where they ask for several, because a film is smooth.
         """
         x = (series - series.mean())[self.order]
-        variance, longest = float(x @ x), max(1, self.images // 3)
+        variance = float(x @ x)
+        longest = max(1, self.images // 3 if self.drives == 1 else min(int(self.size.max()), self.images // 2))
         if self.whole_drives or variance == 0:
             return 1
         for lag in range(1, longest):
@@ -64,6 +67,8 @@ class Blocks:
     def weights(self, length: int) -> Floats:
         """How often each image stands in each resample, (RESAMPLES, N), the same at every call."""
         if length not in self._weights:
+            while len(self._weights) >= KEPT:
+                self._weights.pop(next(iter(self._weights)))
             rng = np.random.default_rng(length)
             if self.whole_drives:
                 drawn = _tally(rng.integers(self.drives, size=(RESAMPLES, self.drives)), self.drives)[:, self.code]
@@ -83,11 +88,15 @@ def _tally(chosen: npt.NDArray[np.int64], columns: int) -> Floats:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Scores or differences (S,), NaN where undefined, with their standard errors and degrees of freedom."""
+    """Scores or differences (S,), NaN where undefined, with their standard errors, degrees of freedom and block lengths.
+
+    An error is NaN where the images don't tell: there are too few, or too few that hold what the score is about.
+    """
 
     value: Floats
     error: Floats
     freedom: Floats
+    lengths: npt.NDArray[np.int64]  # in images; 0 where undefined
 
     def half_widths(self) -> Floats:
         """Half the width of a symmetric 95 % interval, (S,)."""
@@ -108,21 +117,23 @@ def estimate(blocks: Blocks, terms: Sequence[tuple[float, PerImage]], statistic:
     def variances(length: int, mine: npt.NDArray[np.bool_]) -> Floats:
         weights, number = blocks.weights(length), blocks.number(length)
         draws = combined(lambda counts: statistic(np.tensordot(weights, counts, axes=1)))
-        return np.nanvar(draws[:, mine], axis=0) * number / max(number - 1, 1)  # type: ignore[no-any-return]
+        known = np.isfinite(draws[:, mine]).mean(0) >= 1 - UNDEFINED
+        spread = np.nanvar(draws[:, mine], axis=0) * number / max(number - 1, 1)
+        return np.where(known, spread, np.nan)
 
     value = combined(lambda counts: statistic(counts.sum(0)))
     influence = combined(lambda counts: _influence(counts, statistic))
     error, freedom = np.full(len(value), np.nan), np.full(len(value), np.nan)
-    if blocks.number(1) < 2:
-        return Estimate(value, error, freedom)
     lengths = np.array([blocks.length(series) if np.isfinite(series).all() else 0 for series in influence.T])
+    if blocks.number(1) < 2:
+        return Estimate(value, error, freedom, lengths)
     for length in sorted(set(lengths) - {0}):
         mine = lengths == length
         variance = variances(length, mine)
         if length > 1:
             variance = np.maximum(variance, 2 * variance - variances(length // 2, mine))
         error[mine], freedom[mine] = variance**0.5, max(blocks.number(length) - 1, 1)
-    return Estimate(value, error, freedom)
+    return Estimate(value, error, freedom, lengths)
 
 
 def _influence(counts: PerImage, statistic: Statistic) -> Floats:
@@ -140,7 +151,9 @@ def student(freedom: Floats) -> Floats:
 
 
 def score_intervals(blocks: Blocks, counts: PerImage, statistic: Statistic = leading) -> list[Interval | None]:
-    """95 % intervals of the scores of one model; None where a score is undefined or there are too few images.
+    """95 % intervals of the scores of one model; None where a score is undefined or the images don't tell.
+
+    They don't where there are too few of them, or where all are alike in it: a class that was found on none, or everywhere.
 
     They are symmetric in the logit, so that none leaves 0..1. In simulated films they cover the truth in 93 to 97 % of
     the cases (a test); in 92 % where the whole film is worth no more than five independent frames.
@@ -148,13 +161,11 @@ def score_intervals(blocks: Blocks, counts: PerImage, statistic: Statistic = lea
     found = estimate(blocks, [(1.0, counts)], statistic)
     result: list[Interval | None] = []
     for p, half in zip(found.value, found.half_widths(), strict=True):
-        if not np.isfinite(half):
+        if not (np.isfinite(half) and 0 < p < 1):
             result.append(None)
-        elif 0 < p < 1:
-            odds, reach = np.log(p / (1 - p)), half / (p * (1 - p))
-            result.append((float(1 / (1 + np.exp(reach - odds))), float(1 / (1 + np.exp(-reach - odds)))))
-        else:
-            result.append((float(p), float(p)))
+            continue
+        odds, reach = np.log(p / (1 - p)), half / (p * (1 - p))
+        result.append((float(1 / (1 + np.exp(reach - odds))), float(1 / (1 + np.exp(-reach - odds)))))
     return result
 
 

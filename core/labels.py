@@ -53,6 +53,13 @@ class LabelSpace(BaseModel):
     def __len__(self) -> int:
         return len(self.names)
 
+    def difference(self, other: LabelSpace) -> str | None:
+        """In words, the first thing by which the classes of another label space differ; None where they are the same."""
+        for place, (ours, theirs) in enumerate(zip(self.names, other.names, strict=False)):
+            if ours != theirs:
+                return f"class {place} is {ours!r} in one and {theirs!r} in the other"
+        return None if len(self) == len(other) else f"{len(self)} classes in one and {len(other)} in the other"
+
     @cached_property
     def _train_ids(self) -> npt.NDArray[np.int16]:
         """Label value -> train id; -1 where the value is unknown."""

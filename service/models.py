@@ -123,6 +123,7 @@ class Models:
             "data": card and card.data,
             "epoch": card and card.epoch,
             "scores": card and card.scores,
+            "scored_on": card and card.scored_on,
             "legs": card and [leg.model_dump(mode="json") for leg in card.legs],
             "licence": card and card.licence,
             "limits": card and card.limits,

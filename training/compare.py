@@ -52,6 +52,8 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     if options.training_steps < 0:
         raise InputError(f"--training-steps: expected 0 or more, got {options.training_steps}")
     require_folder(options.out, "--out")
+    if (options.out / "index.html").exists() and not (options.out / "report.json").exists():
+        raise InputError(f"--out: {options.out} holds another index.html, which would be replaced; choose another folder")
     other = definition(options)
     dataset = open_data(options.data, options.split)
     contestants = open_contestants(options.checkpoints, options.device, options.backend)

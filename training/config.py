@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -131,13 +132,19 @@ class TrainConfig(BaseSettings):
     @property
     def command(self) -> str:
         """The command line that trains the same: what is not by default, and nothing that names this machine."""
-        words = ["python -m training train"]
+        words = ["python", "-m", "training", "train"]
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            if value != field.get_default() and (name not in FREE_AT_RESUME or name in ("epochs", "patience")):
-                shown = Path(value).name if name in ("data", "init") else value
-                words += [f"--{name.replace('_', '-')}", *map(str, shown if isinstance(shown, tuple) else (shown,))]
-        return " ".join(words).replace(" True", "")
+            if value == field.get_default() or name in FREE_AT_RESUME - {"epochs", "patience"}:
+                continue
+            words.append(f"--{name.replace('_', '-')}")
+            if name == "data" and value != "synthetic":
+                value = Path(value).resolve().name
+            elif name == "init":  # run/checkpoints/best.safetensors says which, best.safetensors alone does not
+                parts = Path(value).parts
+                value = "/".join(parts[-3:] if parts[-2:-1] == ("checkpoints",) else parts[-1:])
+            words += [] if value is True else map(str, value if isinstance(value, tuple) else (value,))
+        return shlex.join(words)
 
     @property
     def run_folder(self) -> Path:

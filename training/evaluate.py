@@ -138,9 +138,10 @@ def table(report: Report) -> str:
         between = f"  (95 %: {low_high[0]:.3f} to {low_high[1]:.3f})" if low_high else ""
         return f"{title} {number(getattr(report.scores, key))}{between}"
 
+    told = f" ({report.definition.words()})" if report.definition != EXACT else ""
     lines = [
         f"{report.checkpoint.name} ({report.checkpoint.architecture}, {report.checkpoint.backend}) on {report.data.images}"
-        f" images of {report.data.name} {report.data.split}{_told(report.definition)}",
+        f" images of {report.data.name} {report.data.split}" + told,
         leading("macro IoU", "macro_iou"),
         leading("macro IoU of labelled classes", "macro_iou_labelled"),
         leading("pixel accuracy", "pixel_accuracy"),
@@ -154,9 +155,3 @@ def table(report: Report) -> str:
     speed = report.speed
     lines += ["", f"{speed.images_per_s:.1f} images/s, median {speed.median_ms:.1f} ms, 95th percentile {speed.p95_ms:.1f} ms"]
     return "\n".join(lines)
-
-
-def _told(how: Definition) -> str:
-    """What is not exact about the scores."""
-    parts = [f"softmax > {how.threshold}"] * (how.threshold is not None) + ["at the network's size"] * (how.at == "input")
-    return f" ({', '.join(parts)})" if parts else ""

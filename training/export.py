@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.checkpoint import SUFFIX, Card, Checkpoint, find_checkpoint, read_checkpoint, summary, write_checkpoint
+from core.checkpoint import SUFFIX, Card, Checkpoint, find_checkpoint, read_checkpoint, scored_on, summary, write_checkpoint
 from core.datasets import Dataset
 from core.errors import InputError
 from core.evaluation import require_same_labels
@@ -22,7 +22,7 @@ from training.data import check, open_data
 from training.distributed import World
 from training.evaluate import evaluate
 from training.paths import require_file
-from training.run_folder import Row, history_of, read_rows
+from training.run_folder import Row, history_beside, history_of, read_rows
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -33,7 +33,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run_command=run)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file, a run folder (its best) or the name of a shipped one")
     parser.add_argument("--to", required=True, choices=("fp16",), help="fp16: half the file, served in fp32 as before")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help=f"file to write, NAME{SUFFIX}")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help=f"file to write, NAME{SUFFIX} (default: NAME.fp16{SUFFIX} beside)"
+    )
     parser.add_argument(
         "--data", metavar="DIR", help="score the weights as written on this data; without it the card has no scores"
     )
@@ -43,24 +45,26 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
-    """Write the file, and beside it the history of its run as FILE's stem with .csv."""
-    if options.out.suffix != SUFFIX:
-        raise InputError(f"--out: {options.out}: expected a name that ends with {SUFFIX}")
-    require_file(options.out, "--out")
+    """Write the file, and beside it the history of its run as NAME.history.csv."""
     name, path = find_checkpoint(options.checkpoint)
     source = read_checkpoint(path, name)
-    if options.out.exists() and options.out.samefile(path):
-        raise InputError(f"--out: {options.out} is the checkpoint itself; choose another file")
+    out = options.out or path.with_name(f"{path.stem}.{options.to}{SUFFIX}")
+    if out.suffix != SUFFIX:
+        raise InputError(f"--out: {out}: expected a name that ends with {SUFFIX}")
+    require_file(out, "--out")
+    if out.exists() and out.samefile(path):
+        raise InputError(f"--out: {out} is the checkpoint itself; choose another file")
     dataset = open_data(options.data, options.split) if options.data else None
     history = read_rows(history_of(path))
     tensors = halved(source)
     card = described(source.card, history, options.licence, options.limits)
     scores = scored(replace(source, tensors=tensors), dataset) if dataset else {}
-    digest = write_checkpoint(options.out, card.model_copy(update={"scores": scores}), tensors)
+    of = scored_on(dataset.name, dataset.split, len(dataset)) if dataset else None
+    digest = write_checkpoint(out, card.model_copy(update={"scores": scores, "scored_on": of}), tensors)
     if history:
-        write_atomically(options.out.with_suffix(".csv"), [history_of(path).read_bytes()])
+        write_atomically(history_beside(out), [history_of(path).read_bytes()])
     told = ", ".join(f"{key} {value:.4f}" for key, value in scores.items() if value is not None)
-    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB, digest {digest[:16]}" + f", {told}" * bool(told))
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, digest {digest[:16]}" + f", {told}" * bool(told))
     return 0
 
 

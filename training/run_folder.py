@@ -11,7 +11,7 @@ from typing import Any
 
 from core import __version__, tensorfile
 from core.checkpoint import SUFFIX, Card, Leg, not_finite, write_checkpoint
-from core.errors import CheckpointError, RunError
+from core.errors import CheckpointError, InputError, RunError
 from core.files import link_atomically, make_folder, remove_temporaries, write_atomically
 from core.tensorfile import Document, Tensors
 from training.config import TrainConfig
@@ -35,16 +35,27 @@ def _readable(path: Path) -> bool:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a history, numbers as floats, None where a score is undefined; none where there is no file."""
+    """The rows of a history, numbers as floats, None where a score is undefined; none where there is no file.
+
+    Raises InputError where it is no history.
+    """
     rows, _ = _read_table(path)
-    return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
+    try:
+        return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
+    except (TypeError, ValueError):
+        raise InputError(f"{path}: not the history of a run: expected columns of numbers, such as epoch and val_loss") from None
+
+
+def history_beside(checkpoint: Path) -> Path:
+    """Where the history of a lone checkpoint lies: beside it, under its name."""
+    return checkpoint.with_name(f"{checkpoint.stem}.history.csv")
 
 
 def history_of(checkpoint: Path) -> Path:
-    """Where the history of a checkpoint's run would lie: in its run folder, or beside the file under its name."""
-    if checkpoint.parent.name == "checkpoints":
-        return checkpoint.parent.parent / "history.csv"
-    return checkpoint.with_suffix(".csv")
+    """Where the history of a checkpoint's run lies: beside the file under its name, or else in its run folder."""
+    beside = history_beside(checkpoint)
+    in_run = checkpoint.parent.name == "checkpoints" and not beside.exists()
+    return checkpoint.parent.parent / "history.csv" if in_run else beside
 
 
 def _read_table(path: Path) -> tuple[list[Row], list[str]]:

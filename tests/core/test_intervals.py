@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from core.intervals import STUDENT, Blocks, estimate, intervals, score_intervals, student
-from core.metrics import SCORES, leading
+from core.metrics import SCORES, five_scores, leading
 
 CASES = 2000
 K = 11
@@ -95,17 +95,31 @@ def test_whole_drives_are_drawn_where_there_are_many() -> None:
     assert 0.92 <= covered / 500 <= 0.98
 
 
-def test_no_block_goes_from_one_drive_into_another() -> None:
-    blocks = Blocks(["a"] * 30 + ["b"] * 20)
-    starts = np.flatnonzero(blocks.weights(10)[0])
-    assert blocks.weights(10).sum(1).tolist() == [50] * 1000
-    for drive in (range(30), range(30, 50)):
-        mine = [n for n in starts if n in drive]
-        steps = [blocks.weights(10)[:, n] for n in mine]
-        assert len(steps) > 0  # and a drive's frames come with their neighbours, around its end too
-    together = (blocks.weights(10)[:, 0] > 0) & (blocks.weights(10)[:, 29] > 0)
-    apart = (blocks.weights(10)[:, 29] > 0) & (blocks.weights(10)[:, 30] > 0)
-    assert together.mean() > apart.mean()
+@pytest.mark.parametrize("count", [3, 5, 9])
+def test_few_drives_that_differ_are_covered(count: int) -> None:
+    """Drives of their own difficulty, frames in them alike: what is known of other drives comes from `count` numbers."""
+    rng = np.random.default_rng(4)
+    drives = np.repeat(np.arange(count), 15)
+    blocks, covered = Blocks([f"drive {n:02}" for n in drives]), 0
+    for _ in range(500):
+        skill = rng.standard_normal(count)[drives] + 0.3 * rng.standard_normal(len(drives))
+        true = (1000 / (1 + np.exp(-skill))).round().astype(np.int64)
+        counts = np.stack((true, np.full(len(drives), 1000), true), 1)[..., None]
+        low, high = score_intervals(blocks, counts)[0] or (0, 0)
+        covered += low <= 0.5 <= high
+    assert 0.92 <= covered / 500 <= 0.99
+
+
+def test_a_block_is_a_run_of_frames_of_one_drive_around_its_end() -> None:
+    """Fifty frames in five blocks of ten: in each drive the drawn frames form runs, wrapping, whose lengths are tens."""
+    weights = Blocks(["a"] * 30 + ["b"] * 20).weights(10)
+    assert weights.sum(1).tolist() == [50] * 1000
+    for drive in (slice(0, 30), slice(30, 50)):
+        mine = weights[:, drive]
+        assert (mine.sum(1) % 10 == 0).all()  # no block is cut by the drive's end
+        begins = np.clip(mine - np.roll(mine, 1, axis=1), 0, None).sum(1)
+        assert (begins <= mine.sum(1) / 10).all()
+        assert (mine[:, 0] * mine[:, -1] > 0).any()  # and some go around it
 
 
 def test_the_order_of_the_drives_in_the_data_set_does_not_matter() -> None:
@@ -133,8 +147,19 @@ def test_one_image_has_no_interval() -> None:
     assert set(intervals(np.ones((1, 3, 2), np.int64), ["a"]).values()) == {None}
 
 
-def test_a_score_of_one_has_the_interval_from_one_to_one() -> None:
-    assert intervals(np.ones((5, 3, 2), np.int64), ["a"] * 5)["macro_iou"] == (1, 1)
+@pytest.mark.parametrize("found", [0, 5])
+def test_where_all_images_are_alike_nothing_is_known_of_others(found: int) -> None:
+    """A class that was found nowhere, or everywhere, on five pictures: no interval of no width."""
+    counts = np.stack((np.full((5, 2), found), np.full((5, 2), 5), np.full((5, 2), found)), 1)
+    assert intervals(counts, ["a"] * 5)["macro_iou"] is None
+
+
+def test_a_class_on_one_image_has_no_interval() -> None:
+    counts = np.random.default_rng(0).integers(5, 10, (40, 1, 2)).repeat(3, 1)
+    counts[:, 0] = 4
+    counts[1:, :, 1] = 0
+    first, second = score_intervals(Blocks(["a"] * 40), counts, lambda c: five_scores(c, 1000)["iou"])
+    assert first is not None and second is None
 
 
 def test_no_interval_leaves_0_to_1() -> None:

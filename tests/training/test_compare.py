@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def test_the_earlier_scores_are_those_counted_by_hand(document: dict[str, Any], 
         answer = torch.where(likely.amax(0) > 0.5, likely.argmax(0), 255).numpy()
         small = np.asarray(Image.fromarray(labels).resize(answer.shape[::-1], Image.Resampling.NEAREST))
         counts += counted_by_hand(answer, small)
-    earlier = document["models"][place]["earlier"]
+    earlier = document["models"][place]["otherwise"]
     true, labelled, predicted = np.trace(counts), counts.sum(), counts[:, :19].sum()
     assert earlier["definition"] == {"threshold": 0.5, "at": "input"}
     assert earlier["confusion"] == counts.tolist() and predicted < labelled
@@ -156,7 +157,7 @@ def test_costs_are_told(document: dict[str, Any], runs: Path) -> None:
         cost = model["cost"]
         assert (cost["parameters"], cost["input_size"]) == (weights, [32, 64])
         assert cost["training_images_per_s"] > 0 and 0 < cost["median_ms"] <= cost["p95_ms"]
-        assert 50 < cost["peak"]["process_mb"] < 5000
+        assert cost["peak"]["gpu_mb"] is None and cost["peak"]["process_mb"] > 100  # torch alone takes that
 
 
 def test_the_page_opens_without_any_other_file(page: Path) -> None:
@@ -258,11 +259,49 @@ def test_a_verdict_says_which_is_better_or_that_the_data_cannot_tell(interval: t
 
 
 def test_examples_are_chosen_by_rule_and_not_twice_from_one_street() -> None:
-    ious = np.linspace(0, 1, 101)[None]
-    chosen = choose_by_score(ious, ["drive"] * 101, apart=10)
+    chosen = choose_by_score(np.linspace(0, 1, 101)[None] ** 2, ["drive"] * 101)
     assert [(c.index, c.rule) for c in chosen] == [
-        (50, "typical"), (40, "typical"), (100, "best"), (90, "best"), (0, "worst"), (10, "worst"),
+        (100, "best"), (92, "best"), (0, "worst"), (8, "worst"), (50, "typical"), (42, "typical"),
     ]  # fmt: skip
+
+
+def test_few_pictures_get_no_rule_that_they_do_not_meet() -> None:
+    chosen = choose_by_score(np.array([[0.2, 0.5, 0.55]]), ["drive"] * 3)
+    assert [(c.index, c.rule) for c in chosen] == [(2, "best"), (0, "worst"), (1, "typical")]
+
+
+def test_an_empty_value_of_the_history_is_no_point_of_the_curves(runs: Path, scenes: Path, tmp_path: Path, cli) -> None:
+    shutil.copytree(runs / "unet", tmp_path / "_run $x$ |<b>")
+    table = tmp_path / "_run $x$ |<b>" / "history.csv"
+    names, *rows = table.read_text().splitlines()
+    place = names.split(",").index("val_loss")
+    cells = [row.split(",") for row in rows]
+    table.write_text("\n".join([names, *(",".join([*c[:place], "", *c[place + 1 :]]) for c in cells)]) + "\n")
+    out = tmp_path / "out"
+    code, _, err = cli("compare", table.parent, "--data", scenes, "--out", out, "--training-steps", 0)
+    assert code == 0, err
+    assert "_run $x$ |&lt;b&gt;" in (out / "index.html").read_text()
+    assert "| _run $x$ \\|&lt;b> |" in (out / "report.md").read_text()
+
+
+def test_another_definition_is_told_as_what_it_is(checkpoint: Path, scenes: Path, tmp_path: Path, cli) -> None:
+    flags = ("--threshold", 0.9, "--score-at", "label", "--training-steps", 0)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "curves.png").write_bytes(b"of an earlier comparison")
+    assert cli("compare", checkpoint, "--data", scenes, "--out", tmp_path, *flags)[0] == 0
+    text = (tmp_path / "index.html").read_text()
+    assert "random, softmax &gt; 0.9" in text and "82.15" not in text
+    assert not (tmp_path / "figures" / "curves.png").exists()
+
+
+def test_different_recipes_are_told(scenes: Path, tmp_path: Path) -> None:
+    same = [of_seed(tmp_path / f"{name}-{seed}.safetensors", name, seed) for name in NAMES for seed in range(3)]
+    recipes = {c.recipe for c in open_contestants([str(f) for f in same], "cpu", "auto")}
+    assert len(recipes) == 1
+    counts = [np.random.default_rng(k).integers(1, 9, (9, 1, 2)).repeat(3, 1) for k in range(6)]
+    groups, blocks = {"a": [0, 1, 2], "b": [3, 4, 5]}, Blocks(["x"] * 9)
+    assert "different recipes" in compare_architectures(groups, counts, blocks, [1, 1, 1, 2, 2, 2])[0].verdict
+    assert "different recipes" not in compare_architectures(groups, counts, blocks, [1] * 6)[0].verdict
 
 
 class TestWrongUse:
@@ -282,7 +321,7 @@ class TestWrongUse:
     def test_two_label_spaces(self, checkpoint: Path, plain: Path, scenes: Path, tmp_path: Path, cli) -> None:
         other = make_checkpoint(tmp_path / "other.safetensors", labels=open_dataset(plain, "val").labels)
         err = self.told(cli("compare", checkpoint, other, "--data", scenes, "--out", tmp_path / "out"))
-        assert "19 classes" in err and "other 3" in err
+        assert "class 0 is 'road' in one and 'a' in the other" in err
 
     def test_other_classes_than_the_data(self, checkpoint: Path, plain: Path, tmp_path: Path, cli) -> None:
         assert "19 classes" in self.told(cli("compare", checkpoint, "--data", plain, "--out", tmp_path / "out"))
@@ -303,6 +342,10 @@ class TestWrongUse:
 
     def test_the_same_checkpoint_twice(self, checkpoint: Path, scenes: Path, tmp_path: Path, cli) -> None:
         assert "two of" in self.told(cli("compare", checkpoint, checkpoint, "--data", scenes, "--out", tmp_path / "out"))
+
+    def test_somebody_else_s_page(self, checkpoint: Path, scenes: Path, tmp_path: Path, cli) -> None:
+        (tmp_path / "index.html").write_text("mine")
+        assert "another index.html" in self.told(cli("compare", checkpoint, "--data", scenes, "--out", tmp_path))
 
     def test_a_file_where_the_report_should_be(self, checkpoint: Path, scenes: Path, cli) -> None:
         assert "--out" in self.told(cli("compare", checkpoint, "--data", scenes, "--out", checkpoint))

@@ -50,13 +50,14 @@ def test_it_segments_as_before(run: Path, exported: Path, scenes: Path) -> None:
 def test_the_card_tells_licence_limits_hours_and_scores_of_the_file(exported: Path, scenes: Path, tmp_path: Path, cli) -> None:
     card = read_checkpoint(exported).card
     assert (card.licence, card.limits) == ("for research", "scenes only")
+    assert card.scored_on == f"{scenes.name} val, 5 images"
     assert card.legs[0].hours is not None and card.legs[0].command.startswith("python -m training train --model r2unet")
     assert cli("evaluate", exported, "--data", scenes, "--json", tmp_path / "r.json")[0] == 0
     assert card.scores["macro_iou"] == json.loads((tmp_path / "r.json").read_text())["scores"]["macro_iou"]
 
 
 def test_the_history_goes_with_it(run: Path, exported: Path) -> None:
-    assert exported.with_suffix(".csv").read_text() == (run / "history.csv").read_text()
+    assert exported.with_name("small.history.csv").read_text() == (run / "history.csv").read_text()
 
 
 def test_training_can_start_from_it(exported: Path, scenes: Path, tmp_path: Path, cli) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from core.errors import InputError
 from core.segmenter import Segmenter
 from training.run_folder import Row, history_of, read_rows
 
+OF_ITS_OWN = ("--model", "--width", "--seed", "--init")  # flags whose value does not belong to a recipe
 SEEDS = 3  # so many of each architecture, or the difference may be that of two draws of the weights
 
 
@@ -36,8 +37,8 @@ class Contestant:
 
     @property
     def recipe(self) -> tuple[str, ...]:
-        """How it was trained, without the seeds and without the names of the checkpoints that it passed through."""
-        return tuple(re.sub(r" --(seed|init) \S+", "", leg.command) for leg in self.checkpoint.card.legs)
+        """How it was trained, whatever the architecture, the seeds and the names of checkpoints that it passed through."""
+        return tuple(_without_values(leg.command) for leg in self.checkpoint.card.legs)
 
 
 def open_contestants(sources: Sequence[str], device: str, backend: str) -> list[Contestant]:
@@ -50,22 +51,20 @@ def open_contestants(sources: Sequence[str], device: str, backend: str) -> list[
     checkpoints = [read_checkpoint(path, name) for name, path in found]
     first = checkpoints[0]
     for other in checkpoints[1:]:
-        ours, theirs = first.card.labels, other.card.labels
-        if ours.names != theirs.names:
-            raise InputError(f"{first.name} knows {len(ours)} classes ({', '.join(ours.names[:3])}, ...) and {other.name}"
-                             f" {len(theirs)} ({', '.join(theirs.names[:3])}, ...): scores of other classes can't be compared;"
-                             " compare models of one label space")  # fmt: skip
+        difference = first.card.labels.difference(other.card.labels)
+        if difference:
+            raise InputError(f"{first.name} and {other.name}: {difference}; compare models of one label space")
     return [Contestant(c, Segmenter(c, device, backend), read_rows(history_of(c.path))) for c in checkpoints]
 
 
 def same_but_for_the_seed(contestants: Sequence[Contestant]) -> dict[str, list[int]]:
     """Places of the models of each architecture and recipe that has three seeds or more, by a name for the group."""
-    groups: defaultdict[tuple[object, ...], dict[tuple[int, ...], int]] = defaultdict(dict)
+    groups: defaultdict[tuple[object, ...], dict[int, int]] = defaultdict(dict)
     for place, contestant in enumerate(contestants):
         if contestant.seeds:
             architecture = contestant.checkpoint.card.architecture
             key = (architecture.name, architecture.width, contestant.recipe)
-            groups[key].setdefault(contestant.seeds, place)  # the same seed twice is one draw
+            groups[key].setdefault(contestant.seeds[0], place)  # the same first seed twice is one draw of the weights
     enough = {key: list(places.values()) for key, places in groups.items() if len(places) >= SEEDS}
     named: dict[str, list[int]] = {}
     for (architecture_name, width, _), places in enough.items():
@@ -73,3 +72,10 @@ def same_but_for_the_seed(contestants: Sequence[Contestant]) -> dict[str, list[i
         alike = sum(key[:2] == (architecture_name, width) for key in enough) > 1
         named[f"{name} ({contestants[places[0]].name} and its like)" if alike else name] = places
     return named
+
+
+def _without_values(command: str) -> str:
+    """A training's command with nothing behind --model, --width, --seed and --init."""
+    words = shlex.split(command)
+    before = ["", *words]
+    return shlex.join(word for word, flag in zip(words, before, strict=False) if flag not in OF_ITS_OWN)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +15,6 @@ from core.datasets import Dataset, Sample
 from core.evaluation import Definition, Tally
 from core.labels import VOID
 from core.masks import Labels
-from core.threads import prefetch
 from core.transforms import resize_label
 from training.comparison.contestants import Contestant
 from training.progress import bar
@@ -29,7 +27,7 @@ class Counted:
     """What one model's pass gives."""
 
     exact: Tally
-    earlier: Tally  # by the other definition of the scores
+    other: metrics.Counts  # (K, K + 1), by the other definition of the scores
     reliability: npt.NDArray[np.float64]  # (BINS, 3): valid pixels, their summed confidence, how many of them are right
 
 
@@ -38,21 +36,21 @@ def count_all(
 ) -> tuple[list[Counted], npt.NDArray[np.float64]]:
     """Counts of every model, and for each image (N,) the share of its valid pixels on which not all models agree."""
     images, classes = len(dataset), len(dataset.labels)
-    counted = [Counted(_nothing(images, classes), _nothing(images, classes), np.zeros((BINS, 3))) for _ in contestants]
+    counted = [Counted(_nothing(images, classes), np.zeros((classes, classes + 1), np.int64), np.zeros((BINS, 3)))
+               for _ in contestants]  # fmt: skip
     disagreement = np.zeros(images)
-    pool = ThreadPoolExecutor(max_workers=1)
-    try:
-        samples = prefetch(pool, lambda index: dataset[index], range(images), 2)
-        for index, sample in enumerate(bar(f"{len(contestants)} models", True, samples, total=images, unit="image")):
-            if index == 0:
-                for contestant in contestants:
-                    contestant.segmenter(sample[0])  # the first run is slower than those that follow
-            maps = [_count(*pair, index, sample, other) for pair in zip(contestants, counted, strict=True)]
-            valid = sample[1] != VOID
-            apart = np.any([labels != maps[0] for labels in maps[1:]], axis=0) if maps[1:] else np.zeros_like(valid)
-            disagreement[index] = apart[valid].mean() if valid.any() else 0
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    for contestant in contestants:
+        contestant.segmenter(dataset[0][0])  # the first run is slower than those that follow
+    for index in bar(f"{len(contestants)} models", True, range(images), unit="image"):
+        start = time.perf_counter()
+        sample = dataset[index]  # and nothing else meanwhile: a thread that decodes ahead would slow the model it meets
+        decoding = time.perf_counter() - start
+        maps = [_count(*pair, index, sample, other) for pair in zip(contestants, counted, strict=True)]
+        for each in counted:
+            each.exact.seconds += decoding
+        valid = sample[1] != VOID
+        apart = np.any([labels != maps[0] for labels in maps[1:]], axis=0) if maps[1:] else np.zeros_like(valid)
+        disagreement[index] = apart[valid].mean() if valid.any() else 0
     return counted, disagreement
 
 
@@ -69,21 +67,18 @@ def _count(contestant: Contestant, counted: Counted, index: int, sample: Sample,
     logits = segmenter.logits([segmenter.prepare(rgb)])[0]
     predicted = segmenter.label(logits, size)
     seconds = time.perf_counter() - start
-    _add(counted.exact, index, labels, predicted, seconds)
-    confidence = segmenter.confidence(logits, size)
-    _add_reliability(counted.reliability, labels, predicted, confidence)
-    input_size = (logits.shape[1], logits.shape[2])
-    scored = labels if other.at == "label" else resize_label(labels, input_size)
-    _add(counted.earlier, index, scored, segmenter.label(logits, (scored.shape[0], scored.shape[1]), other.threshold), seconds)
-    return predicted
-
-
-def _add(tally: Tally, index: int, labels: Labels, predicted: Labels, seconds: float) -> None:
-    matrix = metrics.confusion(labels, predicted, len(tally.confusion))
+    tally, matrix = counted.exact, metrics.confusion(labels, predicted, len(counted.other))
     tally.confusion += matrix
     tally.per_image[index] = metrics.class_counts(matrix)
     tally.milliseconds[index] = seconds * 1000
     tally.seconds += seconds
+    confidence = segmenter.confidence(logits, size)
+    _add_reliability(counted.reliability, labels, predicted, confidence)
+    input_size = (logits.shape[1], logits.shape[2])
+    scored = labels if other.at == "label" else resize_label(labels, input_size)
+    answer = segmenter.label(logits, (scored.shape[0], scored.shape[1]), other.threshold)
+    counted.other += metrics.confusion(scored, answer, len(counted.other))
+    return predicted
 
 
 def _add_reliability(

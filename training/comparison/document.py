@@ -5,8 +5,9 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from core.checkpoint import Leg
-from core.evaluation import Report
+from core.evaluation import Definition, Report
 from core.intervals import Interval
+from core.metrics import Scores
 from core.transforms import Size
 from training.comparison.peak import Peak
 from training.comparison.verdicts import Pair
@@ -17,7 +18,7 @@ class Cost(BaseModel):
 
     parameters: int
     gflop: float  # of one picture at input_size; a multiplication and an addition are two operations
-    input_size: Size  # height, width
+    input_size: Size  # height, width, for the first picture of the split
     training_images_per_s: float | None  # of a step of 8 images
     median_ms: float  # photograph in memory to label map, one at a time
     p95_ms: float
@@ -39,6 +40,14 @@ class Reliability(BaseModel):
     ece: float
 
 
+class Otherwise(BaseModel):
+    """Scores by another definition: as a rule the family's earlier one."""
+
+    definition: Definition
+    scores: Scores
+    confusion: list[list[int]]
+
+
 class Model(BaseModel):
     """One checkpoint of the comparison."""
 
@@ -50,7 +59,7 @@ class Model(BaseModel):
     legs: tuple[Leg, ...]
     cost: Cost
     report: Report
-    earlier: Report  # by the family's earlier definition of the scores
+    otherwise: Otherwise
     class_intervals: dict[str, Interval | None]  # of the IoU
     reliability: Reliability
 
@@ -85,7 +94,7 @@ class Comparison(BaseModel):
     images: int
     drives: int
     whole_drives: bool  # whether intervals come from whole drives or cities, else from blocks of consecutive frames
-    block_length: int | None  # of the pictures' IoU, in images
+    block_lengths: tuple[int, int] | None  # from the shortest to the longest of all scores and models, in images
     models: list[Model]
     pairs: list[Pair]
     architectures: dict[str, list[str]]  # the models of each that has three seeds or more

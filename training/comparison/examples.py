@@ -29,38 +29,43 @@ def image_ious(counts: Sequence[PerImage]) -> Floats:
     return np.stack([leading(each)[:, SCORES.index(LEADING)] for each in counts])
 
 
-def choose_by_score(ious: Floats, drives: Sequence[str], apart: int) -> list[Chosen]:
-    """Best, typical and worst pictures by the mean of all models' IoU (M, N), two of each, none twice.
+def choose_by_score(ious: Floats, drives: Sequence[str]) -> list[Chosen]:
+    """Best, worst and typical (nearest the median) pictures by the mean of all models' IoU (M, N): up to two of each.
 
-    Pictures of one drive that are fewer than `apart` places from each other show the same street: only one is taken.
+    None is taken twice, and the second of a rule shows another street than the first: see `_apart`.
     """
     mean = ious.mean(0)
     known = np.flatnonzero(np.isfinite(mean))
     if not known.size:
         return []
-    median = np.median(mean[known])
-    rules = (("typical", abs(mean - median)), ("best", -mean), ("worst", mean))
+    ranks = {"best": -mean, "worst": mean, "typical": abs(mean - np.median(mean[known]))}
+    orders = {rule: known[np.argsort(rank[known], kind="stable")] for rule, rank in ranks.items()}
     chosen: list[Chosen] = []
-    for rule, distance in rules:
-        chosen += _first(known[np.argsort(distance[known], kind="stable")], rule, drives, apart, chosen)
+    for _ in range(OF_EACH):
+        for rule, order in orders.items():
+            chosen += _next(order, rule, drives, chosen)
+    return sorted(chosen, key=lambda c: list(ranks).index(c.rule))
+
+
+def choose_by_disagreement(disagreement: Floats, drives: Sequence[str]) -> list[Chosen]:
+    """Pictures on which the largest share of the pixels gets different classes from different models, two at most."""
+    order = np.argsort(-disagreement, kind="stable")
+    chosen: list[Chosen] = []
+    for _ in range(OF_EACH):
+        chosen += _next(order[disagreement[order] > 0], "disagreement", drives, chosen)
     return chosen
 
 
-def choose_by_disagreement(disagreement: Floats, drives: Sequence[str], apart: int) -> list[Chosen]:
-    """Pictures on which the largest share of the pixels gets different classes from different models."""
-    order = np.argsort(-disagreement, kind="stable")
-    return _first(order[disagreement[order] > 0], "disagreement", drives, apart, [])
+def _next(order: npt.NDArray[np.int64], rule: str, drives: Sequence[str], chosen: Sequence[Chosen]) -> list[Chosen]:
+    """The first picture of an order that is not taken and lies apart from those that its rule has taken; none: []."""
+    taken = {c.index for c in chosen}
+    mine = [c.index for c in chosen if c.rule == rule]
+    for index in order.tolist():
+        if index not in taken and all(_apart(index, other, drives) for other in mine):
+            return [Chosen(index, rule)]
+    return []
 
 
-def _first(
-    order: npt.NDArray[np.int64], rule: str, drives: Sequence[str], apart: int, others: Sequence[Chosen]
-) -> list[Chosen]:
-    """The first pictures of an order that lie far enough from each other and from others."""
-    found: list[Chosen] = []
-    for index in order:
-        near = [c for c in (*others, *found) if drives[c.index] == drives[index] and abs(c.index - index) < apart]
-        if not near:
-            found.append(Chosen(int(index), rule))
-        if len(found) == OF_EACH:
-            break
-    return found
+def _apart(one: int, other: int, drives: Sequence[str]) -> bool:
+    """Whether two pictures show different streets: of two drives, or far from each other in one (a twelfth of all)."""
+    return drives[one] != drives[other] or abs(one - other) >= len(drives) // 12

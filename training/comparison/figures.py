@@ -22,6 +22,11 @@ def colour(place: int) -> Any:
     return COLOURS[place % len(COLOURS)]
 
 
+def written(name: str) -> str:
+    """A model's name as matplotlib should write it: no formula, and no word that it leaves out of legends."""
+    return name.replace("$", r"\$").replace("_", "\u200b_", 1) if name.startswith("_") else name.replace("$", r"\$")
+
+
 def plots(comparison: Comparison, histories: Sequence[list[Row]]) -> Iterator[tuple[str, str, Figure]]:
     """Name, what it shows, and the figure itself, one after the other."""
     models = comparison.models
@@ -56,7 +61,7 @@ def class_bars(models: Sequence[Model]) -> Figure:
         iou = np.array([c.iou or 0 for c in classes])
         bounds = [model.class_intervals[c.name] or (i, i) for c, i in zip(classes, iou, strict=True)]
         reach = np.clip([[i - low, high - i] for i, (low, high) in zip(iou, bounds, strict=True)], 0, None).T
-        axes.bar(at, iou, thick * 0.92, yerr=reach, label=model.name, color=colour(place),
+        axes.bar(at, iou, thick * 0.92, yerr=reach, label=written(model.name), color=colour(place),
                  error_kw={"lw": 0.8, "capsize": 1.5, "alpha": 0.7})  # fmt: skip
     axes.set_xticks(range(len(shown)), [models[0].report.classes[k].name for k in shown], rotation=35, ha="right")
     axes.set_ylabel("IoU")
@@ -88,7 +93,7 @@ def confusion(models: Sequence[Model]) -> Figure:
                 if value >= 0.005:
                     axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=6,
                               color="white" if value > 0.6 else "black")  # fmt: skip
-        axes.set_title(f"{model.name} (%)")
+        axes.set_title(f"{written(model.name)} (%)")
         axes.set_xticks(range(len(columns)), [names[k] for k in columns], rotation=90, fontsize=7)
         axes.set_yticks(range(len(rows)), [names[k] for k in rows], fontsize=7)
         axes.set_xlabel("predicted")
@@ -104,7 +109,7 @@ def reliability(models: Sequence[Model]) -> Figure:
     for place, model in enumerate(models):
         bins = [b for b in model.reliability.bins if b.confidence is not None]
         confidence = [b.confidence for b in bins]
-        label = f"{model.name}: ECE {100 * model.reliability.ece:.1f} %"
+        label = f"{written(model.name)}: ECE {100 * model.reliability.ece:.1f} %"
         axes.plot(confidence, [b.accuracy for b in bins], marker=".", color=colour(place), label=label)
         counts.plot(confidence, [b.share for b in bins], marker=".", color=colour(place))
     axes.set_ylabel("share of pixels that are right")
@@ -131,10 +136,11 @@ def curves(models: Sequence[Model], histories: Sequence[list[Row]]) -> Figure:
             epochs = [row["epoch"] for row in history]
             validation = [row.get(f"val_{name}") for row in history]
             training = "train_loss" if name == "loss" else f"train_running_{name}"
-            axes.plot(epochs, validation, color=colour(place), label=model.name)
+            axes.plot(epochs, validation, color=colour(place), label=written(model.name))
             axes.plot(epochs, [row.get(training) for row in history], color=colour(place), ls=":", lw=0.9)
-            if model.epoch in epochs:
-                axes.plot(model.epoch, validation[epochs.index(model.epoch)], "o", color=colour(place), ms=4)
+            compared = validation[epochs.index(model.epoch)] if model.epoch in epochs else None
+            if compared is not None:
+                axes.plot(model.epoch, compared, "o", color=colour(place), ms=4)
         axes.set_title(spelled(name))
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
@@ -155,7 +161,9 @@ def cost(models: Sequence[Model], what: str, value: Callable[[Model], float]) ->
         low, high = model.report.intervals[LEADING] or (score, score)
         reach = np.clip([[score - low], [high - score]], 0, None)
         axes.errorbar(value(model), score, yerr=reach, fmt="o", color=colour(place), capsize=3)
-        axes.annotate(model.name, (value(model), score), xytext=(6, 4), textcoords="offset points", color=colour(place))
+        axes.annotate(
+            written(model.name), (value(model), score), xytext=(6, 4), textcoords="offset points", color=colour(place)
+        )
     axes.set_xlabel(what)
     axes.set_ylabel("macro IoU of the labelled classes")
     axes.margins(x=0.25)

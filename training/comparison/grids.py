@@ -15,6 +15,7 @@ from core.labels import VOID, LabelSpace
 from core.masks import Labels
 from core.transforms import resize_label, resize_photo
 from training.comparison.document import Example
+from training.comparison.figures import written
 
 LONGEST = 640  # pixels of a cell's longer side
 CELL = 3.0  # inches of a cell's width
@@ -27,7 +28,7 @@ def grid(
 
     With `apart` a last column marks the pixels on which not all models agree.
     """
-    titles = ["photograph", "label", *names, *["not all agree"] * apart]
+    titles = ["photograph", "label", *map(written, names), *["not all agree"] * apart]
     ratio = rows[0][1].shape[0] / rows[0][1].shape[1]
     figure = Figure(figsize=(CELL * len(titles), (CELL * ratio + 0.25) * len(rows) + 0.9), layout="constrained")
     panels = figure.subplots(len(rows), len(titles), squeeze=False)

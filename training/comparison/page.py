@@ -14,12 +14,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from core.evaluation import EARLIER
 from core.files import write_atomically
 from core.metrics import FIVE
 from training.comparison.document import Comparison
-from training.comparison.tables import EARLIER, PUBLISHED, notes, percent, tables
+from training.comparison.tables import ABOUT_EARLIER, PUBLISHED, notes, percent, tables
+from training.curves import spelled
 
-FIGURES = "figures"
+FIGURES, SUFFIXES = "figures", ("png", "svg")
+NAMES = {"class_iou", "confusion", "reliability", "curves", "iou_speed", "iou_parameters", "examples", "disagreement"}
 
 
 @dataclass(frozen=True)
@@ -35,18 +38,23 @@ def write(comparison: Comparison, figures: Iterable[tuple[str, str, Figure]], ou
     """Write everything into a folder, each file atomically, the page last."""
     (out / FIGURES).mkdir(parents=True, exist_ok=True)
     pictures = [_save(name, caption, figure, out) for name, caption, figure in figures]
+    for name in NAMES - {picture.name for picture in pictures}:
+        for suffix in SUFFIXES:  # of an earlier comparison in the same folder
+            (out / FIGURES / f"{name}.{suffix}").unlink(missing_ok=True)
     write_atomically(out / "report.json", [comparison.model_dump_json(indent=2).encode() + b"\n"])
     environment = Environment(
         loader=PackageLoader("training.comparison", "."), autoescape=select_autoescape(), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["cell"] = lambda text: text.replace("|", "\\|").replace("<", "&lt;")  # in a Markdown table
     facts = {
         "c": comparison,
         "pictures": pictures,
         "tables": tables(comparison),
         "notes": notes(comparison),
-        "earlier": EARLIER,
-        "published": PUBLISHED,
+        "earlier": ABOUT_EARLIER,
+        "published": PUBLISHED if comparison.models[0].otherwise.definition == EARLIER else {},
+        "spelled": spelled,
         "five": FIVE,
         "figures": FIGURES,
         "percent": percent,
@@ -60,7 +68,7 @@ def _save(name: str, caption: str, figure: Figure, out: Path) -> Picture:
     FigureCanvasAgg(figure).print_figure(png, format="png", dpi=110)
     with matplotlib.rc_context({"svg.hashsalt": name}):  # the same names inside at every run
         FigureCanvasSVG(figure).print_figure(svg, format="svg", metadata={"Date": None})
-    for suffix, data in (("png", png), ("svg", svg)):
+    for suffix, data in zip(SUFFIXES, (png, svg), strict=True):
         write_atomically(out / FIGURES / f"{name}.{suffix}", [data.getvalue()])
     kind, shown = ("png", png) if len(png.getvalue()) < len(svg.getvalue()) / 2 else ("svg+xml", svg)
     return Picture(name, caption, f"data:image/{kind};base64,{base64.b64encode(shown.getvalue()).decode()}")

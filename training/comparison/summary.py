@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from core import evaluation
+from core import evaluation, metrics
 from core.backends.torch_ import CPU_THREADS
 from core.datasets import Dataset, drives
 from core.evaluation import Definition
-from core.intervals import Blocks, Interval, PerImage, score_intervals
+from core.intervals import Blocks, Interval, PerImage, estimate, score_intervals
 from core.metrics import five_scores
 from training.comparison import costs
 from training.comparison.contestants import Contestant, same_but_for_the_seed
 from training.comparison.counting import Counted, calibration_error
-from training.comparison.document import Bin, Comparison, Cost, Example, Machine, Model, Reliability
+from training.comparison.document import Bin, Comparison, Cost, Example, Machine, Model, Otherwise, Reliability
 from training.comparison.examples import Chosen, choose_by_disagreement, choose_by_score, image_ious
 from training.comparison.peak import Peak
 from training.comparison.verdicts import compare_architectures, compare_models
@@ -35,7 +35,7 @@ class Measured:
     """What was measured of one model beside its scores."""
 
     training_images_per_s: float | None
-    peak: Peak
+    peak: Peak | None
 
 
 def summarise(
@@ -52,8 +52,8 @@ def summarise(
     blocks, counts, names = Blocks(streets), [each.exact.per_image for each in counted], [c.name for c in contestants]
     groups = same_but_for_the_seed(contestants)
     ious = image_ious(counts)
-    length = blocks.length(np.nan_to_num(ious.mean(0)))
-    chosen = [*choose_by_score(ious, streets, length), *choose_by_disagreement(disagreement, streets, length)]
+    chosen = [*choose_by_score(ious, streets), *choose_by_disagreement(disagreement, streets)]
+    lengths = np.concatenate([estimate(blocks, [(1.0, each)]).lengths for each in counts])
     return Comparison(
         command=command,
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -63,14 +63,14 @@ def summarise(
         images=len(dataset),
         drives=blocks.drives,
         whole_drives=blocks.whole_drives,
-        block_length=None if blocks.whole_drives else length,
+        block_lengths=None if blocks.whole_drives else (int(min(lengths[lengths > 0], default=1)), int(lengths.max())),
         models=[
             _model(contestant, dataset, each, costs_of_it, other, blocks)
             for contestant, each, costs_of_it in zip(contestants, counted, measured, strict=True)
         ],
         pairs=compare_models(names, counts, blocks),
         architectures={name: [names[place] for place in places] for name, places in groups.items()},
-        architecture_pairs=compare_architectures(groups, counts, blocks),
+        architecture_pairs=compare_architectures(groups, counts, blocks, [c.recipe for c in contestants]),
         examples=[_example(each, dataset, names, ious, disagreement) for each in chosen],
     )
 
@@ -100,7 +100,7 @@ def _model(
         legs=card.legs,
         cost=cost,
         report=report,
-        earlier=evaluation.report(counted.earlier, report.checkpoint, dataset, other),
+        otherwise=Otherwise(definition=other, scores=metrics.scores(counted.other), confusion=counted.other.tolist()),
         class_intervals=_class_intervals(counted.exact.per_image, blocks, dataset.labels.names),
         reliability=_reliability(counted.reliability),
     )

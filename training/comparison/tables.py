@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from core.evaluation import Report
+from core.intervals import MANY
 from core.metrics import FIVE
 from training.comparison.contestants import SEEDS
 from training.comparison.document import Comparison, Model
@@ -24,7 +25,7 @@ PUBLISHED: dict[str, dict[str, float]] = {
     }.items()
 }
 
-EARLIER = (
+ABOUT_EARLIER = (
     "Earlier tables of this family of projects call a pixel a class where its softmax is over 0.5, not by argmax, and count at"
     " the network's size instead of the label's. Under a threshold the micro scores do tell models apart. Both ways stand"
     " below, so that such tables can be set beside them.",
@@ -40,11 +41,18 @@ def notes(c: Comparison) -> list[str]:
     alike = "frames of a film are alike, and count for less than as many independent ones"
     if c.whole_drives:
         drawn = f"whole drives or cities, of which there are {c.drives}: {alike}"
-    elif c.block_length == 1:
-        drawn = "single pictures: neighbours in the data set are no more alike than others"
     else:
-        drawn = f"blocks of consecutive frames (about {c.block_length}): {alike}"
-    found = [f"Intervals hold at 95 %. They come from the counts of each picture, resampled in {drawn}."]
+        shortest, longest = c.block_lengths or (1, 1)
+        drawn = (
+            f"blocks of {shortest} to {longest} consecutive pictures, by how alike neighbours are in what is scored: {alike}"
+        )
+    found = [f"Intervals are of 95 %. They come from the counts of each picture, resampled in {drawn}."]
+    if 1 < c.drives < MANY:
+        found.append(f"{c.drives} drives are few: the intervals tell of more pictures of these rather than of other streets.")
+    if c.split == "val":
+        found.append(
+            "A run folder stands for its best epoch, which was chosen on its val split: there it scores a little too well."
+        )
     if c.architectures:
         groups = "; ".join(f"{name}: {', '.join(members)}" for name, members in c.architectures.items())
         found.append(f"Models of one architecture and recipe that differ by their seed: {groups}.")
@@ -80,7 +88,7 @@ def tables(c: Comparison) -> dict[str, Table]:
             ["", *(f"micro {spelled(name)}" for name in FIVE), "macro IoU of labelled classes"],
             [[f"{m.name}, {what}", *(percent(getattr(r.scores.micro, name), 2) for name in FIVE),
               percent(getattr(r.scores, LEADING))]
-             for m in c.models for what, r in (("exact", m.report), ("earlier definition", m.earlier))],
+             for m in c.models for what, r in (("exact", m.report), (m.otherwise.definition.words() or "exact", m.otherwise))],
         ),
     }  # fmt: skip
 
@@ -95,7 +103,7 @@ def _megabytes(model: Model) -> str:
 COSTS = {
     "architecture": lambda m: f"{m.architecture}, width {m.width}",
     "weights": lambda m: f"{m.cost.parameters:,}",
-    "input (height x width)": lambda m: "{} x {}".format(*m.cost.input_size),
+    "input (height x width), first picture": lambda m: "{} x {}".format(*m.cost.input_size),
     "GFLOP a picture": lambda m: f"{m.cost.gflop:.1f}",
     "training, images/s": lambda m: "–" if m.cost.training_images_per_s is None else f"{m.cost.training_images_per_s:.1f}",
     "inference, median": lambda m: f"{m.cost.median_ms:.0f} ms",

@@ -38,8 +38,10 @@ def compare_models(names: Sequence[str], counts: Sequence[PerImage], blocks: Blo
     return pairs
 
 
-def compare_architectures(groups: dict[str, list[int]], counts: Sequence[PerImage], blocks: Blocks) -> list[Pair]:
-    """Every pair of architectures, means over their seeds.
+def compare_architectures(
+    groups: dict[str, list[int]], counts: Sequence[PerImage], blocks: Blocks, recipes: Sequence[object] = ()
+) -> list[Pair]:
+    """Every pair of architectures, means over their seeds; where `recipes` of the models differ, the verdict says so.
 
     To the variance of the images comes that of the seeds, s^2 / n of each group, which another draw of the weights would
     bring too; degrees of freedom after Welch and Satterthwaite.
@@ -57,7 +59,10 @@ def compare_architectures(groups: dict[str, list[int]], counts: Sequence[PerImag
         with np.errstate(divide="ignore", invalid="ignore"):
             parts = np.sum([v**2 / f for v, f in zip(variances, freedoms, strict=True)], axis=0)
             freedom = np.maximum(np.where(parts > 0, total**2 / parts, np.inf), 1)
-        pairs.append(_pair(name, other, Estimate(images.value, total**0.5, freedom)))
+        pair = _pair(name, other, Estimate(images.value, total**0.5, freedom, images.lengths))
+        if recipes and recipes[mine[0]] != recipes[theirs[0]]:
+            pair.verdict += " They were trained by different recipes, so this is of recipe and architecture together."
+        pairs.append(pair)
     return pairs
 
 
@@ -75,11 +80,13 @@ def verdict(first: str, second: str, difference: Difference) -> str:
     what = "macro IoU of the labelled classes"
     if difference.value is None or difference.interval is None:
         return f"{first} and {second}: too few images to tell."
+    if not difference.value and difference.interval == (0, 0):
+        return f"{first} and {second} score the same on every picture."
     low, high = (100 * bound for bound in difference.interval)
     if low > 0 or high < 0:
         better, worse = (first, second) if low > 0 else (second, first)
         least, most = sorted((abs(low), abs(high)))
         points = abs(100 * difference.value)
         return f"{better} is better than {worse}, by {points:.1f} points of {what} (95 %: {least:.1f} to {most:.1f})."
-    return (f"The data cannot tell {first} from {second}: {100 * difference.value:+.1f} points of {what}, and anything from"
-            f" {low:+.1f} to {high:+.1f} is possible (95 %).")  # fmt: skip
+    return (f"The data cannot tell {first} from {second}: the first less the second is {100 * difference.value:+.1f} points of"
+            f" {what}, and anything from {low:+.1f} to {high:+.1f} is possible (95 %).")  # fmt: skip
