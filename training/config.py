@@ -64,6 +64,9 @@ class TrainConfig(BaseSettings):
         "none", description="of cross-entropy; data: 1 / ln(1.02 + the class's share of the training pixels)"
     )
     learning_rate: float = Field(1e-3, gt=0, le=1, allow_inf_nan=False, description="of Adam")
+    weight_decay: float = Field(
+        0, ge=0, allow_inf_nan=False, description="share by which weights shrink in a step, times the learning rate (AdamW)"
+    )
     schedule: Literal["constant", "cosine"] = Field(
         "constant", description="cosine: the learning rate falls to zero over the run, which short runs gain from"
     )

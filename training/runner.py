@@ -62,7 +62,13 @@ class Run:
         augment = RECIPES[config.augment](preprocess, config.scale, config.jitter)
         self.loader = Loader(self.train_set, augment, batches, config.worker_count, pin=world.device.type == "cuda")
         self.network = place_network(new_network(config, labels), world)
-        optimizer = Adam(self.network.parameters(), lr=config.learning_rate, fused=True)
+        optimizer = Adam(
+            self.network.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            decoupled_weight_decay=True,  # of the weights, not of the gradients: Loshchilov and Hutter 2019, algorithm 2
+            fused=True,
+        )
         average = None if config.ema is None else Average(self.network, config.ema)
         self.moving = Moving(self.network, optimizer, average, Sums(len(labels), world.device))
         # what is evaluated and served; validation runs what the service runs, on the network in memory

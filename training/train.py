@@ -36,7 +36,7 @@ GROUPS = {
     "what to train": ("model", "width", "init", "checkpoint_activations"),
     "data": ("data", "size", "augment", "scale", "jitter", "workers", "cache", "skip_bad"),
     "schedule": ("epochs", "batch_size", "accumulate", "learning_rate", "schedule", "warmup", "patience", "seed"),
-    "what is minimised": ("loss", "class_weights", "clip", "ema"),
+    "what is minimised": ("loss", "class_weights", "weight_decay", "clip", "ema"),
     "where things go": ("run", "resume", "keep", "checkpoint_every"),
     "devices": ("gpus", "precision", "compile", "max_restarts", "timeout"),
 }

@@ -231,6 +231,16 @@ def test_init_takes_the_weights_and_a_new_head_for_new_classes(plain: Path, tmp_
     assert np.allclose(before["encoder.0.0.0.weight"], after["encoder.0.0.0.weight"], atol=1e-6)
 
 
+def test_weight_decay_shrinks_the_weights_by_its_share_each_step(scenes: Path, tmp_path: Path, cli) -> None:
+    """Three steps, each by the learning rate times the decay: a tenth; the gradients' own steps are a thousandth."""
+    source = make_checkpoint(tmp_path / "source.safetensors", width=2)
+    flags = ("--model", "ddunet", "--data", scenes, "--init", source, "--epochs", 1, "--learning-rate", 1e-6, *TINY)
+    assert cli("train", *flags, "--weight-decay", 1e5, "--run", tmp_path / "r")[0] == 0
+    before, after = read_checkpoint(source).tensors, read_checkpoint(tmp_path / "r/checkpoints/last.safetensors").tensors
+    for name in ("head.weight", "encoder.0.0.0.weight"):
+        assert np.allclose(after[name], 0.9**3 * before[name], atol=1e-5)
+
+
 def test_init_for_as_many_other_classes_has_a_new_head_too(checkpoint: Path) -> None:
     torch.manual_seed(1)
     network = build_model("ddunet", 19, 4)
