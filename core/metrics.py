@@ -43,6 +43,11 @@ class Scores(BaseModel):
     macro: FiveScores
     micro: FiveScores
 
+    def by_name(self) -> dict[str, float | None]:
+        """Every score under its name in SCORES."""
+        five = {f"{kind}_{name}": getattr(getattr(self, kind), name) for kind in ("macro", "micro") for name in FIVE}
+        return {name: five[name] if name in five else getattr(self, name) for name in SCORES}
+
 
 def confusion(labels: npt.NDArray[np.uint8], predictions: npt.NDArray[np.uint8], num_classes: int) -> Counts:
     """Confusion matrix (K, K + 1) int64 of two label maps of one shape; void labels are not counted.

@@ -109,7 +109,4 @@ def validate(
 
 def score_columns(scores: metrics.Scores, prefix: str) -> Row:
     """Scores as columns of the history: leading ones, macro and micro."""
-    row: Row = {key: getattr(scores, key) for key in ("pixel_accuracy", "macro_iou", "macro_iou_labelled")}
-    for kind in ("macro", "micro"):
-        row.update({f"{kind}_{key}": value for key, value in getattr(scores, kind).model_dump().items()})
-    return {prefix + key: value for key, value in row.items()}
+    return {prefix + name: value for name, value in scores.by_name().items()}

@@ -122,12 +122,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def _score(report: Report, name: str) -> str:
-    kind, _, key = name.partition("_")
-    value = (
-        getattr(getattr(report.scores, kind), key)
-        if kind in ("macro", "micro") and key in FIVE
-        else getattr(report.scores, name)
-    )
+    value = report.scores.by_name()[name]
     interval = report.intervals.get(name)
     return percent(value) + (f" ({percent(interval[0])} to {percent(interval[1])})" if interval else "")
 
