@@ -53,7 +53,7 @@ class Definition(BaseModel):
     at: Literal["label", "input"] = "label"  # the label's own size, or the network's
 
     def words(self) -> str:
-        """What is not exact about it; nothing where all is."""
+        """In words, how it differs from the exact definition; empty where it does not."""
         parts = [f"softmax > {self.threshold}"] * (self.threshold is not None)
         return ", ".join(parts + ["at the network's size"] * (self.at == "input"))
 

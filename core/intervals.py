@@ -12,6 +12,7 @@ from core.metrics import SCORES, leading
 
 RESAMPLES = 1000
 KEPT = 8  # block lengths whose resamples stay in memory
+NOTHING = 1e-9  # an error below it is rounding
 UNDEFINED = 0.05  # of the resamples may leave a score undefined; with more, too few images hold what it is about
 MANY = 10  # drives or cities, from which on whole ones are drawn
 PER_BLOCK = 4  # block length as a multiple of the lag beyond which nothing is left of the autocorrelation
@@ -43,8 +44,10 @@ class Blocks:
         self._weights: dict[int, Floats] = {}
 
     def length(self, series: Floats) -> int:
-        """Images in a block for a series (N,): four times the lag from which its autocorrelation is below 2/sqrt(N), at
-        most a third of all, or where there are several drives the longest of them.
+        """Images in a block for a series (N,): four times the lag from which its autocorrelation is below 2/sqrt(N).
+
+        1 where neighbours are not alike, or whole drives are drawn. At most a third of all images; of several drives, as
+        many as the longest has, and at most half of all.
 
         The lag is that of Politis and White 2004 ("Automatic block-length selection for the dependent bootstrap", section
         3.2), with 2 where they have 1.96 sqrt(log10 N) and one lag where they ask for several, because a film is smooth.
@@ -118,8 +121,7 @@ def estimate(blocks: Blocks, terms: Sequence[tuple[float, PerImage]], statistic:
         weights, number = blocks.weights(length), blocks.number(length)
         draws = combined(lambda counts: statistic(np.tensordot(weights, counts, axes=1)))
         known = np.isfinite(draws[:, mine]).mean(0) >= 1 - UNDEFINED
-        spread = np.nanvar(draws[:, mine], axis=0) * number / max(number - 1, 1)
-        return np.where(known, spread, np.nan)
+        return np.where(known, np.nanvar(draws[:, mine], axis=0) * number / (number - 1), np.nan)
 
     value = combined(lambda counts: statistic(counts.sum(0)))
     influence = combined(lambda counts: _influence(counts, statistic))
@@ -132,7 +134,8 @@ def estimate(blocks: Blocks, terms: Sequence[tuple[float, PerImage]], statistic:
         variance = variances(length, mine)
         if length > 1:
             variance = np.maximum(variance, 2 * variance - variances(length // 2, mine))
-        error[mine], freedom[mine] = variance**0.5, max(blocks.number(length) - 1, 1)
+        error[mine], freedom[mine] = variance**0.5, blocks.number(length) - 1
+    error[(error < NOTHING) & (value != 0)] = np.nan  # all images alike: what others are like can't be told
     return Estimate(value, error, freedom, lengths)
 
 

@@ -134,18 +134,18 @@ class TrainConfig(BaseSettings):
 
     @property
     def command(self) -> str:
-        """The command line that trains the same: what is not by default, and nothing that names this machine."""
+        """The command line that trains the same, but for the folders: nothing of it names this machine."""
         words = ["python", "-m", "training", "train"]
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            if value == field.get_default() or name in FREE_AT_RESUME - {"epochs", "patience"}:
+            if value == field.get_default() or name in FREE_AT_RESUME - {"epochs", "patience", "skip_bad"}:
                 continue
             words.append(f"--{name.replace('_', '-')}")
             if name == "data" and value != "synthetic":
                 value = Path(value).resolve().name
-            elif name == "init":  # run/checkpoints/best.safetensors says which, best.safetensors alone does not
-                parts = Path(value).parts
-                value = "/".join(parts[-3:] if parts[-2:-1] == ("checkpoints",) else parts[-1:])
+            elif name == "init" and Path(value).exists():  # a run's folder, or the file in it, with the folder's own
+                parts = Path(value).resolve().parts
+                value = "/".join(parts[-4:] if parts[-2] == "checkpoints" else parts[-2:])
             words += [] if value is True else map(str, value if isinstance(value, tuple) else (value,))
         return shlex.join(words)
 

@@ -18,7 +18,8 @@ PANELS = (
 
 def spelled(name: str) -> str:
     """A score's name for people."""
-    return name.replace("_", " ").replace("iou", "IoU").replace("dice", "Dice")
+    known = {"macro_iou_labelled": "macro IoU of labelled classes"}
+    return known.get(name, name.replace("_", " ").replace("iou", "IoU").replace("dice", "Dice"))
 
 
 def draw_curves(history: list[Row], title: str, path: Path, objective: str = CROSS_ENTROPY) -> None:

@@ -55,14 +55,15 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     if out.exists() and out.samefile(path):
         raise InputError(f"--out: {out} is the checkpoint itself; choose another file")
     dataset = open_data(options.data, options.split) if options.data else None
-    history = read_rows(history_of(path))
+    history, text = read_rows(history_of(path)), history_of(path).read_bytes() if history_of(path).exists() else b""
     tensors = halved(source)
     card = described(source.card, history, options.licence, options.limits)
     scores = scored(replace(source, tensors=tensors), dataset) if dataset else {}
     of = scored_on(dataset.name, dataset.split, len(dataset)) if dataset else None
     digest = write_checkpoint(out, card.model_copy(update={"scores": scores, "scored_on": of}), tensors)
+    history_beside(out).unlink(missing_ok=True)  # of another checkpoint that lay there
     if history:
-        write_atomically(history_beside(out), [history_of(path).read_bytes()])
+        write_atomically(history_beside(out), [text])
     told = ", ".join(f"{key} {value:.4f}" for key, value in scores.items() if value is not None)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, digest {digest[:16]}" + f", {told}" * bool(told))
     return 0

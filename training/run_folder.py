@@ -39,10 +39,12 @@ def read_rows(path: Path) -> list[Row]:
 
     Raises InputError where it is no history.
     """
-    rows, _ = _read_table(path)
     try:
+        rows, names = _read_table(path)
+        if names and "epoch" not in names:
+            raise ValueError
         return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError):  # not text, not numbers
         raise InputError(f"{path}: not the history of a run: expected columns of numbers, such as epoch and val_loss") from None
 
 
@@ -178,7 +180,7 @@ class RunFolder:
 
     def append_history(self, row: Row) -> None:
         """Add an epoch's row as the epoch ends; the file is written anew, so that no crash leaves half a row."""
-        rows, names = self._history_text()
+        rows, names = _read_table(self.history)
         self._write_history([*rows, row], names or list(row))
 
     def read_history(self) -> list[Row]:
@@ -190,7 +192,7 @@ class RunFolder:
 
         Where --keep has deleted a checkpoint, the link stays as it is.
         """
-        rows, names = self._history_text()
+        rows, names = _read_table(self.history)
         kept = [row for row in rows if int(row["epoch"]) <= epoch]
         if len(kept) < len(rows):
             kind = "" if self.warned else "warning: "
@@ -203,10 +205,6 @@ class RunFolder:
                 link_atomically(path, self.checkpoints / f"{name}{SUFFIX}")
         if names:
             self._write_history(kept, names)
-
-    def _history_text(self) -> tuple[list[Row], list[str]]:
-        """The rows as they stand in the file, and the names of its columns."""
-        return _read_table(self.history)
 
     def _write_history(self, rows: list[Row], names: list[str]) -> None:
         text = io.StringIO(newline="")

@@ -11,6 +11,7 @@ from core.intervals import STUDENT, Blocks, estimate, intervals, score_intervals
 from core.metrics import SCORES, five_scores, leading
 
 CASES = 2000
+FRAMES = 101
 K = 11
 Series = Callable[[int], np.ndarray]  # how many series -> (that many, frames), of mean 0 and variance 1
 
@@ -56,10 +57,10 @@ def street(series: Series) -> np.ndarray:
 SKILLS = np.linspace(2, -0.5, K), np.linspace(1.8, -0.4, K)
 
 
-@pytest.mark.parametrize(("kind", "frames"), [(smooth, 101), (rough, 101), (independent, 101)])
-def test_intervals_cover_the_truth(kind: Callable[[np.random.Generator, int], Series], frames: int) -> None:
+@pytest.mark.parametrize("kind", [smooth, rough, independent])
+def test_intervals_cover_the_truth(kind: Callable[[np.random.Generator, int], Series]) -> None:
     """Scores of a model and the paired differences of two on the same frames, in 93 to 97 % of the cases."""
-    series, blocks = kind(np.random.default_rng(1), frames), Blocks(["film"] * frames)
+    series, blocks = kind(np.random.default_rng(1), FRAMES), Blocks(["film"] * FRAMES)
     totals = np.zeros((2, 3, K))
     for _ in range(2000):  # the truth: a film of so many times the length
         labelled = street(series)
@@ -119,7 +120,8 @@ def test_a_block_is_a_run_of_frames_of_one_drive_around_its_end() -> None:
         assert (mine.sum(1) % 10 == 0).all()  # no block is cut by the drive's end
         begins = np.clip(mine - np.roll(mine, 1, axis=1), 0, None).sum(1)
         assert (begins <= mine.sum(1) / 10).all()
-        assert (mine[:, 0] * mine[:, -1] > 0).any()  # and some go around it
+        one = mine[mine.sum(1) == 10]  # one block alone
+        assert (one[:, 0] * one[:, -1] > 0).any()  # and some go around the end
 
 
 def test_the_order_of_the_drives_in_the_data_set_does_not_matter() -> None:
@@ -147,7 +149,7 @@ def test_one_image_has_no_interval() -> None:
     assert set(intervals(np.ones((1, 3, 2), np.int64), ["a"]).values()) == {None}
 
 
-@pytest.mark.parametrize("found", [0, 5])
+@pytest.mark.parametrize("found", [0, 2, 5])
 def test_where_all_images_are_alike_nothing_is_known_of_others(found: int) -> None:
     """A class that was found nowhere, or everywhere, on five pictures: no interval of no width."""
     counts = np.stack((np.full((5, 2), found), np.full((5, 2), 5), np.full((5, 2), found)), 1)

@@ -44,11 +44,13 @@ def gflop(architecture: Architecture, classes: int, size: Size) -> float:
 
 
 def training_speeds(contestants: Sequence[Contestant], device: torch.device, steps: int) -> list[float | None]:
-    """Images a second of a training step of 8 images at each model's input size; None where it does not fit the memory.
+    """Images a second of a training step of 8 images at the size that each model was trained at.
 
-    The models take turns, and the median of `steps` steps after a first one is told; those of one architecture and size
-    are timed once.
+    None where it does not fit the memory, or where `steps` is 0. The models take turns, and the median of `steps` steps
+    after a first one is told; those of one architecture and size are timed once.
     """
+    if not steps:
+        return [None] * len(contestants)
     keep_freed_memory()
     kinds = {_kind(c): c for c in contestants}
     trainings = {kind: _training(contestant, device) for kind, contestant in kinds.items()}

@@ -93,8 +93,7 @@ class Comparison(BaseModel):
     split: str
     images: int
     drives: int
-    whole_drives: bool  # whether intervals come from whole drives or cities, else from blocks of consecutive frames
-    block_lengths: tuple[int, int] | None  # from the shortest to the longest of all scores and models, in images
+    block_lengths: tuple[int, int] | None  # shortest and longest of the scores, in images; None: whole drives are drawn
     models: list[Model]
     pairs: list[Pair]
     architectures: dict[str, list[str]]  # the models of each that has three seeds or more

@@ -14,6 +14,15 @@ from training.curves import PANELS, spelled
 from training.run_folder import LEADING, Row
 
 COLOURS: list[Any] = list(matplotlib.color_sequences["tab10"])
+CAPTIONS = {
+    "class_iou": "IoU of each class, with 95 % intervals",
+    "confusion": "Confusion: of the pixels of a class (row), the share that is taken for each class (column)",
+    "reliability": "Reliability: how often a pixel is right, by how sure the model is; void left out",
+    "curves": "Loss and scores over the epochs: validation solid, running scores of training crops dotted; a dot marks the"
+    " epoch that is compared",
+    "iou_speed": "Macro IoU of the labelled classes against milliseconds for a photograph",
+    "iou_parameters": "Macro IoU of the labelled classes against the number of parameters",
+}
 WRITTEN_CLASSES = 20  # up to which the cells of a confusion matrix hold their numbers
 
 
@@ -23,30 +32,21 @@ def colour(place: int) -> Any:
 
 
 def written(name: str) -> str:
-    """A model's name as matplotlib should write it: no formula, and no word that it leaves out of legends."""
-    return name.replace("$", r"\$").replace("_", "\u200b_", 1) if name.startswith("_") else name.replace("$", r"\$")
+    """A model's or class's name as matplotlib should write it: no formula, and no word that it leaves out of legends."""
+    return "\u200b" * name.startswith("_") + name.replace("$", r"\$")
 
 
 def plots(comparison: Comparison, histories: Sequence[list[Row]]) -> Iterator[tuple[str, str, Figure]]:
     """Name, what it shows, and the figure itself, one after the other."""
     models = comparison.models
-    yield "class_iou", "IoU of each class, with 95 % intervals", class_bars(models)
-    yield (
-        "confusion",
-        "Confusion: of the pixels of a class (row), the share that is taken for each class (column)",
-        confusion(models),
-    )
-    yield "reliability", "Reliability: how often a pixel is right, by how sure the model is; void left out", reliability(models)
+    for name, figure in (("class_iou", class_bars), ("confusion", confusion), ("reliability", reliability)):
+        yield name, CAPTIONS[name], figure(models)
     if any(histories):
-        yield (
-            "curves",
-            "Loss and scores over the epochs: validation (solid), running on training crops (dotted)",
-            curves(models, histories),
-        )
-    yield "iou_speed", "Macro IoU of the labelled classes against milliseconds for a photograph", cost(
-        models, "milliseconds for a photograph (median)", lambda model: model.cost.median_ms)  # fmt: skip
-    yield "iou_parameters", "Macro IoU of the labelled classes against the number of weights", cost(
-        models, "weights (millions)", lambda model: model.cost.parameters / 1e6)  # fmt: skip
+        yield "curves", CAPTIONS["curves"], curves(models, histories)
+    speed = cost(models, "milliseconds for a photograph (median)", lambda model: model.cost.median_ms)
+    yield "iou_speed", CAPTIONS["iou_speed"], speed
+    size = cost(models, "parameters (millions)", lambda model: model.cost.parameters / 1e6)
+    yield "iou_parameters", CAPTIONS["iou_parameters"], size
 
 
 def class_bars(models: Sequence[Model]) -> Figure:
@@ -63,7 +63,7 @@ def class_bars(models: Sequence[Model]) -> Figure:
         reach = np.clip([[i - low, high - i] for i, (low, high) in zip(iou, bounds, strict=True)], 0, None).T
         axes.bar(at, iou, thick * 0.92, yerr=reach, label=written(model.name), color=colour(place),
                  error_kw={"lw": 0.8, "capsize": 1.5, "alpha": 0.7})  # fmt: skip
-    axes.set_xticks(range(len(shown)), [models[0].report.classes[k].name for k in shown], rotation=35, ha="right")
+    axes.set_xticks(range(len(shown)), [written(models[0].report.classes[k].name) for k in shown], rotation=35, ha="right")
     axes.set_ylabel("IoU")
     axes.set_ylim(0, 1)
     axes.grid(axis="y", alpha=0.3)
@@ -77,7 +77,7 @@ def confusion(models: Sequence[Model]) -> Figure:
     matrices = np.stack([np.array(m.report.confusion, float)[:, :-1] for m in models])
     rows = [k for k in range(matrices.shape[1]) if matrices[:, k].sum()]
     columns = [k for k in range(matrices.shape[1]) if matrices[:, k].sum() or matrices[:, :, k].sum()]
-    names = [c.name for c in models[0].report.classes]
+    names = [written(c.name) for c in models[0].report.classes]
     wide = min(len(models), 3)
     high = -(-len(models) // wide)
     side = max(3.6, 0.36 * len(columns) + 1.4)
@@ -105,14 +105,14 @@ def reliability(models: Sequence[Model]) -> Figure:
     """Accuracy over confidence, and below how many pixels there are of each confidence."""
     figure = Figure(figsize=(5.5, 5.8), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    axes.plot([0, 1], [0, 1], color="grey", lw=0.8, ls="--", label="as sure as right")
+    axes.plot([0, 1], [0, 1], color="grey", lw=0.8, ls="--", label="perfect calibration")
     for place, model in enumerate(models):
         bins = [b for b in model.reliability.bins if b.confidence is not None]
         confidence = [b.confidence for b in bins]
         label = f"{written(model.name)}: ECE {100 * model.reliability.ece:.1f} %"
         axes.plot(confidence, [b.accuracy for b in bins], marker=".", color=colour(place), label=label)
         counts.plot(confidence, [b.share for b in bins], marker=".", color=colour(place))
-    axes.set_ylabel("share of pixels that are right")
+    axes.set_ylabel("accuracy")
     axes.set_ylim(0, 1)
     axes.legend(frameon=False)
     counts.set_yscale("log")

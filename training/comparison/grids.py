@@ -49,7 +49,9 @@ def grid(
             axes.set_xlabel(text, fontsize=9)
     for axes, title in zip(panels[0], titles, strict=True):
         axes.set_title(title, fontsize=11)
-    colours = [Patch(color="#{:02x}{:02x}{:02x}".format(*space.colours[k]), label=space.names[k]) for k in sorted(present)]
+    colours = [
+        Patch(color="#{:02x}{:02x}{:02x}".format(*space.colours[k]), label=written(space.names[k])) for k in sorted(present)
+    ]
     figure.legend(handles=[*colours, Patch(color="black", label="void")], loc="outside lower center", frameon=False,
                   ncols=min(len(colours) + 1, 2 * len(titles)), fontsize=9)  # fmt: skip
     return figure

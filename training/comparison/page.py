@@ -14,12 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from core.evaluation import EARLIER
 from core.files import write_atomically
-from core.metrics import FIVE
+from training.comparison import words
 from training.comparison.document import Comparison
-from training.comparison.tables import ABOUT_EARLIER, PUBLISHED, notes, percent, tables
-from training.curves import spelled
+from training.comparison.tables import tables
 
 FIGURES, SUFFIXES = "figures", ("png", "svg")
 NAMES = {"class_iou", "confusion", "reliability", "curves", "iou_speed", "iou_parameters", "examples", "disagreement"}
@@ -47,17 +45,15 @@ def write(comparison: Comparison, figures: Iterable[tuple[str, str, Figure]], ou
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["cell"] = lambda text: text.replace("|", "\\|").replace("<", "&lt;")  # in a Markdown table
+    title, about = words.about_definition(comparison)
     facts = {
         "c": comparison,
-        "pictures": pictures,
+        "pictures": {picture.name: picture for picture in pictures},
         "tables": tables(comparison),
-        "notes": notes(comparison),
-        "earlier": ABOUT_EARLIER,
-        "published": PUBLISHED if comparison.models[0].otherwise.definition == EARLIER else {},
-        "spelled": spelled,
-        "five": FIVE,
+        "notes": words.notes(comparison),
+        "words": words,
+        "definition": {"title": title, "about": about},
         "figures": FIGURES,
-        "percent": percent,
     }
     for template, name in (("page.md", "report.md"), ("page.html", "index.html")):
         write_atomically(out / name, [environment.get_template(template).render(facts).encode()])

@@ -53,7 +53,7 @@ def summarise(
     groups = same_but_for_the_seed(contestants)
     ious = image_ious(counts)
     chosen = [*choose_by_score(ious, streets), *choose_by_disagreement(disagreement, streets)]
-    lengths = np.concatenate([estimate(blocks, [(1.0, each)]).lengths for each in counts])
+    lengths = [estimate(blocks, [(1.0, each)]).lengths for each in counts]
     return Comparison(
         command=command,
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -62,15 +62,14 @@ def summarise(
         split=dataset.split,
         images=len(dataset),
         drives=blocks.drives,
-        whole_drives=blocks.whole_drives,
-        block_lengths=None if blocks.whole_drives else (int(min(lengths[lengths > 0], default=1)), int(lengths.max())),
+        block_lengths=None if blocks.whole_drives else (max(1, int(np.min(lengths))), max(1, int(np.max(lengths)))),
         models=[
             _model(contestant, dataset, each, costs_of_it, other, blocks)
             for contestant, each, costs_of_it in zip(contestants, counted, measured, strict=True)
         ],
         pairs=compare_models(names, counts, blocks),
         architectures={name: [names[place] for place in places] for name, places in groups.items()},
-        architecture_pairs=compare_architectures(groups, counts, blocks, [c.recipe for c in contestants]),
+        architecture_pairs=compare_architectures(groups, counts, blocks, [c.kind for c in contestants]),
         examples=[_example(each, dataset, names, ious, disagreement) for each in chosen],
     )
 

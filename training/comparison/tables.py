@@ -1,18 +1,16 @@
-"""The words and tables of a comparison's page."""
+"""The tables of a comparison's page."""
 
 from __future__ import annotations
 
-from core.evaluation import Report
-from core.intervals import MANY
+from core.evaluation import EARLIER, Report
 from core.metrics import FIVE
-from training.comparison.contestants import SEEDS
 from training.comparison.document import Comparison, Model
 from training.comparison.verdicts import Difference
 from training.curves import spelled
 from training.run_folder import LEADING
 
 Table = tuple[list[str], list[list[str]]]  # titles of the columns, rows
-FEW_PAIRS = 3
+SHOWN = (LEADING, "macro_dice", "macro_sensitivity", "pixel_accuracy")  # of the differences; all are in report.json
 
 # What this family of projects has published: Cityscapes val at 256x256 after 200 epochs, softmax > 0.5, scored at the
 # network's size, void counted as road
@@ -25,72 +23,38 @@ PUBLISHED: dict[str, dict[str, float]] = {
     }.items()
 }
 
-ABOUT_EARLIER = (
-    "Earlier tables of this family of projects call a pixel a class where its softmax is over 0.5, not by argmax, and count at"
-    " the network's size instead of the label's. Under a threshold the micro scores do tell models apart. Both ways stand"
-    " below, so that such tables can be set beside them.",
-    "One thing is not repeated: they count void as road. A pixel that nobody labelled is not road; counting it as road rewards"
-    " a model for whatever it says there and mixes the car's bonnet into the score. Here void counts nowhere, as the data"
-    " sets define it, in both rows. So the published figures are comparable with the earlier definition only roughly, and"
-    " only where it is Cityscapes val that was scored, at 256x256. Their IoU is a micro one, not what the field calls mIoU.",
-)
 
-
-def notes(c: Comparison) -> list[str]:
-    """How far the verdicts reach."""
-    alike = "frames of a film are alike, and count for less than as many independent ones"
-    if c.whole_drives:
-        drawn = f"whole drives or cities, of which there are {c.drives}: {alike}"
-    else:
-        shortest, longest = c.block_lengths or (1, 1)
-        drawn = (
-            f"blocks of {shortest} to {longest} consecutive pictures, by how alike neighbours are in what is scored: {alike}"
-        )
-    found = [f"Intervals are of 95 %. They come from the counts of each picture, resampled in {drawn}."]
-    if 1 < c.drives < MANY:
-        found.append(f"{c.drives} drives are few: the intervals tell of more pictures of these rather than of other streets.")
-    if c.split == "val":
-        found.append(
-            "A run folder stands for its best epoch, which was chosen on its val split: there it scores a little too well."
-        )
-    if c.architectures:
-        groups = "; ".join(f"{name}: {', '.join(members)}" for name, members in c.architectures.items())
-        found.append(f"Models of one architecture and recipe that differ by their seed: {groups}.")
-    if not c.architecture_pairs and c.pairs:
-        found.append(
-            f"These sentences are about checkpoints. Of architectures they say nothing before each has {SEEDS} seeds or more"
-            " (train --seed 1, --seed 2, ...): two trainings that differ by their seed alone differ, too."
-        )
-    if len(c.pairs) > FEW_PAIRS:
-        found.append(f"Each interval holds by itself: of {len(c.pairs)} pairs, one in twenty is expected to miss.")
+def tables(c: Comparison) -> dict[str, Table]:
+    """The page's tables by name; in the large ones a model is a column, so that a phone can show three."""
+    names = [model.name for model in c.models]
+    micro = [f"micro {spelled(name)}" for name in FIVE]
+    found: dict[str, Table] = {"scores": (["", *names], _scores(c)), "costs": (["", *names], _costs(c))}
+    if c.pairs:
+        rows = [
+            [f"{pair.first} minus {pair.second}", *(_difference(pair.differences[key]) for key in SHOWN)]
+            for pair in (*c.pairs, *c.architecture_pairs)
+        ]
+        found["differences"] = (["", *map(spelled, SHOWN)], rows)
+    rows = []
+    for model in c.models:
+        for what, scores in (("exact", model.report.scores), (model.otherwise.definition.words(), model.otherwise.scores)):
+            five = (percent(getattr(scores.micro, name), 2) for name in FIVE)
+            rows.append([f"{model.name}, {what or 'exact'}", *five, percent(getattr(scores, LEADING), 2)])
+    found["definitions"] = (["", *micro, spelled(LEADING)], rows)
+    if c.models[0].otherwise.definition == EARLIER:
+        published = [[name, *(percent(values[key], 2) for key in FIVE)] for name, values in PUBLISHED.items()]
+        found["published"] = (["published, Cityscapes val, void counted as road", *micro], published)
     return found
 
 
-def tables(c: Comparison) -> dict[str, Table]:
-    """The page's tables: title of each column, rows; a model is a column, so that a phone can show three."""
-    names = [model.name for model in c.models]
-    scores = [["macro IoU of labelled classes", *(_score(m.report, LEADING) for m in c.models)]]
-    scores += [["pixel accuracy", *(_score(m.report, "pixel_accuracy") for m in c.models)]]
-    for kind in ("macro", "micro"):
-        scores += [[f"{kind} {spelled(name)}", *(_score(m.report, f"{kind}_{name}") for m in c.models)] for name in FIVE]
-    return {
-        "costs": (["", *names], [[title, *map(tell, c.models)] for title, tell in COSTS.items()]),
-        "scores": (["", *names], scores),
-        "differences": (
-            ["", "macro IoU of labelled classes", "macro Dice", "macro sensitivity", "pixel accuracy"],
-            [
-                [f"{p.first} less {p.second}",
-                 *(_difference(p.differences[k]) for k in (LEADING, "macro_dice", "macro_sensitivity", "pixel_accuracy"))]
-                for p in (*c.pairs, *c.architecture_pairs)
-            ],
-        ),
-        "earlier": (
-            ["", *(f"micro {spelled(name)}" for name in FIVE), "macro IoU of labelled classes"],
-            [[f"{m.name}, {what}", *(percent(getattr(r.scores.micro, name), 2) for name in FIVE),
-              percent(getattr(r.scores, LEADING))]
-             for m in c.models for what, r in (("exact", m.report), (m.otherwise.definition.words() or "exact", m.otherwise))],
-        ),
-    }  # fmt: skip
+def _scores(c: Comparison) -> list[list[str]]:
+    keys = [LEADING, "pixel_accuracy", *(f"{kind}_{name}" for kind in ("macro", "micro") for name in FIVE)]
+    rows = [[spelled(key), *(_score(m.report, key) for m in c.models)] for key in keys]
+    return [*rows, ["calibration error (ECE)", *(percent(m.reliability.ece) for m in c.models)]]
+
+
+def _costs(c: Comparison) -> list[list[str]]:
+    return [[title, *map(tell, c.models)] for title, tell in COSTS.items()]
 
 
 def _megabytes(model: Model) -> str:
@@ -102,8 +66,8 @@ def _megabytes(model: Model) -> str:
 
 COSTS = {
     "architecture": lambda m: f"{m.architecture}, width {m.width}",
-    "weights": lambda m: f"{m.cost.parameters:,}",
-    "input (height x width), first picture": lambda m: "{} x {}".format(*m.cost.input_size),
+    "parameters": lambda m: f"{m.cost.parameters:,}",
+    "input for the first picture (height x width)": lambda m: "{} x {}".format(*m.cost.input_size),
     "GFLOP a picture": lambda m: f"{m.cost.gflop:.1f}",
     "training, images/s": lambda m: "–" if m.cost.training_images_per_s is None else f"{m.cost.training_images_per_s:.1f}",
     "inference, median": lambda m: f"{m.cost.median_ms:.0f} ms",
@@ -112,7 +76,6 @@ COSTS = {
     "trained on": lambda m: (
         f"{m.trained_on}, {m.epoch} epochs" + (f" (the last of {len(m.legs)} legs)" if len(m.legs) > 1 else "")
     ),
-    "calibration error (ECE)": lambda m: percent(m.reliability.ece),
 }
 
 

@@ -39,9 +39,10 @@ def compare_models(names: Sequence[str], counts: Sequence[PerImage], blocks: Blo
 
 
 def compare_architectures(
-    groups: dict[str, list[int]], counts: Sequence[PerImage], blocks: Blocks, recipes: Sequence[object] = ()
+    groups: dict[str, list[int]], counts: Sequence[PerImage], blocks: Blocks, kinds: Sequence[tuple[object, object]]
 ) -> list[Pair]:
-    """Every pair of architectures, means over their seeds; where `recipes` of the models differ, the verdict says so.
+    """Every pair of architectures, means over their seeds. `kinds` has the architecture and the recipe of each model: the
+    verdict tells where it is not the architecture alone that differs.
 
     To the variance of the images comes that of the seeds, s^2 / n of each group, which another draw of the weights would
     bring too; degrees of freedom after Welch and Satterthwaite.
@@ -60,7 +61,10 @@ def compare_architectures(
             parts = np.sum([v**2 / f for v, f in zip(variances, freedoms, strict=True)], axis=0)
             freedom = np.maximum(np.where(parts > 0, total**2 / parts, np.inf), 1)
         pair = _pair(name, other, Estimate(images.value, total**0.5, freedom, images.lengths))
-        if recipes and recipes[mine[0]] != recipes[theirs[0]]:
+        (architecture, recipe), (other_architecture, other_recipe) = kinds[mine[0]], kinds[theirs[0]]
+        if architecture == other_architecture:
+            pair.verdict += " They differ by their recipe only."
+        elif recipe != other_recipe:
             pair.verdict += " They were trained by different recipes, so this is of recipe and architecture together."
         pairs.append(pair)
     return pairs
@@ -79,7 +83,7 @@ def verdict(first: str, second: str, difference: Difference) -> str:
     """What a difference of the leading score means, in a plain sentence."""
     what = "macro IoU of the labelled classes"
     if difference.value is None or difference.interval is None:
-        return f"{first} and {second}: too few images to tell."
+        return f"{first} and {second}: too few pictures to tell."
     if not difference.value and difference.interval == (0, 0):
         return f"{first} and {second} score the same on every picture."
     low, high = (100 * bound for bound in difference.interval)
@@ -87,6 +91,7 @@ def verdict(first: str, second: str, difference: Difference) -> str:
         better, worse = (first, second) if low > 0 else (second, first)
         least, most = sorted((abs(low), abs(high)))
         points = abs(100 * difference.value)
-        return f"{better} is better than {worse}, by {points:.1f} points of {what} (95 %: {least:.1f} to {most:.1f})."
-    return (f"The data cannot tell {first} from {second}: the first less the second is {100 * difference.value:+.1f} points of"
-            f" {what}, and anything from {low:+.1f} to {high:+.1f} is possible (95 %).")  # fmt: skip
+        return (f"{better} is better than {worse}, by {points:.1f} percentage points of {what} (95 % interval: {least:.1f} to"
+                f" {most:.1f}).")  # fmt: skip
+    return (f"The data cannot tell {first} and {second} apart: {first} minus {second} is {100 * difference.value:+.1f}"
+            f" percentage points of {what}; the 95 % interval, {low:+.1f} to {high:+.1f}, includes zero.")  # fmt: skip
