@@ -133,6 +133,8 @@ def curves(models: Sequence[Model], histories: Sequence[list[Row]]) -> Figure:
             axes.set_axis_off()
             continue
         for place, (model, history) in enumerate(zip(models, histories, strict=True)):
+            if not history:
+                continue
             epochs = [row["epoch"] for row in history]
             validation = [row.get(f"val_{name}") for row in history]
             training = "train_loss" if name == "loss" else f"train_running_{name}"
