@@ -144,9 +144,11 @@ def find_models(sources: list[Path]) -> dict[str, Path]:
             if name in found and not path.samefile(found[name]):
                 raise InputError(f"the model name {name!r} is met twice: {found[name]} and {path}; rename or leave out one")
             found[name] = path
-    found = found or shipped()
+    looked = ", ".join(map(str, sources))
+    if not found and shipped():
+        found = shipped()
+        log.warning("no checkpoint in %s: serving those that come with the project: %s", looked, ", ".join(found))
     if not found:
-        looked = ", ".join(map(str, sources))
         raise InputError(
             f"SEGMENT_CHECKPOINTS: nothing to serve in {looked}; train a model first"
             " (python -m training train --model ddunet --data DIR), or name a checkpoint file or run folder"

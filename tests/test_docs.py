@@ -72,6 +72,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from PIL import Image
 
     Image.open(photo).save(folder / "street.jpg")
+    (folder / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "street.jpg", folder / "docs")
     return folder
 
 

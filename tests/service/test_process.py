@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,15 +25,15 @@ ROOT = Path(__file__).parents[2]
 class Process:
     """`python -m service` on a free port."""
 
-    def __init__(self, tmp_path: Path, **settings: object) -> None:
+    def __init__(self, tmp_path: Path, cwd: Path = ROOT, **settings: object) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         given = {"SEGMENT_PORT": self.port, "SEGMENT_STATE": tmp_path / "state", **settings}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "service"],
-            cwd=ROOT,
-            env={**os.environ, **{key: str(value) for key, value in given.items()}},
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **{key: str(value) for key, value in given.items()}},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -62,8 +63,8 @@ class Process:
 def start(tmp_path: Path) -> Iterator:
     started: list[Process] = []
 
-    def run(**settings: object) -> Process:
-        started.append(Process(tmp_path, **settings))
+    def run(cwd: Path = ROOT, **settings: object) -> Process:
+        started.append(Process(tmp_path, cwd, **settings))
         return started[-1]
 
     yield run
@@ -80,9 +81,17 @@ def test_a_stopped_service_ends_with_0(start, checkpoint: Path, stop: signal.Sig
     assert service.ended()[0] == 0
 
 
-def test_nothing_to_serve_ends_with_2_and_one_line(start, tmp_path: Path) -> None:
-    code, out = start(SEGMENT_CHECKPOINTS=tmp_path).ended()
-    assert code == 2 and out.startswith("error: SEGMENT_CHECKPOINTS: nothing to serve") and out.count("\n") == 1
+def test_a_name_met_twice_ends_with_2_and_one_line(start, checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copy(checkpoint, tmp_path)
+    code, out = start(SEGMENT_CHECKPOINTS=f"{checkpoint}:{tmp_path}").ended()
+    assert code == 2 and out.startswith("error: the model name 'random' is met twice") and out.count("\n") == 1
+
+
+def test_a_service_with_no_setting_serves_the_checkpoints_that_ship(start, tmp_path: Path) -> None:
+    service = start(cwd=tmp_path)
+    service.until_ready()
+    reply = httpx.post(f"{service.url}/segment", content=(ROOT / "docs" / "street.jpg").read_bytes(), timeout=60)
+    assert reply.status_code == 200 and reply.headers["segment-model"] == "ddunet"
 
 
 def test_an_unusable_default_model_ends_with_1(start, tmp_path: Path) -> None:

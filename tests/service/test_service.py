@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from core.checkpoint import read_checkpoint
+import core.checkpoint
+from core.checkpoint import read_checkpoint, shipped
 from core.errors import InputError
 from service.models import find_models
 from service.settings import load_settings
@@ -32,7 +33,13 @@ def test_a_name_met_twice_tells_both_paths(tmp_path: Path) -> None:
         find_models([tmp_path / "one", tmp_path / "two"])
 
 
-def test_nothing_to_serve_says_so(tmp_path: Path) -> None:
+def test_where_nothing_is_found_those_that_ship_are_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert find_models([tmp_path]) == shipped() != {}
+    assert str(tmp_path) in caplog.text and "come with the project: ddunet" in caplog.text
+
+
+def test_nothing_to_serve_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core.checkpoint, "PRETRAINED", tmp_path)  # a build without them
     with pytest.raises(InputError, match="nothing to serve"):
         find_models([tmp_path])
 

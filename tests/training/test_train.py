@@ -100,7 +100,7 @@ def test_a_second_leg_tells_of_the_first(run: Path, scenes: Path, tmp_path: Path
     assert cli("train", "--run", tmp_path / "second", "--resume", "--epochs", 2)[0] == 0
     legs = read_checkpoint(tmp_path / "second/checkpoints/last.safetensors").card.legs
     assert (legs[0], legs[1].seed, legs[1].epochs) == (read_checkpoint(first).card.legs[0], 3, 2)
-    assert legs[1].command.endswith("--seed 3 --init last.safetensors")
+    assert legs[1].command.endswith(f"--seed 3 --init {'/'.join(first.parts[-4:])}")
 
 
 def test_evaluate_tells_the_score_that_training_told(run: Path, scenes: Path, tmp_path: Path, cli) -> None:
