@@ -135,11 +135,6 @@ def shipped() -> dict[str, Path]:
     return {file.stem: file for file in sorted(PRETRAINED.glob(f"*{SUFFIX}"))}
 
 
-def scored_on(name: str, split: str, images: int) -> str:
-    """What a card says of the data that its scores are of."""
-    return f"{name} {split}, {images} images"
-
-
 def summary(scores: Any) -> dict[str, float | None]:
     """The scores that a card keeps: the leading ones, by name."""
     return {key: getattr(scores, key) for key in ("pixel_accuracy", "macro_iou", "macro_iou_labelled")}

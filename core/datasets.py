@@ -180,6 +180,11 @@ def drives(dataset: Dataset) -> list[str]:
     return [str(Path(dataset.where(index)).parent) for index in range(len(dataset))]
 
 
+def described(dataset: Dataset) -> str:
+    """What a card says of the data that its scores are of."""
+    return f"{dataset.name} {dataset.split}, {len(dataset)} images"
+
+
 def batches(count: int, size: int, rank: int = 0, ranks: int = 1) -> Iterator[list[int]]:
     """Indices of a rank's share of `count` samples in batches of `size`; nothing is dropped, nothing stands twice."""
     mine = list(range(rank, count, ranks))

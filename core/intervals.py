@@ -63,6 +63,10 @@ class Blocks:
                 return 1 if lag == 1 else min(PER_BLOCK * lag, longest)
         return longest
 
+    def lengths(self, influence: Floats) -> npt.NDArray[np.int64]:
+        """The `length` of each column of an `influence` (N, S): (S,), 0 where it is undefined."""
+        return np.array([self.length(series) if np.isfinite(series).all() else 0 for series in influence.T])
+
     def number(self, length: int) -> float:
         """How many blocks of `length` images there are: what the degrees of freedom follow from."""
         return self.drives if self.whole_drives else self.images / length
@@ -91,7 +95,7 @@ def _tally(chosen: npt.NDArray[np.int64], columns: int) -> Floats:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Scores or differences (S,), NaN where undefined, with their standard errors, degrees of freedom and block lengths.
+    """Scores or differences (S,), NaN where undefined, with their standard errors and degrees of freedom.
 
     An error is NaN where the images don't tell: there are too few, or too few that hold what the score is about.
     """
@@ -99,7 +103,6 @@ class Estimate:
     value: Floats
     error: Floats
     freedom: Floats
-    lengths: npt.NDArray[np.int64]  # in images; 0 where undefined
 
     def half_widths(self) -> Floats:
         """Half the width of a symmetric 95 % interval, (S,)."""
@@ -124,11 +127,10 @@ def estimate(blocks: Blocks, terms: Sequence[tuple[float, PerImage]], statistic:
         return np.where(known, np.nanvar(draws[:, mine], axis=0) * number / (number - 1), np.nan)
 
     value = combined(lambda counts: statistic(counts.sum(0)))
-    influence = combined(lambda counts: _influence(counts, statistic))
     error, freedom = np.full(len(value), np.nan), np.full(len(value), np.nan)
-    lengths = np.array([blocks.length(series) if np.isfinite(series).all() else 0 for series in influence.T])
+    lengths = blocks.lengths(combined(lambda counts: influence(counts, statistic)))
     if blocks.number(1) < 2:
-        return Estimate(value, error, freedom, lengths)
+        return Estimate(value, error, freedom)
     for length in sorted(set(lengths) - {0}):
         mine = lengths == length
         variance = variances(length, mine)
@@ -136,14 +138,14 @@ def estimate(blocks: Blocks, terms: Sequence[tuple[float, PerImage]], statistic:
             variance = np.maximum(variance, 2 * variance - variances(length // 2, mine))
         error[mine], freedom[mine] = variance**0.5, blocks.number(length) - 1
     error[(error < NOTHING) & (value != 0)] = np.nan  # all images alike: what others are like can't be told
-    return Estimate(value, error, freedom, lengths)
+    return Estimate(value, error, freedom)
 
 
-def _influence(counts: PerImage, statistic: Statistic) -> Floats:
+def influence(counts: PerImage, statistic: Statistic = leading) -> Floats:
     """How much each image moves the scores, (N, S): their derivative by the image's weight, by a small difference."""
     total, step = counts.sum(0), 1e-3
-    influence: Floats = (statistic(total + step * counts) - statistic(total)) / step
-    return influence
+    moved: Floats = (statistic(total + step * counts) - statistic(total)) / step
+    return moved
 
 
 def student(freedom: Floats) -> Floats:

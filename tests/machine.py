@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from datetime import UTC, datetime
-from pathlib import Path
 
 import torch
+
+from training.comparison.summary import processor
 
 
 def machine() -> str:
     """Processor, system, versions and the day."""
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
     system = f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
-    return f"{len(names)} cores of {names[0]}, {system}, {datetime.now(UTC):%Y-%m-%d}"
+    return f"{os.cpu_count()} cores of {processor()}, {system}, {datetime.now(UTC):%Y-%m-%d}"

@@ -22,7 +22,7 @@ from training.comparison.contestants import Contestant, open_contestants
 from training.comparison.counting import count_all
 from training.comparison.document import Comparison
 from training.comparison.figures import plots
-from training.comparison.grids import grid
+from training.comparison.grids import CAPTIONS, grid
 from training.comparison.summary import Measured, summarise
 from training.data import check, open_data
 from training.evaluate import add_definition_flags, add_device_flags, definition
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
 def measure(contestants: Sequence[Contestant], dataset: Dataset, options: argparse.Namespace) -> list[Measured]:
     """Memory of each model in a process of its own, and the speed of training, in turns."""
     height, width = dataset[0][1].shape
-    peaks = [costs.peak_memory(contestant, (height, width), options.backend) for contestant in contestants]
+    peaks = costs.peak_memories(contestants, (height, width), options.backend)
     device = choose_device(options.device)
     speeds = costs.training_speeds(contestants, device, options.training_steps)
     return [Measured(speed, peak) for speed, peak in zip(speeds, peaks, strict=True)]
@@ -85,11 +85,8 @@ def figures(comparison: Comparison, contestants: Sequence[Contestant], dataset: 
     apart = [example for example in comparison.examples if example.rule == "disagreement"]
     chosen = [example for example in comparison.examples if example.rule != "disagreement"]
     names = [contestant.name for contestant in contestants]
-    for name, caption, rows in (
-        ("examples", "Typical, best and worst pictures, with each model's IoU on them", chosen),
-        ("disagreement", "Where the models disagree most", apart),
-    ):
+    for name, rows in (("examples", chosen), ("disagreement", apart)):
         if rows:
             samples = [dataset[example.index] for example in rows]
             cells = [(e, *s, [c.segmenter(s[0]) for c in contestants]) for e, s in zip(rows, samples, strict=True)]
-            yield name, caption, grid(cells, names, dataset.labels, apart=rows is apart)
+            yield name, CAPTIONS[name], grid(cells, names, dataset.labels, apart=rows is apart)

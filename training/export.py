@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from core.checkpoint import SUFFIX, Card, Checkpoint, find_checkpoint, read_checkpoint, scored_on, summary, write_checkpoint
-from core.datasets import Dataset
+from core.checkpoint import SUFFIX, Card, Checkpoint, find_checkpoint, read_checkpoint, summary, write_checkpoint
+from core.datasets import Dataset, described
 from core.errors import InputError
 from core.evaluation import require_same_labels
 from core.files import write_atomically
@@ -57,9 +57,9 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     dataset = open_data(options.data, options.split) if options.data else None
     history, text = read_rows(history_of(path)), history_of(path).read_bytes() if history_of(path).exists() else b""
     tensors = halved(source)
-    card = described(source.card, history, options.licence, options.limits)
+    card = completed(source.card, history, options.licence, options.limits)
     scores = scored(replace(source, tensors=tensors), dataset) if dataset else {}
-    of = scored_on(dataset.name, dataset.split, len(dataset)) if dataset else None
+    of = described(dataset) if dataset else None
     digest = write_checkpoint(out, card.model_copy(update={"scores": scores, "scored_on": of}), tensors)
     history_beside(out).unlink(missing_ok=True)  # of another checkpoint that lay there
     if history:
@@ -83,7 +83,7 @@ def halved(source: Checkpoint) -> Tensors:
     return tensors
 
 
-def described(card: Card, history: list[Row], licence: str | None, limits: str | None) -> Card:
+def completed(card: Card, history: list[Row], licence: str | None, limits: str | None) -> Card:
     """The card with what is told and with the hours of its training, where its run is at hand; the rest stays."""
     legs = list(card.legs)
     if history and legs:

@@ -10,8 +10,8 @@ from torch import nn
 
 from core import metrics
 from core.backends.torch_ import to_tensors
-from core.checkpoint import Architecture, Card, Leg, scored_on, summary
-from core.datasets import Dataset
+from core.checkpoint import Architecture, Card, Leg, summary
+from core.datasets import Dataset, described
 from core.segmenter import Segmenter
 from training.board import Board, picture_strip
 from training.config import TrainConfig
@@ -58,7 +58,7 @@ class Recorder:
             data=self.train_set.name,
             epoch=epoch,
             scores=summary(scores),
-            scored_on=scored_on(self.val_set.name, self.val_set.split, len(self.val_set)),
+            scored_on=described(self.val_set),
             legs=(*self.folder.legs(), self.leg(epoch)),
         )
         score = getattr(scores, LEADING) or 0.0

@@ -88,9 +88,14 @@ def _training(contestant: Contestant, device: torch.device) -> tuple[Step, Batch
     return step, Batch(images, labels), Sums(classes, device)
 
 
-def peak_memory(contestant: Contestant, photo: Size, backend: str) -> Peak | None:
-    """Memory at its highest in a process of its own that segments photographs of a size with the model; None, with a
-    warning, where that process fails."""
+def peak_memories(contestants: Sequence[Contestant], photo: Size, backend: str) -> list[Peak | None]:
+    """Memory at its highest in a process of its own that segments photographs of a size with a model: one process for those
+    of one architecture and size. None, with a warning, where it fails."""
+    found = {kind: _peak_memory(c, photo, backend) for kind, c in {_kind(c): c for c in contestants}.items()}
+    return [found[_kind(c)] for c in contestants]
+
+
+def _peak_memory(contestant: Contestant, photo: Size, backend: str) -> Peak | None:
     path, device = contestant.checkpoint.path, contestant.segmenter.backend.device
     command = [sys.executable, "-m", "training.comparison.peak", str(path), device, backend, *map(str, photo)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 -- this project's own module

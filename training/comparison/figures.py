@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from training.comparison.document import Comparison, Model
-from training.curves import PANELS, spelled
+from training.curves import FIGURE, column, panels
 from training.run_folder import LEADING, Row
 
 COLOURS: list[Any] = list(matplotlib.color_sequences["tab10"])
@@ -126,29 +126,17 @@ def reliability(models: Sequence[Model]) -> Figure:
 
 def curves(models: Sequence[Model], histories: Sequence[list[Row]]) -> Figure:
     """A panel for the loss and for each score, all models in each; a dot marks the epoch that is compared."""
-    figure = Figure(figsize=(17, 9.5), layout="constrained")
-    panels = figure.subplots(3, 5)
-    for axes, name in zip(panels.flat, (name for line in PANELS for name in line), strict=True):
-        if not name:
-            axes.set_axis_off()
-            continue
+    figure = Figure(figsize=FIGURE, layout="constrained")
+    for axes, training, validation in panels(figure, "validation: cross-entropy (nats)\ntraining: what it minimises"):
         for place, (model, history) in enumerate(zip(models, histories, strict=True)):
             if not history:
                 continue
             epochs = [row["epoch"] for row in history]
-            validation = [row.get(f"val_{name}") for row in history]
-            training = "train_loss" if name == "loss" else f"train_running_{name}"
-            axes.plot(epochs, validation, color=colour(place), label=written(model.name))
-            axes.plot(epochs, [row.get(training) for row in history], color=colour(place), ls=":", lw=0.9)
-            compared = validation[epochs.index(model.epoch)] if model.epoch in epochs else None
-            if compared is not None:
-                axes.plot(model.epoch, compared, "o", color=colour(place), ms=4)
-        axes.set_title(spelled(name))
-        axes.set_xlabel("epoch")
-        axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    panels[0, 0].set_ylabel("validation: cross-entropy (nats)\ntraining: what it minimises")
-    panels[0, 4].legend(*panels[0, 0].get_legend_handles_labels(), loc="center", fontsize=12)
+            scores = column(history, validation)
+            axes.plot(epochs, scores, color=colour(place), label=written(model.name))
+            axes.plot(epochs, column(history, training), color=colour(place), ls=":", lw=0.9)
+            if model.epoch in epochs:
+                axes.plot(model.epoch, scores[epochs.index(model.epoch)], "o", color=colour(place), ms=4)
     return figure
 
 

@@ -17,6 +17,10 @@ from core.transforms import resize_label, resize_photo
 from training.comparison.document import Example
 from training.comparison.figures import written
 
+CAPTIONS = {
+    "examples": "Typical, best and worst pictures, with each model's IoU on them",
+    "disagreement": "Where the models disagree most",
+}
 LONGEST = 640  # pixels of a cell's longer side
 CELL = 3.0  # inches of a cell's width
 

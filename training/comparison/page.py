@@ -15,12 +15,12 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from core.files import write_atomically
-from training.comparison import words
+from training.comparison import figures as plots
+from training.comparison import grids, words
 from training.comparison.document import Comparison
 from training.comparison.tables import tables
 
 FIGURES, SUFFIXES = "figures", ("png", "svg")
-NAMES = {"class_iou", "confusion", "reliability", "curves", "iou_speed", "iou_parameters", "examples", "disagreement"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def write(comparison: Comparison, figures: Iterable[tuple[str, str, Figure]], ou
     """Write everything into a folder, each file atomically, the page last."""
     (out / FIGURES).mkdir(parents=True, exist_ok=True)
     pictures = [_save(name, caption, figure, out) for name, caption, figure in figures]
-    for name in NAMES - {picture.name for picture in pictures}:
+    for name in (plots.CAPTIONS | grids.CAPTIONS).keys() - {picture.name for picture in pictures}:
         for suffix in SUFFIXES:  # of an earlier comparison in the same folder
             (out / FIGURES / f"{name}.{suffix}").unlink(missing_ok=True)
     write_atomically(out / "report.json", [comparison.model_dump_json(indent=2).encode() + b"\n"])

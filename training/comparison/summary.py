@@ -16,7 +16,7 @@ from core import evaluation, metrics
 from core.backends.torch_ import CPU_THREADS
 from core.datasets import Dataset, drives
 from core.evaluation import Definition
-from core.intervals import Blocks, Interval, PerImage, estimate, score_intervals
+from core.intervals import Blocks, Interval, PerImage, influence, score_intervals
 from core.metrics import five_scores
 from training.comparison import costs
 from training.comparison.contestants import Contestant, same_but_for_the_seed
@@ -53,7 +53,7 @@ def summarise(
     groups = same_but_for_the_seed(contestants)
     ious = image_ious(counts)
     chosen = [*choose_by_score(ious, streets), *choose_by_disagreement(disagreement, streets)]
-    lengths = [estimate(blocks, [(1.0, each)]).lengths for each in counts]
+    lengths = [blocks.lengths(influence(each)) for each in counts]
     return Comparison(
         command=command,
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -134,11 +134,12 @@ def _example(chosen: Chosen, dataset: Dataset, names: Sequence[str], ious: Float
 def _machine(contestant: Contestant) -> Machine:
     backend = contestant.segmenter.backend
     gpu = backend.device.startswith("cuda")
-    device = torch.cuda.get_device_name(backend.device) if gpu else _processor()
+    device = torch.cuda.get_device_name(backend.device) if gpu else processor()
     return Machine(device=device, backend=backend.name, torch=torch.__version__, threads=CPU_THREADS)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

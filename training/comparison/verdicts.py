@@ -60,7 +60,7 @@ def compare_architectures(
         with np.errstate(divide="ignore", invalid="ignore"):
             parts = np.sum([v**2 / f for v, f in zip(variances, freedoms, strict=True)], axis=0)
             freedom = np.maximum(np.where(parts > 0, total**2 / parts, np.inf), 1)
-        pair = _pair(name, other, Estimate(images.value, total**0.5, freedom, images.lengths))
+        pair = _pair(name, other, Estimate(images.value, total**0.5, freedom))
         (architecture, recipe), (other_architecture, other_recipe) = kinds[mine[0]], kinds[theirs[0]]
         if architecture == other_architecture:
             pair.verdict += " They differ by their recipe only."
