@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from core.datasets import Dataset
 from core.transforms import resize_label, resize_photo
-from training.run_folder import Row
+from training.history import Row
 from training.validation import FittedSegmenter
 
 STRIP_HEIGHT = 128  # pixels of a picture in the strip

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.files import write_atomically
-from training.run_folder import Row
+from training.history import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

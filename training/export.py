@@ -21,8 +21,8 @@ from core.tensorfile import Tensors
 from training.data import check, open_data
 from training.distributed import World
 from training.evaluate import evaluate
+from training.history import Row, history_beside, history_of, read_rows
 from training.paths import require_file
-from training.run_folder import Row, history_beside, history_of, read_rows
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

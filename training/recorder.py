@@ -16,7 +16,8 @@ from core.segmenter import Segmenter
 from training.board import Board, picture_strip
 from training.config import TrainConfig
 from training.curves import CROSS_ENTROPY, draw_curves
-from training.run_folder import LEADING, Row, RunFolder
+from training.history import Row
+from training.run_folder import LEADING, RunFolder
 from training.validation import FittedSegmenter, Validation, score_columns
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 from core import __version__, tensorfile
 from core.checkpoint import SUFFIX, Card, Leg, not_finite, write_checkpoint
-from core.errors import CheckpointError, InputError, RunError
+from core.errors import CheckpointError, RunError
 from core.files import link_atomically, make_folder, remove_temporaries, write_atomically
 from core.tensorfile import Document, Tensors
 from training.config import TrainConfig
+from training.history import Row, read_rows, read_table, write_table
 
-Row = dict[str, Any]
 KEPT_RESUME_FILES = 2
 LEADING = "macro_iou_labelled"  # chooses the best: one stray pixel of an absent class should not
 
@@ -32,40 +29,6 @@ def _readable(path: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a history, numbers as floats, None where a score is undefined; none where there is no file.
-
-    Raises InputError where it is no history.
-    """
-    try:
-        rows, names = _read_table(path)
-        if names and "epoch" not in names:
-            raise ValueError
-        return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
-    except (TypeError, ValueError):  # not text, not numbers
-        raise InputError(f"{path}: not the history of a run: expected columns of numbers, such as epoch and val_loss") from None
-
-
-def history_beside(checkpoint: Path) -> Path:
-    """Where the history of a lone checkpoint lies: beside it, under its name."""
-    return checkpoint.with_name(f"{checkpoint.stem}.history.csv")
-
-
-def history_of(checkpoint: Path) -> Path:
-    """Where the history of a checkpoint's run lies: beside the file under its name, or else in its run folder."""
-    beside = history_beside(checkpoint)
-    in_run = checkpoint.parent.name == "checkpoints" and not beside.exists()
-    return checkpoint.parent.parent / "history.csv" if in_run else beside
-
-
-def _read_table(path: Path) -> tuple[list[Row], list[str]]:
-    if not path.exists():
-        return [], []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        return list(reader), list(reader.fieldnames or [])
 
 
 class RunFolder:
@@ -180,8 +143,8 @@ class RunFolder:
 
     def append_history(self, row: Row) -> None:
         """Add an epoch's row as the epoch ends; the file is written anew, so that no crash leaves half a row."""
-        rows, names = _read_table(self.history)
-        self._write_history([*rows, row], names or list(row))
+        rows, names = read_table(self.history)
+        write_table(self.history, [*rows, row], names or list(row))
 
     def read_history(self) -> list[Row]:
         """All rows, numbers as floats, None where a score is undefined."""
@@ -192,7 +155,7 @@ class RunFolder:
 
         Where --keep has deleted a checkpoint, the link stays as it is.
         """
-        rows, names = _read_table(self.history)
+        rows, names = read_table(self.history)
         kept = [row for row in rows if int(row["epoch"]) <= epoch]
         if len(kept) < len(rows):
             kind = "" if self.warned else "warning: "
@@ -204,11 +167,4 @@ class RunFolder:
             if path.is_file():
                 link_atomically(path, self.checkpoints / f"{name}{SUFFIX}")
         if names:
-            self._write_history(kept, names)
-
-    def _write_history(self, rows: list[Row], names: list[str]) -> None:
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, fieldnames=names, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.history, [text.getvalue().encode()])
+            write_table(self.history, kept, names)

@@ -17,8 +17,8 @@ from core.segmenter import Segmenter
 from core.threads import at_once
 from core.transforms import Size, resize_label
 from training.distributed import World
+from training.history import Row
 from training.progress import bar
-from training.run_folder import Row
 
 MOST = 8  # photographs a round: a stop has to wait for them
 

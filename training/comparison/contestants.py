@@ -11,7 +11,7 @@ from pathlib import Path
 from core.checkpoint import Architecture, Checkpoint, find_checkpoint, read_checkpoint
 from core.errors import InputError
 from core.segmenter import Segmenter
-from training.run_folder import Row, history_of, read_rows
+from training.history import Row, history_of, read_rows
 
 OF_ITS_OWN = ("--model", "--width", "--seed")  # flags that do not belong to a recipe
 SEEDS = 3  # so many of each architecture, or the difference may be that of two draws of the weights

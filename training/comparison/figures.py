@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from training.comparison.document import Comparison, Model
 from training.curves import FIGURE, column, panels
-from training.run_folder import LEADING, Row
+from training.history import Row
+from training.run_folder import LEADING
 
 COLOURS: list[Any] = list(matplotlib.color_sequences["tab10"])
 CAPTIONS = {
