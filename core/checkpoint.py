@@ -39,7 +39,7 @@ class Leg(BaseModel):
     images: int = Field(ge=1)
     seed: int = Field(ge=0)
     epochs: int = Field(ge=0)  # done, of those that the command says
-    hours: float | None = None  # of training steps, told at export: two equal trainings have equal checkpoints
+    hours: float | None = None  # of the steps of all its epochs, told at export: two equal trainings have equal checkpoints
 
 
 class Card(BaseModel):

@@ -17,7 +17,7 @@ from core.backends.torch_ import choose_device
 from core.datasets import Dataset
 from core.errors import InputError
 from core.evaluation import EARLIER, require_same_labels
-from training.comparison import costs, page
+from training.comparison import costs, page, words
 from training.comparison.contestants import Contestant, open_contestants
 from training.comparison.counting import count_all
 from training.comparison.document import Comparison
@@ -66,6 +66,8 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     page.write(comparison, figures(comparison, contestants, dataset), options.out)
     for pair in (*comparison.architecture_pairs, *comparison.pairs):
         print(pair.verdict)
+    if words.speaks_of_checkpoints_alone(comparison):
+        print(words.ABOUT_CHECKPOINTS)
     print(f"page: {options.out / 'index.html'}")
     return 0
 
@@ -81,7 +83,7 @@ def measure(contestants: Sequence[Contestant], dataset: Dataset, options: argpar
 
 def figures(comparison: Comparison, contestants: Sequence[Contestant], dataset: Dataset) -> Iterator[tuple[str, str, Figure]]:
     """Name, caption and figure: the plots, then the grids of pictures."""
-    yield from plots(comparison, [contestant.history for contestant in contestants])
+    yield from plots(comparison)
     apart = [example for example in comparison.examples if example.rule == "disagreement"]
     chosen = [example for example in comparison.examples if example.rule != "disagreement"]
     names = [contestant.name for contestant in contestants]

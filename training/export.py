@@ -11,17 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from core.checkpoint import SUFFIX, Card, Checkpoint, find_checkpoint, read_checkpoint, summary, write_checkpoint
+from core.checkpoint import PRETRAINED, SUFFIX, Card, Checkpoint, find_checkpoint, read_checkpoint, summary, write_checkpoint
 from core.datasets import Dataset, described
 from core.errors import InputError
 from core.evaluation import require_same_labels
-from core.files import write_atomically
 from core.segmenter import Segmenter
 from core.tensorfile import Tensors
 from training.data import check, open_data
 from training.distributed import World
 from training.evaluate import evaluate
-from training.history import Row, history_beside, history_of, read_rows
+from training.history import Row, histories_of, history_beside, last_leg, read_rows, read_table, write_table
 from training.paths import require_file
 
 
@@ -45,8 +44,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
-    """Write the file, and beside it the history of its run as NAME.history.csv."""
+    """Write the file, and beside it the history of all its training as NAME.history.csv."""
     name, path = find_checkpoint(options.checkpoint)
+    if options.out is None and path.parent == PRETRAINED:
+        raise InputError(
+            f"--out: {name} comes with the project, whose folder is not for files of yours; name the file to write"
+        )
     source = read_checkpoint(path, name)
     out = options.out or path.with_name(f"{path.stem}.{options.to}{SUFFIX}")
     if out.suffix != SUFFIX:
@@ -55,7 +58,8 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     if out.exists() and out.samefile(path):
         raise InputError(f"--out: {out} is the checkpoint itself; choose another file")
     dataset = open_data(options.data, options.split) if options.data else None
-    history, text = read_rows(history_of(path)), history_of(path).read_bytes() if history_of(path).exists() else b""
+    histories = histories_of(path)
+    history, (rows, names) = read_rows(*histories), read_table(*histories)
     tensors = halved(source)
     card = completed(source.card, history, options.licence, options.limits)
     scores = scored(replace(source, tensors=tensors), dataset) if dataset else {}
@@ -63,7 +67,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     digest = write_checkpoint(out, card.model_copy(update={"scores": scores, "scored_on": of}), tensors)
     history_beside(out).unlink(missing_ok=True)  # of another checkpoint that lay there
     if history:
-        write_atomically(history_beside(out), [text])
+        write_table(history_beside(out), rows, names)
     told = ", ".join(f"{key} {value:.4f}" for key, value in scores.items() if value is not None)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, digest {digest[:16]}" + f", {told}" * bool(told))
     return 0
@@ -84,10 +88,10 @@ def halved(source: Checkpoint) -> Tensors:
 
 
 def completed(card: Card, history: list[Row], licence: str | None, limits: str | None) -> Card:
-    """The card with what is told and with the hours of its training, where its run is at hand; the rest stays."""
+    """The card with what is told and with the hours of its training, all epochs of it, where its run is at hand."""
     legs = list(card.legs)
     if history and legs:
-        seconds = sum(row["seconds"] or 0 for row in history if (row["epoch"] or 0) <= card.epoch)
+        seconds = sum(row["seconds"] or 0 for row in last_leg(history))
         legs[-1] = legs[-1].model_copy(update={"hours": round(seconds / 3600, 3)})
     told = {"licence": licence or card.licence, "limits": limits or card.limits, "legs": tuple(legs)}
     return card.model_copy(update=told)

@@ -1,9 +1,10 @@
-"""`history.csv`: a row an epoch, losses and scores; where it lies, how it is read and written."""
+"""`history.csv`: a row an epoch, losses and scores; where it lies, how it is read and written, and legs end to end."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,44 @@ from core.errors import InputError
 from core.files import write_atomically
 
 Row = dict[str, Any]
+EARLIER = "history.earlier.csv"  # in a run folder: the epochs of the trainings before it, where it began with --init
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a history, numbers as floats, None where a score is undefined; none where there is no file.
+def history_beside(checkpoint: Path) -> Path:
+    """Where the history of a lone checkpoint lies: beside it, under its name."""
+    return checkpoint.with_name(f"{checkpoint.stem}.history.csv")
 
-    Raises InputError where it is no history.
+
+def histories_of(checkpoint: Path) -> list[Path]:
+    """Where the epochs of all trainings that led to a checkpoint lie, in their order: beside the file under its name, or else
+    in its run folder."""
+    beside, run = history_beside(checkpoint), checkpoint.parent.parent
+    in_run = checkpoint.parent.name == "checkpoints" and not beside.exists()
+    return [run / EARLIER, run / "history.csv"] if in_run else [beside]
+
+
+def read_table(*paths: Path) -> tuple[list[Row], list[str]]:
+    """Rows of text by column, of one file after the other, and all columns in their order; nothing where there is no file."""
+    rows: list[Row] = []
+    names: dict[str, None] = {}
+    for path in paths:
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                rows += reader
+                names |= dict.fromkeys(reader.fieldnames or [])
+    return rows, list(names)
+
+
+def read_rows(*paths: Path) -> list[Row]:
+    """The rows of histories, numbers as floats, None where a score is undefined; none where there is no file.
+
+    Raises InputError where one is no history.
     """
+    return [row for path in paths for row in _numbers(path)]
+
+
+def _numbers(path: Path) -> list[Row]:
     try:
         rows, names = read_table(path)
         if names and "epoch" not in names:
@@ -27,25 +59,10 @@ def read_rows(path: Path) -> list[Row]:
         raise InputError(f"{path}: not the history of a run: expected columns of numbers, such as epoch and val_loss") from None
 
 
-def history_beside(checkpoint: Path) -> Path:
-    """Where the history of a lone checkpoint lies: beside it, under its name."""
-    return checkpoint.with_name(f"{checkpoint.stem}.history.csv")
-
-
-def history_of(checkpoint: Path) -> Path:
-    """Where the history of a checkpoint's run lies: beside the file under its name, or else in its run folder."""
-    beside = history_beside(checkpoint)
-    in_run = checkpoint.parent.name == "checkpoints" and not beside.exists()
-    return checkpoint.parent.parent / "history.csv" if in_run else beside
-
-
-def read_table(path: Path) -> tuple[list[Row], list[str]]:
-    """Rows of text by column, and the columns in their order; nothing where there is no file."""
-    if not path.exists():
-        return [], []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        return list(reader), list(reader.fieldnames or [])
+def last_leg(rows: Sequence[Row]) -> list[Row]:
+    """Of trainings that stand end to end, the rows of the last: each counts its epochs anew."""
+    first = max((n for n in range(1, len(rows)) if rows[n]["epoch"] <= rows[n - 1]["epoch"]), default=0)
+    return list(rows[first:])
 
 
 def write_table(path: Path, rows: list[Row], names: list[str]) -> None:

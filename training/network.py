@@ -9,14 +9,15 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from core.backends.torch_ import load_state
-from core.checkpoint import Architecture, Leg, find_checkpoint, read_checkpoint
+from core.checkpoint import Architecture, find_checkpoint, read_checkpoint
 from core.errors import InputError
 from core.labels import LabelSpace
 from core.models import Network, build_model
 from core.models.r2unet import RecurrentResidualBlock
 from training.config import TrainConfig
 from training.distributed import World
-from training.run_folder import RunFolder
+from training.history import histories_of
+from training.run_folder import Past, RunFolder
 
 
 def new_network(config: TrainConfig, labels: LabelSpace) -> Network:
@@ -37,12 +38,12 @@ def new_network(config: TrainConfig, labels: LabelSpace) -> Network:
     return network
 
 
-def legs_before(config: TrainConfig) -> tuple[Leg, ...]:
+def past_of(config: TrainConfig) -> Past:
     """The trainings that led to the checkpoint of --init."""
     if not config.init:
-        return ()
+        return Past()
     name, path = find_checkpoint(config.init)
-    return read_checkpoint(path, name).card.legs
+    return Past(read_checkpoint(path, name).card.legs, histories_of(path))
 
 
 def place_network(network: Network, world: World) -> nn.Module:

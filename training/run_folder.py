@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from core import __version__, tensorfile
@@ -12,7 +14,7 @@ from core.errors import CheckpointError, RunError
 from core.files import link_atomically, make_folder, remove_temporaries, write_atomically
 from core.tensorfile import Document, Tensors
 from training.config import TrainConfig
-from training.history import Row, read_rows, read_table, write_table
+from training.history import EARLIER, Row, read_rows, read_table, write_table
 
 KEPT_RESUME_FILES = 2
 LEADING = "macro_iou_labelled"  # chooses the best: one stray pixel of an absent class should not
@@ -31,6 +33,14 @@ def _readable(path: Path) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class Past:
+    """The trainings that led to the weights which a run begins with, and the files that tell of their epochs."""
+
+    legs: tuple[Leg, ...] = ()
+    histories: Sequence[Path] = ()
+
+
 class RunFolder:
     """`runs/NAME/` as the design lays it out; only the main process writes."""
 
@@ -42,17 +52,20 @@ class RunFolder:
         self.history = path / "history.csv"
         self.warned = False  # whether the user knows that something is done again
 
-    def create(self, config: TrainConfig, start: Document, skipped: list[str], legs: tuple[Leg, ...] | None = None) -> None:
-        """Make the folders and write `config.json`: the configuration, what --skip-bad left out, every start, and the
-        trainings that came before (`legs`, None where the run goes on and they are known)."""
+    def create(self, config: TrainConfig, start: Document, skipped: list[str], past: Past | None) -> None:
+        """Make the folders and write `config.json`: the configuration, what --skip-bad left out, every start, and the past of
+        the weights; its epochs as `history.earlier.csv`. `past` is None where the run goes on and has them."""
         for folder in (self.checkpoints, self.resume):
             make_folder(folder)
         remove_temporaries(self.path, self.checkpoints, self.resume)
         before = self._document()
+        if past is not None:
+            rows, names = read_table(*past.histories)
+            write_table(self.path / EARLIER, rows, names) if rows else (self.path / EARLIER).unlink(missing_ok=True)
         document = {
             "config": config.model_dump(mode="json", exclude={"resume"}),
             "skipped": skipped,
-            "legs": before.get("legs", []) if legs is None else [leg.model_dump() for leg in legs],
+            "legs": before.get("legs", []) if past is None else [leg.model_dump() for leg in past.legs],
             "starts": [*before.get("starts", []), start],
             "code_version": __version__,
         }

@@ -28,7 +28,7 @@ from training.loading import EpochBatches, Loader
 from training.lock import only_writer
 from training.loop import Loop, Stopped, learning_rates
 from training.losses import Loss, class_weights
-from training.network import legs_before, new_network, place_network, wrap
+from training.network import new_network, past_of, place_network, wrap
 from training.recorder import Recorder, Trained
 from training.run_folder import RunFolder
 from training.signals import StopWish
@@ -127,7 +127,7 @@ class Run:
             if place.epoch >= self.config.epochs:
                 print(f"{self.folder.path}: has its {place.epoch} epochs already; a larger --epochs goes on", flush=True)
             start = {"epoch": place.epoch, "step": place.step, **place.on, "exact": place.exact, "job": job()}
-            self.folder.create(self.config, start, self.survey.skipped, None if path else legs_before(self.config))
+            self.folder.create(self.config, start, self.survey.skipped, None if path else past_of(self.config))
             self.folder.go_back(place.epoch)
             precision = self.conditions["precision"]
             announce(self.config, self.world, precision, self.network, self.train_set, self.val_set, self.loader.batches)

@@ -89,6 +89,18 @@ def test_intervals_cover_the_truth(kind: Callable[[np.random.Generator, int], Se
         assert 0.93 <= share <= 0.97, (name, covered / CASES, differences / CASES)
 
 
+def test_differences_are_paired() -> None:
+    """Two models that find the same frames hard: their difference is known far better than either score."""
+    rng = np.random.default_rng(2)
+    hard, blocks = smooth(rng, FRAMES)(1)[0], Blocks(["film"] * FRAMES)
+    models = []
+    for skill in (1.2, 1.0):
+        true = (1000 / (1 + np.exp(-skill - hard - 0.05 * rng.standard_normal(FRAMES)))).round().astype(np.int64)
+        models.append(np.stack((true, np.full(FRAMES, 1000), true), 1)[..., None])
+    alone = estimate(blocks, [(1, models[0])]).half_widths()[0]
+    assert estimate(blocks, [(1, models[0]), (-1, models[1])]).half_widths()[0] < alone / 5
+
+
 def test_whole_drives_are_drawn_where_there_are_many() -> None:
     """Twenty drives that differ much and whose frames are all alike: their number counts, not that of the frames."""
     rng = np.random.default_rng(3)

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.checkpoint import read_checkpoint, write_checkpoint
+from core.checkpoint import read_checkpoint, shipped, write_checkpoint
 from core.datasets import open_dataset
 from core.segmenter import Segmenter
 from training.__main__ import main
+from training.history import read_rows
 
 TINY = ("--width", 8, "--size", 32, 64, "--batch-size", 2, "--workers", 0, "--epochs", 2)
 
@@ -60,13 +61,6 @@ def test_the_history_goes_with_it(run: Path, exported: Path) -> None:
     assert exported.with_name("small.history.csv").read_text() == (run / "history.csv").read_text()
 
 
-def test_training_can_start_from_it(exported: Path, scenes: Path, tmp_path: Path, cli) -> None:
-    flags = ("--model", "r2unet", "--data", scenes, "--init", exported, "--run", tmp_path / "second", *TINY)
-    assert cli("train", *flags)[0] == 0
-    legs = read_checkpoint(tmp_path / "second/checkpoints/last.safetensors").card.legs
-    assert len(legs) == 2 and legs[0].hours is not None
-
-
 def test_a_weight_that_fp16_cannot_hold_is_refused(run: Path, tmp_path: Path, cli) -> None:
     source = read_checkpoint(run / "checkpoints" / "best.safetensors")
     tensors = {**source.tensors, "head.weight": source.tensors["head.weight"] * 1e9}
@@ -84,3 +78,24 @@ def test_a_checkpoint_does_not_replace_itself(run: Path, cli) -> None:
 def test_another_ending_is_refused(run: Path, tmp_path: Path, cli) -> None:
     code, _, err = cli("export", run, "--to", "fp16", "--out", tmp_path / "x.pt")
     assert code == 2 and ".safetensors" in err
+
+
+def test_the_epochs_of_both_legs_go_with_the_second(exported: Path, scenes: Path, tmp_path: Path, cli) -> None:
+    second = tmp_path / "second"
+    flags = ("--model", "r2unet", "--data", scenes, "--init", exported, "--run", second, *TINY, "--epochs", 3)
+    assert cli("train", *flags)[0] == 0
+    assert cli("export", second, "--to", "fp16", "--out", tmp_path / "both.safetensors")[0] == 0
+    rows = read_rows(tmp_path / "both.history.csv")
+    assert [row["epoch"] for row in rows] == [1, 2, 1, 2, 3]
+    legs = read_checkpoint(tmp_path / "both.safetensors").card.legs
+    assert len(legs) == 2 and legs[0].hours is not None
+    assert legs[1].hours == pytest.approx(sum(row["seconds"] for row in rows[2:]) / 3600, abs=1e-3)
+    assert cli("compare", second, "--data", scenes, "--out", tmp_path / "page", "--training-steps", 0)[0] == 0
+    (model,) = json.loads((tmp_path / "page" / "report.json").read_text())["models"]
+    assert model["history"] == rows
+
+
+def test_one_that_ships_is_not_joined_by_another(cli) -> None:
+    before = shipped()
+    code, _, err = cli("export", "ddunet", "--to", "fp16")
+    assert code == 2 and "--out" in err and shipped() == before

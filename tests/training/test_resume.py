@@ -22,7 +22,7 @@ from core.files import make_folder
 from tests.saved import prepare, save
 from tests.training.kills import ROOT, Victim, differences, lives
 from training import launcher
-from training.run_folder import LEADING, RunFolder
+from training.run_folder import LEADING, Past, RunFolder
 from training.signals import StopWish
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -48,7 +48,7 @@ def test_a_folder_that_was_moved_is_found_by_its_model_s_name(tmp_path: Path, mo
 
     monkeypatch.chdir(tmp_path)
     folder = RunFolder(Path("runs/ddunet"))
-    folder.create(TrainConfig(model="ddunet", data="x", run="runs/x"), {}, [])
+    folder.create(TrainConfig(model="ddunet", data="x", run="runs/x"), {}, [], Past())
     for begun in (False, True):
         assert settle(TrainConfig(model="ddunet", resume=True), {"model", "resume"}).run_folder == folder.path
         save(folder, 1)

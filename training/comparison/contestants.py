@@ -11,7 +11,7 @@ from pathlib import Path
 from core.checkpoint import Architecture, Checkpoint, find_checkpoint, read_checkpoint
 from core.errors import InputError
 from core.segmenter import Segmenter
-from training.history import Row, history_of, read_rows
+from training.history import Row, histories_of, read_rows
 
 OF_ITS_OWN = ("--model", "--width", "--seed")  # flags that do not belong to a recipe
 SEEDS = 3  # so many of each architecture, or the difference may be that of two draws of the weights
@@ -63,7 +63,7 @@ def open_contestants(sources: Sequence[str], device: str, backend: str) -> list[
         difference = first.card.labels.difference(second.card.labels)
         if difference:
             raise InputError(f"{first.name} and {second.name}: {difference}; compare models of one label space")
-    return [Contestant(c, Segmenter(c, device, backend), read_rows(history_of(c.path))) for c in checkpoints]
+    return [Contestant(c, Segmenter(c, device, backend), read_rows(*histories_of(c.path))) for c in checkpoints]
 
 
 def same_but_for_the_seed(contestants: Sequence[Contestant]) -> dict[str, list[int]]:

@@ -27,6 +27,7 @@ from training.network import use_bf16
 from training.progress import bar
 from training.step import Step, Sums
 
+_Kind = tuple[Architecture, Size]  # of models that cost the same
 BATCH = 8  # of the training steps that are timed: the family's batch size
 
 
@@ -53,12 +54,13 @@ def training_speeds(contestants: Sequence[Contestant], device: torch.device, ste
         return [None] * len(contestants)
     keep_freed_memory()
     kinds = {_kind(c): c for c in contestants}
-    trainings = {kind: _training(contestant, device) for kind, contestant in kinds.items()}
-    seconds: dict[tuple[Architecture, Size], list[float]] = {kind: [] for kind in kinds}
+    trainings: dict[_Kind, tuple[Step, Batch, Sums]] = {}
+    seconds: dict[_Kind, list[float]] = {kind: [] for kind in kinds}
     for _ in bar("timing training", True, range(steps + 1), unit="round"):
-        for kind, (step, batch, sums) in trainings.items():
-            start = time.perf_counter()
+        for kind, contestant in kinds.items():
             try:
+                step, batch, sums = trainings[kind] = trainings.get(kind) or _training(contestant, device)
+                start = time.perf_counter()
                 step(batch, sums)
                 float(sums.loss[0])  # waits for the device
             except RuntimeError as error:  # on a CPU it has no class of its own
@@ -70,7 +72,7 @@ def training_speeds(contestants: Sequence[Contestant], device: torch.device, ste
     return [found[_kind(c)] for c in contestants]
 
 
-def _kind(contestant: Contestant) -> tuple[Architecture, Size]:
+def _kind(contestant: Contestant) -> _Kind:
     return contestant.checkpoint.card.architecture, contestant.segmenter.preprocess.size
 
 

@@ -57,6 +57,7 @@ class Model(BaseModel):
     epoch: int
     trained_on: str
     legs: tuple[Leg, ...]
+    history: list[dict[str, float | None]]  # a row an epoch, legs end to end; none where it is not at hand
     cost: Cost
     report: Report
     otherwise: Otherwise
@@ -98,4 +99,5 @@ class Comparison(BaseModel):
     pairs: list[Pair]
     architectures: dict[str, list[str]]  # the models of each that has three seeds or more
     architecture_pairs: list[Pair]
+    published: dict[str, dict[str, float]]  # micro scores by the earlier definition, where that is the other one
     examples: list[Example]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,16 +12,16 @@ from matplotlib.figure import Figure
 
 from training.comparison.document import Comparison, Model
 from training.curves import FIGURE, column, panels
-from training.history import Row
+from training.history import last_leg
 from training.run_folder import LEADING
 
 COLOURS: list[Any] = list(matplotlib.color_sequences["tab10"])
 CAPTIONS = {
-    "class_iou": "IoU of each class, with 95 % intervals",
+    "class_iou": "IoU of each class, with 95 % intervals where the pictures tell them",
     "confusion": "Confusion: of the pixels of a class (row), the share that is taken for each class (column)",
     "reliability": "Reliability: how often a pixel is right, by how sure the model is; void left out",
     "curves": "Loss and scores over the epochs: validation solid, running scores of training crops dotted; a dot marks the"
-    " epoch that is compared",
+    " epoch that is compared. Legs of a training stand end to end",
     "iou_speed": "Macro IoU of the labelled classes against milliseconds for a photograph",
     "iou_parameters": "Macro IoU of the labelled classes against the number of parameters",
 }
@@ -37,13 +38,13 @@ def written(name: str) -> str:
     return "\u200b" * name.startswith("_") + name.replace("$", r"\$")
 
 
-def plots(comparison: Comparison, histories: Sequence[list[Row]]) -> Iterator[tuple[str, str, Figure]]:
+def plots(comparison: Comparison) -> Iterator[tuple[str, str, Figure]]:
     """Name, what it shows, and the figure itself, one after the other."""
     models = comparison.models
     for name, figure in (("class_iou", class_bars), ("confusion", confusion), ("reliability", reliability)):
         yield name, CAPTIONS[name], figure(models)
-    if any(histories):
-        yield "curves", CAPTIONS["curves"], curves(models, histories)
+    if any(model.history for model in models):
+        yield "curves", CAPTIONS["curves"], curves(models)
     speed = cost(models, "milliseconds for a photograph (median)", lambda model: model.cost.median_ms)
     yield "iou_speed", CAPTIONS["iou_speed"], speed
     size = cost(models, "parameters (millions)", lambda model: model.cost.parameters / 1e6)
@@ -59,8 +60,8 @@ def class_bars(models: Sequence[Model]) -> Figure:
     for place, model in enumerate(models):
         classes = [model.report.classes[k] for k in shown]
         at = np.arange(len(shown)) + thick * (place - (len(models) - 1) / 2)
-        iou = np.array([c.iou or 0 for c in classes])
-        bounds = [model.class_intervals[c.name] or (i, i) for c, i in zip(classes, iou, strict=True)]
+        iou = np.array([math.nan if c.iou is None else c.iou for c in classes])
+        bounds = [model.class_intervals[c.name] or (math.nan, math.nan) for c in classes]
         reach = np.clip([[i - low, high - i] for i, (low, high) in zip(iou, bounds, strict=True)], 0, None).T
         axes.bar(at, iou, thick * 0.92, yerr=reach, label=written(model.name), color=colour(place),
                  error_kw={"lw": 0.8, "capsize": 1.5, "alpha": 0.7})  # fmt: skip
@@ -125,19 +126,19 @@ def reliability(models: Sequence[Model]) -> Figure:
     return figure
 
 
-def curves(models: Sequence[Model], histories: Sequence[list[Row]]) -> Figure:
-    """A panel for the loss and for each score, all models in each; a dot marks the epoch that is compared."""
+def curves(models: Sequence[Model]) -> Figure:
+    """A panel for the loss and for each score, all models in each, the legs of a training end to end; a dot marks the epoch
+    that is compared."""
     figure = Figure(figsize=FIGURE, layout="constrained")
     for axes, training, validation in panels(figure, "validation: cross-entropy (nats)\ntraining: what it minimises"):
-        for place, (model, history) in enumerate(zip(models, histories, strict=True)):
-            if not history:
+        for place, model in enumerate(models):
+            if not model.history:
                 continue
-            epochs = [row["epoch"] for row in history]
-            scores = column(history, validation)
-            axes.plot(epochs, scores, color=colour(place), label=written(model.name))
-            axes.plot(epochs, column(history, training), color=colour(place), ls=":", lw=0.9)
-            if model.epoch in epochs:
-                axes.plot(model.epoch, scores[epochs.index(model.epoch)], "o", color=colour(place), ms=4)
+            epochs, before = range(1, len(model.history) + 1), len(model.history) - len(last_leg(model.history))
+            dot = [n for n, row in enumerate(model.history) if n >= before and row["epoch"] == model.epoch]
+            look: dict[str, Any] = {"color": colour(place), "marker": "o", "ms": 4, "markevery": dot}
+            axes.plot(epochs, column(model.history, validation), label=written(model.name), **look)
+            axes.plot(epochs, column(model.history, training), color=colour(place), ls=":", lw=0.9)
     return figure
 
 
@@ -149,7 +150,7 @@ def cost(models: Sequence[Model], what: str, value: Callable[[Model], float]) ->
         score = getattr(model.report.scores, LEADING)
         if score is None:
             continue
-        low, high = model.report.intervals[LEADING] or (score, score)
+        low, high = model.report.intervals[LEADING] or (math.nan, math.nan)
         reach = np.clip([[score - low], [high - score]], 0, None)
         axes.errorbar(value(model), score, yerr=reach, fmt="o", color=colour(place), capsize=3)
         axes.annotate(

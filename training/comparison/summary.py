@@ -15,9 +15,9 @@ import torch
 from core import evaluation, metrics
 from core.backends.torch_ import CPU_THREADS
 from core.datasets import Dataset, drives
-from core.evaluation import Definition
+from core.evaluation import EARLIER, Definition
 from core.intervals import Blocks, Interval, PerImage, influence, score_intervals
-from core.metrics import five_scores
+from core.metrics import FIVE, five_scores
 from training.comparison import costs
 from training.comparison.contestants import Contestant, same_but_for_the_seed
 from training.comparison.counting import Counted, calibration_error
@@ -28,6 +28,16 @@ from training.comparison.verdicts import compare_architectures, compare_models
 from training.evaluate import info
 
 Floats = npt.NDArray[np.float64]
+# What this family of projects has published: Cityscapes val at 256x256 after 200 epochs, softmax > 0.5, scored at the
+# network's size, void counted as road
+PUBLISHED: dict[str, dict[str, float]] = {
+    name: dict(zip(FIVE, values, strict=True))
+    for name, values in {
+        "U-Net": (0.9899, 0.8797, 0.9960, 0.9017, 0.8215),
+        "R2U-Net": (0.9871, 0.8296, 0.9958, 0.8710, 0.7722),
+        "DDU-Net": (0.9885, 0.8637, 0.9954, 0.8878, 0.7985),
+    }.items()
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,7 @@ def summarise(
         pairs=compare_models(names, counts, blocks),
         architectures={name: [names[place] for place in places] for name, places in groups.items()},
         architecture_pairs=compare_architectures(groups, counts, blocks, [c.kind for c in contestants]),
+        published=PUBLISHED if other == EARLIER else {},
         examples=[_example(each, dataset, names, ious, disagreement) for each in chosen],
     )
 
@@ -97,6 +108,7 @@ def _model(
         epoch=card.epoch,
         trained_on=card.data,
         legs=card.legs,
+        history=contestant.history,
         cost=cost,
         report=report,
         otherwise=Otherwise(definition=other, scores=metrics.scores(counted.other), confusion=counted.other.tolist()),

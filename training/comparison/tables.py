@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.evaluation import EARLIER, Report
+from core.evaluation import Report
 from core.metrics import FIVE
 from training.comparison.document import Comparison, Model
 from training.comparison.verdicts import Difference
@@ -11,17 +11,6 @@ from training.run_folder import LEADING
 
 Table = tuple[list[str], list[list[str]]]  # titles of the columns, rows
 SHOWN = (LEADING, "macro_dice", "macro_sensitivity", "pixel_accuracy")  # of the differences; all are in report.json
-
-# What this family of projects has published: Cityscapes val at 256x256 after 200 epochs, softmax > 0.5, scored at the
-# network's size, void counted as road
-PUBLISHED: dict[str, dict[str, float]] = {
-    name: dict(zip(FIVE, values, strict=True))
-    for name, values in {
-        "U-Net": (0.9899, 0.8797, 0.9960, 0.9017, 0.8215),
-        "R2U-Net": (0.9871, 0.8296, 0.9958, 0.8710, 0.7722),
-        "DDU-Net": (0.9885, 0.8637, 0.9954, 0.8878, 0.7985),
-    }.items()
-}
 
 
 def tables(c: Comparison) -> dict[str, Table]:
@@ -41,8 +30,8 @@ def tables(c: Comparison) -> dict[str, Table]:
             five = (percent(getattr(scores.micro, name), 2) for name in FIVE)
             rows.append([f"{model.name}, {what or 'exact'}", *five, percent(getattr(scores, LEADING), 2)])
     found["definitions"] = (["", *micro, spelled(LEADING)], rows)
-    if c.models[0].otherwise.definition == EARLIER:
-        published = [[name, *(percent(values[key], 2) for key in FIVE)] for name, values in PUBLISHED.items()]
+    if c.published:
+        published = [[name, *(percent(values[key], 2) for key in FIVE)] for name, values in c.published.items()]
         found["published"] = (["published, Cityscapes val, void counted as road", *micro], published)
     return found
 

@@ -14,6 +14,10 @@ ABOUT_SCORES = (
     " from the pixel accuracy and the number of classes alone, so they tell no more than it does; the macro ones are means over"
     " classes. The micro IoU is not what the field calls mIoU: that is the macro IoU."
 )
+ABOUT_CHECKPOINTS = (
+    f"Sentences about single models are about these checkpoints. They say nothing about architectures unless each has {SEEDS}"
+    " seeds or more (train --seed 1, --seed 2, ...): two trainings that differ by their seed alone differ, too."
+)
 ABOUT_COSTS = (
     "Measured on this machine. A GFLOP is 1e9 operations, a multiplication and an addition being two, for one picture as it"
     " enters the network. Training is a step of 8 images at the size that the model was trained at: forward, backward, update."
@@ -44,23 +48,30 @@ def about_definition(c: Comparison) -> tuple[str, tuple[str, ...]]:
     return f"Scores by another definition: {definition.words() or 'exact'}", ()
 
 
+def streets(c: Comparison) -> str:
+    """How many drives or cities there are, as far as the folders tell."""
+    return f"{c.drives} drives or cities" if c.drives != 1 else "one drive, city or folder"
+
+
+def speaks_of_checkpoints_alone(c: Comparison) -> bool:
+    """Whether a pair of checkpoints is told apart of which not both stand for their architecture."""
+    grouped = {name for members in c.architectures.values() for name in members}
+    return bool(c.pairs) and any(model.name not in grouped for model in c.models)
+
+
 def notes(c: Comparison) -> list[str]:
     """How far the verdicts reach."""
     found = [f"The intervals come from the counts of each picture, resampled in {_drawn(c.block_lengths)}."]
     if c.drives < MANY:
-        streets = f"{c.drives} drives or cities" if c.drives != 1 else "one drive or city"
-        found.append(f"The pictures are of {streets}: the intervals tell how the scores would change with more pictures of the"
-                     " same kind, not on other streets.")  # fmt: skip
+        found.append(f"The pictures are of {streets(c)}: the intervals tell how the scores would change with more pictures of"
+                     " the same kind, not on other streets.")  # fmt: skip
     if c.split == "val":
-        found.append("A run folder stands for its best epoch, chosen on its val split: on those pictures it scores a little"
-                     " better than on others.")  # fmt: skip
+        found.append("A training's best epoch is chosen on its val split, so on those pictures it scores a little better than"
+                     " on others.")  # fmt: skip
     for name, members in c.architectures.items():
         found.append(f"{name}, one recipe, {len(members)} seeds: {', '.join(members)}.")
-    if c.pairs and not c.architecture_pairs:
-        found.append(
-            f"These sentences are about checkpoints. They say nothing about architectures unless each has {SEEDS} seeds or more"
-            " (train --seed 1, --seed 2, ...): two trainings that differ by their seed alone differ, too."
-        )
+    if speaks_of_checkpoints_alone(c):
+        found.append(ABOUT_CHECKPOINTS)
     if len(c.pairs) > FEW_PAIRS:
         found.append("Each interval holds for its own pair; among many, about one in twenty misses the true difference.")
     return found
