@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import InputError
+from core.files import files_below
 from core.images import PHOTO_SUFFIXES, RGB, read_label, read_photo
 from core.labels import CITYSCAPES, VOID, LabelSpace, read_classes
-from core.threads import prefetch
+from core.threads import CORES, prefetch
 
 Sample = tuple[RGB, npt.NDArray[np.uint8]]  # (H, W, 3) uint8 RGB and (H, W) uint8 train ids, 255 void
 
@@ -135,7 +135,11 @@ def _by_key(folder: Path, ending: str, suffixes: tuple[str, ...]) -> tuple[dict[
     is wrong with the others."""
     found: dict[str, Path] = {}
     doubles = []
-    for path in sorted(folder.rglob("*")):
+    try:
+        paths = files_below(folder)
+    except OSError as error:
+        raise InputError(f"{error.filename}: can't be read ({error.strerror})") from None
+    for path in paths:
         if path.suffix.lower() in suffixes and path.stem.endswith(ending):
             key = path.relative_to(folder).with_suffix("").as_posix().removesuffix(ending)
             if key in found:
@@ -149,7 +153,7 @@ def check_dataset(dataset: FolderDataset) -> None:
 
     Raises InputError that lists what `read_sample` tells of them.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(CORES) as pool:
         samples = prefetch(pool, lambda index: read_sample(dataset, index), range(len(dataset)), ahead=8)
         problems = [sample for sample in samples if isinstance(sample, str)]
     if problems:

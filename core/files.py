@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # exFAT, network drives, mounted buckets
 TEMPORARY = ".*.tmp"  # what a crash may leave behind: `remove_temporaries` clears it away
 
 
@@ -65,11 +66,28 @@ def make_folder(folder: Path) -> None:
         sync_folder(folder.parent)
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and those below it, sorted; linked folders are followed, but not to a folder around the link."""
+    found: list[Path] = []
+    for path in folder.iterdir():
+        if not path.is_dir():
+            found.append(path)
+        elif path.resolve() not in (folder.resolve(), *folder.resolve().parents):  # a link to a folder around it
+            found += files_below(path)
+    return sorted(found)
+
+
 def link_atomically(target: Path, path: Path) -> None:
-    """Make `path` a hard link to `target`, replacing what stood there in one step."""
+    """Make `path` a hard link to `target`, replacing what stood there in one step; a copy, where the file system has none."""
     temporary = _beside(path)
     try:
-        os.link(target, temporary)
+        try:
+            os.link(target, temporary)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            write_atomically(path, [target.read_bytes()])
+            return
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)  # rename of two links to one file does nothing, by POSIX

@@ -10,7 +10,8 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import TypeVar
 
-CORES = os.cpu_count() or 1
+# those that this process may use: a container has fewer than its host
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 SLICE_S = 1.0
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -20,6 +20,7 @@ from core.errors import InputError, RunError, did_you_mean
 from training import compare, evaluate, export, predict, synthesize, train
 from training.distributed import die_with_launcher
 from training.launcher import leave_verdict
+from training.memory import out_of_memory
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,6 +59,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except (RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        leave_verdict(1)
+        return 1
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"error: not enough memory ({str(error).splitlines()[0]}); a smaller --batch-size, --size or --width takes less,"
+              " in training more parts with --accumulate, too", file=sys.stderr)  # fmt: skip
         leave_verdict(1)
         return 1
     except KeyboardInterrupt:

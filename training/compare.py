@@ -59,8 +59,12 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     contestants = open_contestants(options.checkpoints, options.device, options.backend)
     require_same_labels(contestants[0].segmenter.labels, dataset.labels)
     check(dataset)
-    measured = measure(contestants, dataset, options)
+    height, width = dataset[0][1].shape
+    peaks = costs.peak_memories(contestants, (height, width), options.backend)
     counted, disagreement = count_all(contestants, dataset, other)
+    # last, since training changes how this process keeps its memory
+    speeds = costs.training_speeds(contestants, choose_device(options.device), options.training_steps)
+    measured = [Measured(speed, peak) for speed, peak in zip(speeds, peaks, strict=True)]
     command = shlex.join(["python", "-m", "training", *arguments])
     comparison = summarise(contestants, dataset, counted, disagreement, measured, other, command)
     page.write(comparison, figures(comparison, contestants, dataset), options.out)
@@ -70,15 +74,6 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
         print(words.ABOUT_CHECKPOINTS)
     print(f"page: {options.out / 'index.html'}")
     return 0
-
-
-def measure(contestants: Sequence[Contestant], dataset: Dataset, options: argparse.Namespace) -> list[Measured]:
-    """Memory of each model in a process of its own, and the speed of training, in turns."""
-    height, width = dataset[0][1].shape
-    peaks = costs.peak_memories(contestants, (height, width), options.backend)
-    device = choose_device(options.device)
-    speeds = costs.training_speeds(contestants, device, options.training_steps)
-    return [Measured(speed, peak) for speed, peak in zip(speeds, peaks, strict=True)]
 
 
 def figures(comparison: Comparison, contestants: Sequence[Contestant], dataset: Dataset) -> Iterator[tuple[str, str, Figure]]:

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from core.errors import InputError, did_you_mean, first_fault
 from core.models import MODELS
+from core.threads import CORES
 
 PREFIX = "TRAIN_"
 # what a resumed run may change: how long it goes on (a cosine then ends there) and what it runs on
@@ -164,7 +165,7 @@ class TrainConfig(BaseSettings):
     @property
     def worker_count(self) -> int:
         """Loader threads for each rank."""
-        return min(4, os.cpu_count() or 1) if self.workers is None else self.workers
+        return min(4, CORES) if self.workers is None else self.workers
 
 
 def load_config(flags: dict[str, Any], file: Path | None = None) -> TrainConfig:
@@ -237,7 +238,9 @@ def settle(config: TrainConfig, flags: set[str]) -> TrainConfig:
 
 def _plain(saved_file: Path) -> dict[str, Any]:
     try:
-        values = TrainConfig.model_validate(json.loads(saved_file.read_text(encoding="utf-8"))["config"])
+        saved = json.loads(saved_file.read_text(encoding="utf-8"))["config"]
+        # what an older program did not save has its default, not what the environment says today
+        values = TrainConfig.model_validate({**{n: f.get_default() for n, f in TrainConfig.model_fields.items()}, **saved})
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = first_fault(error) if isinstance(error, ValidationError) else str(error)
         raise InputError(f"{saved_file}: can't be read as a run's configuration ({reason})") from None

@@ -57,6 +57,7 @@ class World:
         """Make every rank's share of an evaluation the whole of it."""
         for array in (tally.confusion, tally.per_image, tally.milliseconds):
             self.add(array)
+        tally.seconds = float(max(self.gather(np.array([tally.seconds])))[0])  # it took as long as its slowest part
 
     def any(self, wish: bool) -> bool:
         """Whether any rank says yes; all get the same answer. Between the hosts: no device has to wait."""

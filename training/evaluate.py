@@ -72,13 +72,6 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", default="auto", choices=("auto", *BACKENDS), help="what runs the network (default: auto)")
 
 
-def load(source: str, device: str, backend: str) -> tuple[Checkpoint, Segmenter]:
-    """Open a checkpoint as the command line names it. Raises CheckpointError or InputError."""
-    name, path = find_checkpoint(source)
-    checkpoint = read_checkpoint(path, name)
-    return checkpoint, Segmenter(checkpoint, device, backend)
-
-
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Evaluate this process's share; the main process adds up, tells and writes."""
     if options.batch_size < 1:
@@ -90,7 +83,9 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     with join(use_gpu=options.device != "cpu") as world:
         own = options.device == "auto" or options.device == world.device.type
         device = str(world.device) if own else options.device
-        checkpoint, segmenter = load(options.checkpoint, device, options.backend)
+        name, path = find_checkpoint(options.checkpoint)
+        checkpoint = read_checkpoint(path, name)
+        segmenter = Segmenter(checkpoint, device, options.backend)
         evaluation.require_same_labels(segmenter.labels, dataset.labels)
         if world.main:
             check(dataset)
@@ -112,6 +107,7 @@ def evaluate(
     def segment(photos: Sequence[RGB], sizes: Sequence[Size]) -> list[Labels]:
         return segmenter.many(photos, sizes, how.threshold)
 
+    segmenter(dataset[0][0])  # the first run is slower than those that follow
     scored = AtInput(dataset, segmenter.preprocess) if how.at == "input" else dataset
     tally = count_together(segment, scored, batch_size, world)
     return evaluation.report(tally, info(checkpoint, segmenter), dataset, how)

@@ -19,6 +19,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from core.errors import InputError
 from core.files import write_atomically
+from core.threads import CORES
 from training.distributed import LAUNCHER
 from training.signals import StopWish, stop_wish
 
@@ -88,7 +89,7 @@ def launch(processes: int, arguments: Sequence[str], orders: str = "", max_resta
 
 def _attempt(arguments: list[str], processes: int, common: dict[str, str], wish: StopWish) -> tuple[int, int] | None:
     """Start the processes and wait for them; (rank, return code) of the first that failed, None where all are done."""
-    threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
+    threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, CORES // processes))}
     started: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(processes):

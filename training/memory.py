@@ -1,9 +1,11 @@
-"""Keeps freed memory for the next step: on a CPU giving it back and faulting it in again cost up to half of a step."""
+"""Memory: freed memory is kept for the next step, since on a CPU giving it back and faulting it in again cost up to half of a
+step; and whether an error is that there is none left."""
 
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
+
+import torch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
 
@@ -19,3 +21,8 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # another C library
         return False
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, -1))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine has no memory left for what was asked; on a CPU torch has no class for it."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

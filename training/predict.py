@@ -14,11 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 from core.errors import InputError
-from core.files import write_atomically
+from core.files import files_below, write_atomically
 from core.images import PHOTO_SUFFIXES, read_photo
 from core.masks import Labels, grey_png, indexed_png, overlay, photo_png
 from core.segmenter import Segmenter
-from training.evaluate import add_device_flags, load
+from training.evaluate import add_device_flags
 from training.paths import require_folder
 from training.progress import bar
 
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Write OUT/<relative path>/<stem>.png for each photograph; a bad one is told and passed over, exit 1 at the end."""
     require_folder(options.out, "--out")
     plan = outputs(options.inputs, options.out, options.overlay)
-    _, segmenter = load(options.checkpoint, options.device, options.backend)
+    segmenter = Segmenter(options.checkpoint, options.device, options.backend)
     failed = 0
     for source, target in bar("predicting", len(plan) > 1, plan, unit="image"):
         try:
@@ -79,7 +79,8 @@ def overlay_of(mask: Path) -> Path:
 
 
 def outputs(inputs: list[Path], out: Path, overlays: bool) -> list[tuple[Path, Path]]:
-    """(photograph, mask) pairs; a folder's tree is kept.
+    """(photograph, mask) pairs; a folder's tree is kept. Masks of an earlier run are no photographs: what lies in `out` is
+    left out of a folder that holds it.
 
     Raises InputError: nothing there, two pictures of one name, a picture that would replace a photograph.
     """
@@ -88,7 +89,7 @@ def outputs(inputs: list[Path], out: Path, overlays: bool) -> list[tuple[Path, P
         if not given.exists():
             raise InputError(f"{given}: no such file or folder")
         root = given if given.is_dir() else given.parent
-        found = sorted(p for p in given.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES) if given.is_dir() else [given]
+        found = _photographs(given, out) if given.is_dir() else [given]
         if not found:
             raise InputError(f"{given}: holds no photographs ({', '.join(PHOTO_SUFFIXES)})")
         for source in found:
@@ -104,3 +105,10 @@ def outputs(inputs: list[Path], out: Path, overlays: bool) -> list[tuple[Path, P
         twice = next(target for target in plan if overlays and overlay_of(target) in plan)
         raise InputError(f"the overlay of {plan[twice]} would take the place of another mask; predict them into two folders")
     return [(source, target) for target, source in plan.items()]
+
+
+def _photographs(folder: Path, out: Path) -> list[Path]:
+    masks = out.resolve()
+    inside = masks != folder.resolve()
+    found = (path for path in files_below(folder) if path.suffix.lower() in PHOTO_SUFFIXES)
+    return [path for path in found if not (inside and masks in path.resolve().parents)]

@@ -65,7 +65,7 @@ class Recorder:
         score = getattr(scores, LEADING) or 0.0
         better = best is None or score > best
         self.folder.save_epoch(epoch, card, to_tensors(served), better, config.keep)
-        speed = trained.images / trained.seconds if trained.images else 0.0
+        speed = trained.images / trained.seconds if trained.images else None  # it went on after the epoch's last step
         row: Row = {
             "epoch": epoch,
             "train_loss": trained.loss,
@@ -84,9 +84,10 @@ class Recorder:
         self.draw()
         line = (
             f"epoch {epoch}/{config.epochs}  loss {trained.loss:.4f}  val loss {validated.loss:.4f}"
-            f"  macro IoU {scores.macro_iou or 0:.3f}  {speed:.1f} images/s" + "  best so far" * better
+            f"  macro IoU {scores.macro_iou or 0:.3f}"
+            f"{'' if speed is None else f'  {speed:.1f} images/s'}{'  best so far' * better}"
         )
-        return (score if better or best is None else best), line
+        return (score if best is None or better else best), line
 
     def leg(self, epoch: int) -> Leg:
         """What the card tells of this training after an epoch."""
@@ -95,12 +96,8 @@ class Recorder:
 
     def draw(self, last: bool = False) -> None:
         """Draw the curves beside the training; while one picture is drawn the next is left out, but for the last."""
-        if self.drawing and (last or self.drawing.done()):
-            try:
-                self.drawing.result()
-            except OSError as error:
-                print(f"warning: {self.folder.path}: no curves ({error.strerror}); training goes on", flush=True)
         if last or not self.drawing or self.drawing.done():
+            self._tell_of_drawing()
             title = f"{self.folder.path.name}: {self.config.model}, width {self.config.width}"
             history, path = self.folder.read_history(), self.folder.path / "curves.png"
             self.drawing = self.painter.submit(draw_curves, history, title, path, self.objective) if history else None
@@ -109,5 +106,14 @@ class Recorder:
         """Write out what is buffered, and with `finished` the curves up to the last epoch."""
         if finished:
             self.draw(last=True)
+        self._tell_of_drawing()
         self.painter.shutdown()
         self.board.close()
+
+    def _tell_of_drawing(self) -> None:
+        """Wait for the picture that is being drawn, and warn where it can't be written."""
+        try:
+            if self.drawing:
+                self.drawing.result()
+        except OSError as error:
+            print(f"warning: {self.folder.path}: no curves ({error.strerror})", flush=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from core import __version__, tensorfile
 from core.checkpoint import SUFFIX, Card, Leg, not_finite, write_checkpoint
-from core.errors import CheckpointError, RunError
+from core.errors import CheckpointError, InputError, RunError
 from core.files import link_atomically, make_folder, remove_temporaries, write_atomically
 from core.tensorfile import Document, Tensors
 from training.config import TrainConfig
@@ -71,6 +71,11 @@ class RunFolder:
         }
         write_atomically(self.path / "config.json", [json.dumps(document, indent=2).encode() + b"\n"])
 
+    def require_new(self) -> None:
+        """Raise InputError where the folder holds a run."""
+        if any(self.path.glob(f"*/*{SUFFIX}")):
+            raise InputError(f"{self.path}: holds a run; go on with --resume, or choose another folder with --run")
+
     def legs(self) -> tuple[Leg, ...]:
         """The trainings that came before this one: those of the checkpoint that it began with."""
         return tuple(Leg.model_validate(leg) for leg in self._document().get("legs", []))
@@ -86,6 +91,8 @@ class RunFolder:
             return dict(json.loads((self.path / "config.json").read_text(encoding="utf-8")))
         except FileNotFoundError:
             return {}
+        except ValueError:
+            raise InputError(f"{self.path}: its config.json is not that of a run; choose another folder with --run") from None
 
     def save_epoch(self, epoch: int, card: Card, tensors: Tensors, best: bool, keep: int | None) -> Path:
         """Write `epoch-EEEE`, point `last` (and `best`) to it and delete what `keep` leaves out."""
@@ -169,14 +176,15 @@ class RunFolder:
         Where --keep has deleted a checkpoint, the link stays as it is.
         """
         rows, names = read_table(self.history)
-        kept = [row for row in rows if int(row["epoch"]) <= epoch]
+        scores = {row["epoch"]: row.get(f"val_{LEADING}") or 0 for row in self.read_history()}  # and raises where it is none
+        kept = [row for row in rows if float(row["epoch"]) <= epoch]
         if len(kept) < len(rows):
             kind = "" if self.warned else "warning: "
             told = f"{len(rows)} epochs, the newest whole resume file {epoch}"
             print(f"{kind}{self.history} tells of {told}: what comes after is done again", flush=True)
-        best = max(kept, key=lambda row: float(row.get(f"val_{LEADING}") or 0), default={})  # the first of equals
+        best = max(kept, key=lambda row: scores[float(row["epoch"])], default={})  # the first of equals
         for name, row in (("last", kept[-1] if kept else {}), ("best", best)):
-            path = self.checkpoints / f"epoch-{int(row.get('epoch', 0)):04d}{SUFFIX}"
+            path = self.checkpoints / f"epoch-{int(float(row.get('epoch', 0))):04d}{SUFFIX}"
             if path.is_file():
                 link_atomically(path, self.checkpoints / f"{name}{SUFFIX}")
         if names:

@@ -109,6 +109,8 @@ class Run:
 
     def start(self) -> Place:
         """Where to begin: at nothing, or where the newest whole resume file says. Raises InputError, RunError."""
+        if self.world.main and not self.config.resume:
+            self.folder.require_new()  # again: another process may have trained here until now
         found = self.folder.newest_resume() if self.world.main and self.config.resume else None
         path = self.world.share(found[0] if found else None)
         place = Place(on=self.conditions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,9 +15,10 @@ from core.errors import CheckpointError, InputError
 from core.labels import VOID
 from core.models import MODELS, build_model
 from core.tensorfile import Tensors
+from core.threads import CORES
 
 # more threads than this wait for each other more than they help in networks of this size
-CPU_THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+CPU_THREADS = min(8, CORES)
 
 
 class TorchBackend:

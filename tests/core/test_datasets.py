@@ -94,3 +94,11 @@ def test_missing_classes_json_is_told(plain: Path) -> None:
 def test_shares_of_all_ranks_are_the_whole_once(count: int, size: int, ranks: int) -> None:
     shares = [i for rank in range(ranks) for batch in batches(count, size, rank, ranks) for i in batch]
     assert sorted(shares) == list(range(count))
+
+
+def test_a_city_may_be_a_link(scenes: Path, tmp_path: Path) -> None:
+    for kind in ("leftImg8bit", "gtFine"):
+        (tmp_path / kind / "val").mkdir(parents=True)
+        for city in (scenes / kind / "val").iterdir():
+            (tmp_path / kind / "val" / city.name).symlink_to(city)
+    assert len(open_dataset(tmp_path, "val")) == len(open_dataset(scenes, "val")) > 0

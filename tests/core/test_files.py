@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from core.files import link_atomically, remove_temporaries, write_atomically
+from core.files import files_below, link_atomically, remove_temporaries, write_atomically
 
 CALLS = ("open", "write", "fsync", "close", "rename", "replace", "link", "unlink")
 
@@ -82,6 +82,27 @@ def test_a_link_killed_at_each_system_call_points_to_the_old_or_the_new_file(tmp
         if code == 0:
             break
     assert call > 4 and link.samefile(new)
+
+
+def test_where_the_file_system_has_no_links_a_copy_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    (tmp_path / "new").write_bytes(b"new")
+    (tmp_path / "link").write_bytes(b"old")
+    monkeypatch.setattr(os, "link", refuse)
+    link_atomically(tmp_path / "new", tmp_path / "link")
+    assert (tmp_path / "link").read_bytes() == b"new" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_files_in_linked_folders_are_found_once(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "deep" / "file").touch()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "deep" / "back").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "here" / "around").symlink_to(tmp_path)
+    assert files_below(tmp_path / "here") == [tmp_path / "here" / "linked" / "deep" / "file"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])

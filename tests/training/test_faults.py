@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from core import tensorfile
 from core.checkpoint import read_checkpoint
@@ -394,3 +395,9 @@ def test_a_signal_before_the_first_step_loses_nothing(scenes: Path, tmp_path: Pa
     process.send_signal(signal.SIGTERM)
     assert "nothing is lost; start the same command again" in process.communicate(timeout=20)[0]
     assert process.returncode == 0
+
+
+def test_no_memory_is_one_line_that_says_what_takes_less(monkeypatch: pytest.MonkeyPatch, checkpoint: Path, cli) -> None:
+    monkeypatch.setattr("training.predict.Segmenter", lambda *_: torch.empty(1 << 60))
+    code, _, err = cli("predict", checkpoint, checkpoint)
+    assert code == 1 and err.startswith("error: not enough memory (") and "--batch-size" in err and err.count("\n") == 1

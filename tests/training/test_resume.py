@@ -18,6 +18,7 @@ import pytest
 
 from core import __version__
 from core.checkpoint import read_checkpoint
+from core.errors import InputError
 from core.files import make_folder
 from tests.saved import prepare, save
 from tests.training.kills import ROOT, Victim, differences, lives
@@ -180,3 +181,43 @@ def test_ranks_do_not_outlive_an_agent_that_dies_while_they_prepare(scenes: Path
     agent.kill()
     agent.wait()
     assert gone(workers, 10)
+
+
+def test_a_run_that_was_begun_meanwhile_is_not_written_over(scenes: Path, tmp_path: Path) -> None:
+    """Between the look at the folder and the lock another process may have saved and ended."""
+    from training.config import TrainConfig
+    from training.train import train
+
+    folder = RunFolder(tmp_path / "r")
+    config = TrainConfig(model="ddunet", data=str(scenes), run=str(folder.path), width=2, size=(32, 64), batch_size=2, gpus=0)
+    folder.create(config, {}, [], Past())
+    save(folder, 1)
+    before = (folder.path / "config.json").read_bytes()
+    with pytest.raises(InputError, match="holds a run; go on with --resume"):
+        train(config)
+    assert (folder.path / "config.json").read_bytes() == before
+
+
+def test_a_history_of_whole_numbers_written_otherwise_goes_on(scenes: Path, tmp_path: Path, cli: Cli) -> None:
+    """A spreadsheet saves 1 as 1.0."""
+    assert cli("train", "--data", scenes, "--run", tmp_path / "r", "--epochs", 1, *TINY)[0] == 0
+    table = tmp_path / "r" / "history.csv"
+    table.write_text(table.read_text().replace("\n1,", "\n1.0,"))
+    assert cli("train", "--run", tmp_path / "r", "--resume", "--epochs", 2)[0] == 0
+    table.write_text(table.read_text().replace(",", ";"))
+    code, _, err = cli("train", "--run", tmp_path / "r", "--resume", "--epochs", 3)
+    assert code == 2 and "not the history of a run" in err
+
+
+def test_what_an_older_program_did_not_save_has_its_default(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    assert cli("train", "--data", scenes, "--run", tmp_path / "r", "--epochs", 1, *TINY)[0] == 0
+    path = tmp_path / "r" / "config.json"
+    document = json.loads(path.read_text())
+    del document["config"]["weight_decay"]
+    path.write_text(json.dumps(document))
+    monkeypatch.setenv("TRAIN_WEIGHT_DECAY", "0.5")
+    code, _, err = cli("train", "--run", tmp_path / "r", "--resume", "--epochs", 2)
+    assert code == 0 and "the run has 0.0 and keeps it" in err
+    assert json.loads(path.read_text())["config"]["weight_decay"] == 0

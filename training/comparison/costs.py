@@ -22,7 +22,7 @@ from training.comparison.peak import Peak
 from training.distributed import World
 from training.loading import Batch
 from training.losses import Loss
-from training.memory import keep_freed_memory
+from training.memory import keep_freed_memory, out_of_memory
 from training.network import use_bf16
 from training.progress import bar
 from training.step import Step, Sums
@@ -63,8 +63,8 @@ def training_speeds(contestants: Sequence[Contestant], device: torch.device, ste
                 start = time.perf_counter()
                 step(batch, sums)
                 float(sums.loss[0])  # waits for the device
-            except RuntimeError as error:  # on a CPU it has no class of its own
-                if "memory" not in str(error):
+            except RuntimeError as error:
+                if not out_of_memory(error):
                     raise
                 continue
             seconds[kind].append(time.perf_counter() - start)
