@@ -89,7 +89,18 @@ class Tally:
     confusion: metrics.Counts  # (K, K + 1)
     per_image: npt.NDArray[np.int64]  # (N, 3, K), zero for the images of other ranks
     milliseconds: npt.NDArray[np.float64]  # (N,), zero for the images of other ranks
-    seconds: float
+    seconds: float = 0
+
+    @classmethod
+    def empty(cls, images: int, classes: int) -> Tally:
+        """Nothing counted yet."""
+        per_image = np.zeros((images, 3, classes), np.int64)
+        return cls(np.zeros((classes, classes + 1), np.int64), per_image, np.zeros(images))
+
+    def add(self, index: int, matrix: metrics.Counts) -> None:
+        """Count an image by its confusion matrix."""
+        self.confusion += matrix
+        self.per_image[index] = metrics.class_counts(matrix)
 
 
 def count(
@@ -109,7 +120,7 @@ def count(
     while a batch is read. Raises TimeoutError where one is not read within `timeout_s` seconds.
     """
     images, classes = len(dataset), len(dataset.labels)
-    tally = Tally(np.zeros((classes, classes + 1), np.int64), np.zeros((images, 3, classes), np.int64), np.zeros(images), 0)
+    tally = Tally.empty(images, classes)
     start = time.perf_counter()
     plan = list(batches(images, batch_size, rank, ranks))
     done = 0
@@ -122,8 +133,7 @@ def count(
             tally.milliseconds[batch] = (time.perf_counter() - began) * 1000 / len(batch)
             pairs = [(labels, predicted) for (_, labels), predicted in zip(samples, predictions, strict=True)]
             for index, matrix in zip(batch, at_once(lambda pair: metrics.confusion(*pair, classes), pairs), strict=True):
-                tally.confusion += matrix
-                tally.per_image[index] = metrics.class_counts(matrix)
+                tally.add(index, matrix)
             done += len(batch)
             if progress:
                 progress(done, samples)

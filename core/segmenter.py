@@ -22,7 +22,7 @@ from core.transforms import Preprocess, Size
 class Segmenter:
     """Segments photographs with a network: `prepare`, `forward`, `label`, and their composition as a call.
 
-    What is evaluated is what is served, bit for bit, because no other file resizes, normalises or argmaxes.
+    What is evaluated is what is served, bit for bit, because both go through here.
     """
 
     def __init__(self, source: Checkpoint | str | Path, device: str = "auto", backend: str = "auto") -> None:

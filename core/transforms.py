@@ -1,4 +1,4 @@
-"""Preprocess: a photograph to the network's input, and back; the only place where a picture is resized for it."""
+"""Preprocess: a photograph to the network's input, and back; the resizing that training and serving share."""
 
 from __future__ import annotations
 
@@ -46,10 +46,15 @@ class Preprocess(BaseModel):
         """(H, W, 3) uint8 RGB to the same at the network's size."""
         return resize_photo(rgb, self.shape(*rgb.shape[:2]))
 
+    @property
+    def factors(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Scale and shift (3,) float32 of `normalise`: values 0..255 times the one less the other."""
+        std = np.array(self.std, np.float32)
+        return np.asarray(1 / (255 * std), np.float32), np.asarray(np.array(self.mean, np.float32) / std, np.float32)
+
     def normalise(self, rgb: RGB) -> npt.NDArray[np.float32]:
         """(H, W, 3) uint8 RGB to (3, H, W) float32 of about zero mean and unit variance."""
-        scale = 1 / (255 * np.array(self.std, np.float32))
-        shift = np.array(self.mean, np.float32) / np.array(self.std, np.float32)
+        scale, shift = self.factors
         return np.ascontiguousarray((rgb * scale - shift).transpose(2, 0, 1))
 
     def __call__(self, rgb: RGB) -> npt.NDArray[np.float32]:

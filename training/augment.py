@@ -44,7 +44,8 @@ class Classic:
 
 
 class Street:
-    """Keep the aspect: scale 0.5..2 of the fitted picture, crop at random, flip, change brightness, contrast, saturation.
+    """Keep the aspect: scale the fitted picture by a random factor (log-uniform in `scale`), crop at random, flip, change
+    brightness, contrast, saturation.
 
     Where the scaled picture is smaller than the crop it lies at a random place in it, surrounded by the mean colour
     and void.

@@ -16,6 +16,7 @@ from core.transforms import resize_label, resize_photo
 from training.history import Row
 from training.validation import FittedSegmenter
 
+PICTURES = 4  # in the strip
 STRIP_HEIGHT = 128  # pixels of a picture in the strip
 
 
@@ -61,14 +62,14 @@ class Board:
             print(f"warning: {self.folder}: no TensorBoard log ({error.strerror}); training goes on", flush=True)
 
 
-def picture_strip(segment: FittedSegmenter, dataset: Dataset, pictures: int = 4) -> npt.NDArray[np.uint8]:
+def picture_strip(segment: FittedSegmenter, dataset: Dataset) -> npt.NDArray[np.uint8]:
     """Evenly spaced samples of a split kept at the network's size: (H, W, 3) uint8 RGB, a row each of photograph, label
     and prediction."""
     from torchvision.utils import make_grid  # takes two seconds, which a process that draws nothing does not have
 
     palette = dataset.labels.palette
     tiles = []
-    for index in np.linspace(0, len(dataset) - 1, min(pictures, len(dataset))).astype(int):
+    for index in np.linspace(0, len(dataset) - 1, min(PICTURES, len(dataset))).astype(int):
         rgb, labels = dataset[int(index)]
         height, width = labels.shape
         size = STRIP_HEIGHT, max(1, round(STRIP_HEIGHT * width / height))

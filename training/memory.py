@@ -10,8 +10,8 @@ import torch
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
 
 
-def keep_freed_memory() -> bool:
-    """Tell glibc's malloc to serve large blocks from the heap and never to shrink it; whether it could be told.
+def keep_freed_memory() -> None:
+    """Tell glibc's malloc to serve large blocks from the heap and never to shrink it; nothing where there is another C library.
 
     A step allocates the same hundreds of megabytes as the step before. By default each tensor over 32 MB is mapped
     anew, and the kernel zeroes every page of it at its first touch.
@@ -19,8 +19,9 @@ def keep_freed_memory() -> bool:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
-        return False
-    return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, -1))
+        return
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ from training.config import TrainConfig
 from training.curves import CROSS_ENTROPY, draw_curves
 from training.history import Row
 from training.run_folder import LEADING, RunFolder
-from training.validation import FittedSegmenter, Validation, score_columns
+from training.validation import FittedSegmenter, Validation
 
 
 @dataclass
@@ -40,6 +40,7 @@ class Recorder:
     ) -> None:
         self.config, self.folder, self.segmenter = config, folder, segmenter
         self.train_set, self.val_set = train_set, val_set
+        self.legs = folder.legs()  # those before this one
         self.board = Board(folder.tensorboard, first)
         weighted = ", weighted by class" * (config.class_weights != "none")
         self.objective = CROSS_ENTROPY if config.loss == "ce" and not weighted else config.loss + weighted
@@ -60,7 +61,7 @@ class Recorder:
             epoch=epoch,
             scores=summary(scores),
             scored_on=described(self.val_set),
-            legs=(*self.folder.legs(), self.leg(epoch)),
+            legs=(*self.legs, self.leg(epoch)),
         )
         score = getattr(scores, LEADING) or 0.0
         better = best is None or score > best
@@ -73,8 +74,8 @@ class Recorder:
             "learning_rate": trained.learning_rate,
             "images_per_s": speed,
             "seconds": trained.seconds,
-            **score_columns(scores, "val_"),
-            **score_columns(metrics.scores(trained.confusion), "train_running_"),
+            **{f"val_{name}": value for name, value in scores.by_name().items()},
+            **{f"train_running_{name}": value for name, value in metrics.scores(trained.confusion).by_name().items()},
         }
         if row["val_loss"] is None:
             print(f"warning: epoch {epoch}: the loss on the validation images is {validated.loss}: some of the network's"

@@ -94,7 +94,7 @@ class RunFolder:
         except ValueError:
             raise InputError(f"{self.path}: its config.json is not that of a run; choose another folder with --run") from None
 
-    def save_epoch(self, epoch: int, card: Card, tensors: Tensors, best: bool, keep: int | None) -> Path:
+    def save_epoch(self, epoch: int, card: Card, tensors: Tensors, best: bool, keep: int | None) -> None:
         """Write `epoch-EEEE`, point `last` (and `best`) to it and delete what `keep` leaves out."""
         path = self.checkpoints / f"epoch-{epoch:04d}{SUFFIX}"
         write_checkpoint(path, card, tensors)
@@ -104,7 +104,6 @@ class RunFolder:
         if keep is not None:
             for old in self._epoch_files(epoch)[:-keep]:
                 old.unlink()  # best and last are links of their own and stay
-        return path
 
     def _epoch_files(self, up_to: int) -> list[Path]:
         """The checkpoints of the epochs up to this one, in their order: later ones are of a past that is done again."""

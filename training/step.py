@@ -50,9 +50,7 @@ class Step:
         self.optimizer, self.loss, self.world = optimizer, loss, world
         self.clip, self.average, self.bf16 = clip, average, bf16
         device = world.device
-        scale = [1 / (255 * s) for s in preprocess.std]
-        shift = [m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)]
-        self.scale, self.shift = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (scale, shift))
+        self.scale, self.shift = (torch.from_numpy(v).to(device).view(1, 3, 1, 1) for v in preprocess.factors)
         self.failed = torch.zeros((), device=device)  # 1 from the first update on that was not finite
         self.calls, self.updates = 0, torch.zeros((), dtype=torch.int64, device=device)  # the second: those before it
         # what a gradient scaler would set: the fused step reads them on the device

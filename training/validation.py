@@ -17,7 +17,6 @@ from core.segmenter import Segmenter
 from core.threads import at_once
 from core.transforms import Size, resize_label
 from training.distributed import World
-from training.history import Row
 from training.progress import bar
 
 MOST = 8  # photographs a round: a stop has to wait for them
@@ -105,8 +104,3 @@ def validate(
     tally = count_together(segment, dataset, min(batch_size, MOST), world, seen, waiting_for_it)
     world.add(sums)
     return Validation(float(sums[0] / max(sums[1], 1)), tally)
-
-
-def score_columns(scores: metrics.Scores, prefix: str) -> Row:
-    """Scores as columns of the history: leading ones, macro and micro."""
-    return {prefix + name: value for name, value in scores.by_name().items()}

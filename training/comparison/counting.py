@@ -36,7 +36,7 @@ def count_all(
 ) -> tuple[list[Counted], npt.NDArray[np.float64]]:
     """Counts of every model, and for each image (N,) the share of its valid pixels on which not all models agree."""
     images, classes = len(dataset), len(dataset.labels)
-    counted = [Counted(_nothing(images, classes), np.zeros((classes, classes + 1), np.int64), np.zeros((BINS, 3)))
+    counted = [Counted(Tally.empty(images, classes), np.zeros((classes, classes + 1), np.int64), np.zeros((BINS, 3)))
                for _ in contestants]  # fmt: skip
     disagreement = np.zeros(images)
     for contestant in contestants:
@@ -54,11 +54,6 @@ def count_all(
     return counted, disagreement
 
 
-def _nothing(images: int, classes: int) -> Tally:
-    per_image = np.zeros((images, 3, classes), np.int64)
-    return Tally(np.zeros((classes, classes + 1), np.int64), per_image, np.zeros(images), 0)
-
-
 def _count(contestant: Contestant, counted: Counted, index: int, sample: Sample, other: Definition) -> Labels:
     """Segment one sample, add to the counts, and return the label map."""
     (rgb, labels), segmenter = sample, contestant.segmenter
@@ -67,9 +62,8 @@ def _count(contestant: Contestant, counted: Counted, index: int, sample: Sample,
     logits = segmenter.logits([segmenter.prepare(rgb)])[0]
     predicted = segmenter.label(logits, size)
     seconds = time.perf_counter() - start
-    tally, matrix = counted.exact, metrics.confusion(labels, predicted, len(counted.other))
-    tally.confusion += matrix
-    tally.per_image[index] = metrics.class_counts(matrix)
+    tally = counted.exact
+    tally.add(index, metrics.confusion(labels, predicted, len(counted.other)))
     tally.milliseconds[index] = seconds * 1000
     tally.seconds += seconds
     confidence = segmenter.confidence(logits, size)

@@ -63,7 +63,8 @@ def summarise(
     groups = same_but_for_the_seed(contestants)
     ious = image_ious(counts)
     chosen = [*choose_by_score(ious, streets), *choose_by_disagreement(disagreement, streets)]
-    lengths = [blocks.lengths(influence(each)) for each in counts]
+    lengths = np.concatenate([blocks.lengths(influence(each)) for each in counts])
+    lengths = lengths[lengths > 0]
     return Comparison(
         command=command,
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -72,7 +73,7 @@ def summarise(
         split=dataset.split,
         images=len(dataset),
         drives=blocks.drives,
-        block_lengths=None if blocks.whole_drives else (max(1, int(np.min(lengths))), max(1, int(np.max(lengths)))),
+        block_lengths=None if blocks.whole_drives else (int(lengths.min(initial=len(dataset))), int(lengths.max(initial=1))),
         models=[
             _model(contestant, dataset, each, costs_of_it, other, blocks)
             for contestant, each, costs_of_it in zip(contestants, counted, measured, strict=True)
