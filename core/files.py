@@ -67,7 +67,10 @@ def make_folder(folder: Path) -> None:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files in a folder and those below it, sorted, none where there is no folder; linked folders are followed, but not to a folder around the link."""
+    """All files in a folder and those below it, sorted; none where there is no folder.
+
+    Linked folders are followed, but not to one around the link.
+    """
     found: list[Path] = []
     for path in folder.iterdir() if folder.is_dir() else ():
         if not path.is_dir():
