@@ -161,7 +161,8 @@ def score_intervals(blocks: Blocks, counts: PerImage, statistic: Statistic = lea
     They don't where there are too few of them, or where all are alike in it: a class that was found on none, or everywhere.
 
     They are symmetric in the logit, so that none leaves 0..1. In simulated films they cover the truth in 93 to 97 % of
-    the cases (a test); in 92 % where the whole film is worth no more than five independent frames.
+    the cases (a test); in 92 % where the whole film is worth no more than five independent frames, and in 89 to 98 % where
+    three of eleven classes are on a tenth of the frames only.
     """
     found = estimate(blocks, [(1.0, counts)], statistic)
     result: list[Interval | None] = []
