@@ -66,18 +66,18 @@ def make_folder(folder: Path) -> None:
         sync_folder(folder.parent)
 
 
-def files_below(folder: Path) -> list[Path]:
+def files_below(folder: Path, around: frozenset[Path] = frozenset()) -> list[Path]:
     """All files in a folder and those below it, sorted; none where there is no folder.
 
-    Linked folders are followed, but not to one around the link.
+    Linked folders are followed, but not to one that the way there has come through, or that lies around it (`around`).
+    Raises OSError where a folder can't be read.
     """
-    found: list[Path] = []
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if not path.is_dir():
-            found.append(path)
-        elif path.resolve() not in (folder.resolve(), *folder.resolve().parents):  # a link to a folder around it
-            found += files_below(path)
-    return sorted(found)
+    here = folder.resolve()
+    if here in around or not here.is_dir():
+        return []
+    around |= {here, *here.parents}
+    lists = [files_below(path, around) if path.is_dir() else [path] for path in folder.iterdir()]
+    return sorted(path for paths in lists for path in paths)
 
 
 def link_atomically(target: Path, path: Path) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import TypeVar
 
-# those that this process may use: a container has fewer than its host
+# those that this process may use, which can be fewer than the machine has; a quota of time (docker run --cpus) is not seen
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 SLICE_S = 1.0
 Item = TypeVar("Item")

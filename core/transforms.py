@@ -49,8 +49,8 @@ class Preprocess(BaseModel):
     @property
     def factors(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Scale and shift (3,) float32 of `normalise`: values 0..255 times the one less the other."""
-        std = np.array(self.std, np.float32)
-        return np.asarray(1 / (255 * std), np.float32), np.asarray(np.array(self.mean, np.float32) / std, np.float32)
+        scale, shift = [1 / (255 * s) for s in self.std], [m / s for m, s in zip(self.mean, self.std, strict=True)]
+        return np.array(scale, np.float32), np.array(shift, np.float32)
 
     def normalise(self, rgb: RGB) -> npt.NDArray[np.float32]:
         """(H, W, 3) uint8 RGB to (3, H, W) float32 of about zero mean and unit variance."""

@@ -22,6 +22,12 @@ from training.distributed import die_with_launcher
 from training.launcher import leave_verdict
 from training.memory import out_of_memory
 
+OF_PHOTOGRAPHS = "smaller photographs take less, and --device cpu takes the machine's memory"
+LESS_MEMORY = {
+    "train": "a smaller --batch-size, --size or --width takes less, and so do more parts of a batch with --accumulate",
+    "evaluate": "a smaller --batch-size takes less, and --device cpu the machine's memory",
+}
+
 
 class Parser(argparse.ArgumentParser):
     """Tells a wrong flag in one line, as every other error is told."""
@@ -39,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     die_with_launcher()
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = Parser(prog="python -m training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     for command in (train, evaluate, compare, predict, export, synthesize):
         command.add_parser(commands)
     try:
@@ -64,8 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        print(f"error: not enough memory ({str(error).splitlines()[0]}); a smaller --batch-size, --size or --width takes less,"
-              " in training more parts with --accumulate, too", file=sys.stderr)  # fmt: skip
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        print(f"error: not enough memory ({said}); {LESS_MEMORY.get(options.command, OF_PHOTOGRAPHS)}", file=sys.stderr)
         leave_verdict(1)
         return 1
     except KeyboardInterrupt:

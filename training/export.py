@@ -46,7 +46,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Write the file, and beside it the history of all its training as NAME.history.csv."""
     name, path = find_checkpoint(options.checkpoint)
-    if options.out is None and path.parent == PRETRAINED:
+    if options.out is None and path.resolve().parent == PRETRAINED.resolve():
         raise InputError(
             f"--out: {name} comes with the project, whose folder is not for files of yours; name the file to write"
         )

@@ -52,7 +52,7 @@ def read_rows(*paths: Path) -> list[Row]:
 def _numbers(path: Path) -> list[Row]:
     try:
         rows, names = read_table(path)
-        if names and "epoch" not in names:
+        if any(not row.get("epoch") for row in rows) or (names and "epoch" not in names):
             raise ValueError
         return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
     except (TypeError, ValueError):  # not text, not numbers

@@ -7,6 +7,8 @@ import ctypes
 
 import torch
 
+# of torch's CPU, of CUDA, and of cuBLAS on a GPU that is almost full
+NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
 
 
@@ -25,5 +27,7 @@ def keep_freed_memory() -> None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the machine has no memory left for what was asked; on a CPU torch has no class for it."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether a device or the machine has no memory left for what was asked; torch has a class for some such errors only."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)

@@ -16,7 +16,7 @@ from core.models import Network, build_model
 from core.models.r2unet import RecurrentResidualBlock
 from training.config import TrainConfig
 from training.distributed import World
-from training.history import histories_of
+from training.history import histories_of, read_rows
 from training.run_folder import Past, RunFolder
 
 
@@ -31,6 +31,7 @@ def new_network(config: TrainConfig, labels: LabelSpace) -> Network:
             theirs = source.card.architecture
             raise InputError(f"--init: {path} is a {theirs.name} of width {theirs.width}, not a {config.model} of width"
                              f" {config.width}; train with --model {theirs.name} --width {theirs.width}")  # fmt: skip
+        read_rows(*histories_of(path))  # which go into the run folder: raises where one is none
         load_state(network, source, new_head=source.card.labels.names != labels.names)
     for layer in network.modules():
         if isinstance(layer, RecurrentResidualBlock):

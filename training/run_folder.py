@@ -60,8 +60,10 @@ class RunFolder:
         remove_temporaries(self.path, self.checkpoints, self.resume)
         before = self._document()
         if past is not None:
+            (self.path / EARLIER).unlink(missing_ok=True)
             rows, names = read_table(*past.histories)
-            write_table(self.path / EARLIER, rows, names) if rows else (self.path / EARLIER).unlink(missing_ok=True)
+            if rows:
+                write_table(self.path / EARLIER, rows, names)
         document = {
             "config": config.model_dump(mode="json", exclude={"resume"}),
             "skipped": skipped,
@@ -91,7 +93,7 @@ class RunFolder:
             return dict(json.loads((self.path / "config.json").read_text(encoding="utf-8")))
         except FileNotFoundError:
             return {}
-        except ValueError:
+        except (ValueError, TypeError):
             raise InputError(f"{self.path}: its config.json is not that of a run; choose another folder with --run") from None
 
     def save_epoch(self, epoch: int, card: Card, tensors: Tensors, best: bool, keep: int | None) -> None:
@@ -174,8 +176,8 @@ class RunFolder:
 
         Where --keep has deleted a checkpoint, the link stays as it is.
         """
+        scores = {row["epoch"]: row.get(f"val_{LEADING}") or 0 for row in self.read_history()}  # raises where it is no history
         rows, names = read_table(self.history)
-        scores = {row["epoch"]: row.get(f"val_{LEADING}") or 0 for row in self.read_history()}  # and raises where it is none
         kept = [row for row in rows if float(row["epoch"]) <= epoch]
         if len(kept) < len(rows):
             kind = "" if self.warned else "warning: "

@@ -105,6 +105,14 @@ def test_files_in_linked_folders_are_found_once(tmp_path: Path) -> None:
     assert files_below(tmp_path / "here") == [tmp_path / "here" / "linked" / "deep" / "file"]
 
 
+def test_links_to_each_other_come_to_an_end(tmp_path: Path) -> None:
+    for name, other in ("ab", "ba"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+        (tmp_path / name / other).symlink_to(tmp_path / other)
+    assert [str(path.relative_to(tmp_path)) for path in files_below(tmp_path / "a")] == ["a/b/file", "a/file"]
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("name", ["open", "write", "fsync", "rename"])
 def test_a_disk_that_fails_leaves_the_old_file_and_nothing_else(

@@ -398,6 +398,7 @@ def test_a_signal_before_the_first_step_loses_nothing(scenes: Path, tmp_path: Pa
 
 
 def test_no_memory_is_one_line_that_says_what_takes_less(monkeypatch: pytest.MonkeyPatch, checkpoint: Path, cli) -> None:
-    monkeypatch.setattr("training.predict.Segmenter", lambda *_: torch.empty(1 << 60))
-    code, _, err = cli("predict", checkpoint, checkpoint)
-    assert code == 1 and err.startswith("error: not enough memory (") and "--batch-size" in err and err.count("\n") == 1
+    for asked_too_much in (lambda *_: torch.empty(1 << 60), lambda *_: bytes(1 << 60)):
+        monkeypatch.setattr("training.predict.Segmenter", asked_too_much)
+        code, _, err = cli("predict", checkpoint, checkpoint)
+        assert code == 1 and err.startswith("error: not enough memory (") and "--device cpu" in err and err.count("\n") == 1

@@ -82,6 +82,11 @@ def test_an_overlay_never_takes_the_place_of_a_mask(checkpoint: Path, folder: Pa
     assert code == 2 and "one.jpg would take the place of another mask" in err
 
 
+def test_masks_may_go_beside_the_photographs_folder(checkpoint: Path, folder: Path, cli) -> None:
+    code, out, err = cli("predict", checkpoint, folder, "--out", folder.parent)
+    assert code == 0 and out.startswith("2 of 2 masks"), err
+
+
 def test_masks_of_an_earlier_run_are_no_photographs(checkpoint: Path, folder: Path, cli) -> None:
     for _ in range(2):
         code, out, err = cli("predict", checkpoint, folder, "--out", folder / "masks")

@@ -23,6 +23,7 @@ from core.files import make_folder
 from tests.saved import prepare, save
 from tests.training.kills import ROOT, Victim, differences, lives
 from training import launcher
+from training.history import write_table
 from training.run_folder import LEADING, Past, RunFolder
 from training.signals import StopWish
 
@@ -81,7 +82,7 @@ def test_best_and_last_are_of_the_history_that_a_run_goes_on_from(tmp_path: Path
     prepare(folder)
     save(folder, 3)
     rows = [{"epoch": epoch, f"val_{LEADING}": score} for epoch, score in ((1, 0.3), (2, 0.3), (3, 0.9))]
-    folder._write_history(rows, list(rows[0]))
+    write_table(folder.history, rows, list(rows[0]))
     shutil.copy(folder.checkpoints / "epoch-0003.safetensors", folder.checkpoints / "epoch-0001.safetensors")
     folder.go_back(2)
     names = {path.name: path.stat().st_ino for path in folder.checkpoints.iterdir()}

@@ -63,7 +63,7 @@ def training_speeds(contestants: Sequence[Contestant], device: torch.device, ste
                 start = time.perf_counter()
                 step(batch, sums)
                 float(sums.loss[0])  # waits for the device
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
                 continue
@@ -92,9 +92,12 @@ def _training(contestant: Contestant, device: torch.device) -> tuple[Step, Batch
 
 def peak_memories(contestants: Sequence[Contestant], photo: Size, backend: str) -> list[Peak | None]:
     """Memory at its highest in a process of its own that segments photographs of a size with a model: one process for those
-    of one architecture and size. None, with a warning, where it fails."""
-    found = {kind: _peak_memory(c, photo, backend) for kind, c in {_kind(c): c for c in contestants}.items()}
-    return [found[_kind(c)] for c in contestants]
+    that take the same: of one architecture, input and file size. None, with a warning, where it fails."""
+    kinds = [
+        (_kind(c), c.segmenter.preprocess.mode, c.segmenter.backend.name, c.checkpoint.path.stat().st_size) for c in contestants
+    ]
+    found = {kind: _peak_memory(c, photo, backend) for kind, c in dict(zip(kinds, contestants, strict=True)).items()}
+    return [found[kind] for kind in kinds]
 
 
 def _peak_memory(contestant: Contestant, photo: Size, backend: str) -> Peak | None:

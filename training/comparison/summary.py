@@ -64,7 +64,7 @@ def summarise(
     ious = image_ious(counts)
     chosen = [*choose_by_score(ious, streets), *choose_by_disagreement(disagreement, streets)]
     lengths = np.concatenate([blocks.lengths(influence(each)) for each in counts])
-    lengths = lengths[lengths > 0]
+    lengths = lengths[lengths > 0] if lengths.any() else np.ones(1, np.int64)
     return Comparison(
         command=command,
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -73,7 +73,7 @@ def summarise(
         split=dataset.split,
         images=len(dataset),
         drives=blocks.drives,
-        block_lengths=None if blocks.whole_drives else (int(lengths.min(initial=len(dataset))), int(lengths.max(initial=1))),
+        block_lengths=None if blocks.whole_drives else (int(lengths.min()), int(lengths.max())),
         models=[
             _model(contestant, dataset, each, costs_of_it, other, blocks)
             for contestant, each, costs_of_it in zip(contestants, counted, measured, strict=True)

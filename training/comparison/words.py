@@ -54,9 +54,9 @@ def streets(c: Comparison) -> str:
 
 
 def speaks_of_checkpoints_alone(c: Comparison) -> bool:
-    """Whether a pair of checkpoints is told apart of which not both stand for their architecture."""
+    """Whether a pair of checkpoints is told apart that is in no pair of architectures."""
     grouped = {name for members in c.architectures.values() for name in members}
-    return bool(c.pairs) and any(model.name not in grouped for model in c.models)
+    return bool(c.pairs) and (not c.architecture_pairs or any(model.name not in grouped for model in c.models))
 
 
 def notes(c: Comparison) -> list[str]:
