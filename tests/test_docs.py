@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from core.checkpoint import read_checkpoint, shipped
 from core.models import MODELS
 from service.app import create_app
 from service.problems import CODES
@@ -130,9 +131,20 @@ def test_every_command_of_the_readme_runs(desk: Path, environment: dict[str, str
     assert ran >= 8
 
 
-def test_results_are_told() -> None:
-    section = README.split("\n## Results so far\n")[1].split("\n## ")[0]
-    assert len(re.findall(r"^\| `(?:ddunet|unet|r2unet)` \|.*\d\.\d{3}", section, re.MULTILINE)) >= 3
+@pytest.mark.parametrize("name", shipped())
+def test_the_results_are_those_of_the_cards(name: str) -> None:
+    scores = read_checkpoint(shipped()[name]).card.scores
+    section = README.split("\n## Results")[1].split("\n## ")[0]
+    (row,) = (line for line in section.splitlines() if line.startswith(f"| `{name}` |"))
+    assert all(f"{scores[key]:.3f}" in row for key in ("macro_iou_labelled", "pixel_accuracy"))
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_the_recipe_has_every_leg_of_the_cards(name: str) -> None:
+    rows = [line for line in (ROOT / "docs" / "recipe.md").read_text().splitlines() if line.startswith(f"| `{name}`")]
+    for leg in read_checkpoint(shipped()[name]).card.legs:
+        command = leg.command.replace("--data camvid", "--data datasets/camvid")
+        assert any(f"`{command}`" in row and f"| {leg.hours:.1f} |" in row for row in rows), (command, leg.hours)
 
 
 def test_every_make_target_of_the_readme_is_there() -> None:
