@@ -135,11 +135,7 @@ def _by_key(folder: Path, ending: str, suffixes: tuple[str, ...]) -> tuple[dict[
     is wrong with the others."""
     found: dict[str, Path] = {}
     doubles = []
-    try:
-        paths = files_below(folder)
-    except OSError as error:
-        raise InputError(f"{error.filename}: can't be read ({error.strerror})") from None
-    for path in paths:
+    for path in files_below(folder):
         if path.suffix.lower() in suffixes and path.stem.endswith(ending):
             key = path.relative_to(folder).with_suffix("").as_posix().removesuffix(ending)
             if key in found:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from core.errors import InputError
+
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # exFAT, network drives, mounted buckets
 TEMPORARY = ".*.tmp"  # what a crash may leave behind: `remove_temporaries` clears it away
 
@@ -70,13 +72,16 @@ def files_below(folder: Path, around: frozenset[Path] = frozenset()) -> list[Pat
     """All files in a folder and those below it, sorted; none where there is no folder.
 
     Linked folders are followed, but not to one that the way there has come through, or that lies around it (`around`).
-    Raises OSError where a folder can't be read.
+    Raises InputError where a folder can't be read.
     """
     here = folder.resolve()
     if here in around or not here.is_dir():
         return []
     around |= {here, *here.parents}
-    lists = [files_below(path, around) if path.is_dir() else [path] for path in folder.iterdir()]
+    try:
+        lists = [files_below(path, around) if path.is_dir() else [path] for path in folder.iterdir()]
+    except OSError as error:
+        raise InputError(f"{error.filename}: can't be read ({error.strerror})") from None
     return sorted(path for paths in lists for path in paths)
 
 

@@ -222,18 +222,28 @@ def settle(config: TrainConfig, flags: set[str]) -> TrainConfig:
     if config.model is None and (config.run is None or not config.resume):
         raise InputError(f"--model: missing; known: {', '.join(MODELS)}")
     saved_file = config.run_folder / "config.json"
-    begun = any(config.run_folder.glob("*/*.safetensors"))
+    begun = holds_run(config.run_folder)
     if config.resume and saved_file.exists():
         return _merge(config, flags, TrainConfig.model_construct(**_plain(saved_file)), begun)
-    if begun:
-        if config.resume:
-            raise InputError(f"{saved_file}: missing, and the folder holds a run; bring it back, or choose another --run")
-        raise InputError(f"{config.run_folder}: holds a run; go on with --resume, or choose another folder with --run")
+    if begun and config.resume:
+        raise InputError(f"{saved_file}: missing, and the folder holds a run; bring it back, or choose another --run")
+    require_new(config.run_folder)
     if config.model is None:
         raise InputError(f"--run: no run in {config.run_folder}; to begin one say --model ({', '.join(MODELS)}) and --data")
     if config.data is None:
         raise InputError("--data: missing; a Cityscapes folder, a folder with classes.json, or `synthetic`")
     return config
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether something was saved in a run folder."""
+    return any(folder.glob("*/*.safetensors"))
+
+
+def require_new(folder: Path) -> None:
+    """Raise InputError where a folder holds a run."""
+    if holds_run(folder):
+        raise InputError(f"{folder}: holds a run; go on with --resume, or choose another folder with --run")
 
 
 def _plain(saved_file: Path) -> dict[str, Any]:

@@ -108,11 +108,6 @@ def outputs(inputs: list[Path], out: Path, overlays: bool) -> list[tuple[Path, P
 
 
 def _photographs(folder: Path, out: Path) -> list[Path]:
+    found = [path for path in files_below(folder) if path.suffix.lower() in PHOTO_SUFFIXES]
     masks = out.resolve()
-    try:
-        found = [path for path in files_below(folder) if path.suffix.lower() in PHOTO_SUFFIXES]
-    except OSError as error:
-        raise InputError(
-            f"{error.filename}: can't be read ({error.strerror}); name the photographs, or folders of them"
-        ) from None
     return [path for path in found if folder.resolve() not in masks.parents or masks not in path.resolve().parents]

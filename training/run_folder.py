@@ -73,11 +73,6 @@ class RunFolder:
         }
         write_atomically(self.path / "config.json", [json.dumps(document, indent=2).encode() + b"\n"])
 
-    def require_new(self) -> None:
-        """Raise InputError where the folder holds a run."""
-        if any(self.path.glob(f"*/*{SUFFIX}")):
-            raise InputError(f"{self.path}: holds a run; go on with --resume, or choose another folder with --run")
-
     def legs(self) -> tuple[Leg, ...]:
         """The trainings that came before this one: those of the checkpoint that it began with."""
         return tuple(Leg.model_validate(leg) for leg in self._document().get("legs", []))

@@ -19,7 +19,7 @@ from training.announce import announce
 from training.augment import RECIPES
 from training.average import Average
 from training.conditions import changed, conditions
-from training.config import TrainConfig
+from training.config import TrainConfig, require_new
 from training.data import Survey, TrainingData, open_training_data
 from training.distributed import World
 from training.kept import Kept
@@ -110,7 +110,7 @@ class Run:
     def start(self) -> Place:
         """Where to begin: at nothing, or where the newest whole resume file says. Raises InputError, RunError."""
         if self.world.main and not self.config.resume:
-            self.folder.require_new()  # again: another process may have trained here until now
+            require_new(self.folder.path)  # again: another process may have trained here until now
         found = self.folder.newest_resume() if self.world.main and self.config.resume else None
         path = self.world.share(found[0] if found else None)
         place = Place(on=self.conditions)

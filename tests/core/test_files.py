@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import InputError
 from core.files import files_below, link_atomically, remove_temporaries, write_atomically
 
 CALLS = ("open", "write", "fsync", "close", "rename", "replace", "link", "unlink")
@@ -103,6 +104,15 @@ def test_files_in_linked_folders_are_found_once(tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "deep" / "back").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "here" / "around").symlink_to(tmp_path)
     assert files_below(tmp_path / "here") == [tmp_path / "here" / "linked" / "deep" / "file"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> None:  # as the system does, but for root
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(InputError, match=f"{tmp_path}: can't be read \\(Permission denied\\)"):
+        files_below(tmp_path)
 
 
 def test_links_to_each_other_come_to_an_end(tmp_path: Path) -> None:
