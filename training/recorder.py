@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from training.curves import CROSS_ENTROPY, draw_curves
 from training.history import Row
 from training.run_folder import LEADING, RunFolder
 from training.validation import FittedSegmenter, Validation
+
+DRAWING_SHARE = 0.05  # of the time, at most: drawing is Python's work, for which the other threads of the process wait
 
 
 @dataclass
@@ -46,6 +49,7 @@ class Recorder:
         self.objective = CROSS_ENTROPY if config.loss == "ce" and not weighted else config.loss + weighted
         self.painter = ThreadPoolExecutor(1)  # drawing takes a second, in which the next epoch goes on
         self.drawing: Future[None] | None = None
+        self.draw_from = 0.0  # on the monotonic clock: epochs of a second or two are not all drawn
 
     def epoch(
         self, epoch: int, served: nn.Module, trained: Trained, validated: Validation, best: float | None
@@ -96,12 +100,19 @@ class Recorder:
         return Leg(command=self.config.command, data=name, images=images, seed=self.config.seed, epochs=epoch)
 
     def draw(self, last: bool = False) -> None:
-        """Draw the curves beside the training; while one picture is drawn the next is left out, but for the last."""
-        if last or not self.drawing or self.drawing.done():
+        """Draw the curves beside the training; those of epochs that follow too soon are left out, but for the last."""
+        if last or ((not self.drawing or self.drawing.done()) and time.monotonic() >= self.draw_from):
             self._tell_of_drawing()
             title = f"{self.folder.path.name}: {self.config.model}, width {self.config.width}"
             history, path = self.folder.read_history(), self.folder.path / "curves.png"
-            self.drawing = self.painter.submit(draw_curves, history, title, path, self.objective) if history else None
+
+            def paint() -> None:
+                start = time.monotonic()
+                draw_curves(history, title, path, self.objective)
+                end = time.monotonic()
+                self.draw_from = end + (end - start) * (1 / DRAWING_SHARE - 1)
+
+            self.drawing = self.painter.submit(paint) if history else None
 
     def close(self, finished: bool) -> None:
         """Write out what is buffered, and with `finished` the curves up to the last epoch."""

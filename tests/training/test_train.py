@@ -20,6 +20,7 @@ from core.models import build_model
 from core.segmenter import Segmenter
 from tests.conftest import make_checkpoint
 from training.__main__ import main
+from training.curves import draw_curves
 from training.loading import EpochBatches
 from training.loop import learning_rates
 from training.run_folder import RunFolder
@@ -143,6 +144,18 @@ def test_tensorboard_has_scalars_and_the_strip(run: Path) -> None:
 def test_curves_are_a_picture(run: Path) -> None:
     with Image.open(run / "curves.png") as picture:
         assert picture.width > 800
+
+
+def test_curves_of_epochs_that_follow_at_once_are_left_out(scenes: Path, tmp_path: Path, cli, monkeypatch) -> None:
+    drawn: list[int] = []
+
+    def noted(rows: list, *rest: object) -> None:
+        drawn.append(len(rows))
+        draw_curves(rows, *rest)
+
+    monkeypatch.setattr("training.recorder.draw_curves", noted)
+    assert cli("train", "--model", "ddunet", "--data", scenes, "--epochs", 4, "--run", tmp_path / "r", *TINY)[0] == 0
+    assert drawn == [1, 4]
 
 
 def test_the_loss_falls(scenes: Path, tmp_path: Path, cli) -> None:
