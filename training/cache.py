@@ -15,7 +15,7 @@ import numpy as np
 from core.datasets import Dataset, FolderDataset, Sample, read_sample
 from core.errors import RunError
 from core.files import TEMPORARY, remove_temporaries, write_atomically
-from training.kept import Contents, Kept, Look
+from training.kept import Contents, Kept, Scan
 from training.lock import hold
 
 VERSION = 2  # of the layout and of what `Kept` does
@@ -69,23 +69,23 @@ class Cache:
             outdated = [path for path in self.folder.glob(f"{self.kind}-*.cache") if path != self.path]
             if outdated:
                 told(f"{self.dataset.name}: files of {self.dataset.split} changed; its cache is made anew")
-            look = Look(self.dataset, self.keep, timeout_s)
-            look.contents.file = self.path.name
+            scan = Scan(self.dataset, self.keep, timeout_s)
+            scan.contents.file = self.path.name
             try:
-                write_atomically(self.path, self._chunks(look, skip_bad))
+                write_atomically(self.path, self._chunks(scan, skip_bad))
             except _BadSamplesError:
-                return look.contents
+                return scan.contents
             for path in outdated:  # whoever has it open keeps it until the end
                 path.unlink(missing_ok=True)
-            return look.contents
+            return scan.contents
 
-    def _chunks(self, look: Look, skip_bad: bool) -> Iterator[memoryview]:
-        for rgb, labels in look.samples(f"decoding {self.dataset.split}, once"):
+    def _chunks(self, scan: Scan, skip_bad: bool) -> Iterator[memoryview]:
+        for rgb, labels in scan.samples(f"decoding {self.dataset.split}, once"):
             # where one is bad, too, and all is thrown away: whoever waits sees that this process gets on
             yield from (np.ascontiguousarray(part).reshape(-1).data for part in (rgb, labels))
-        if look.contents.bad and not skip_bad:
+        if scan.contents.bad and not skip_bad:
             raise _BadSamplesError
-        text = look.contents.model_dump_json().encode()
+        text = scan.contents.model_dump_json().encode()
         yield memoryview(text + len(text).to_bytes(8, "little") + MAGIC)
 
 

@@ -13,7 +13,7 @@ from core.datasets import Dataset, FolderDataset, Sample, check_dataset, find_sa
 from core.errors import InputError, RunError
 from core.labels import CITYSCAPES, LabelSpace
 from training.cache import Cache, CachedDataset
-from training.kept import Contents, Kept, KeptDataset, Look
+from training.kept import Contents, Kept, KeptDataset, Scan
 from training.scenes import street_scene
 
 SYNTHETIC = "synthetic"
@@ -131,10 +131,10 @@ class TrainingData:
             except OSError as error:
                 raise RunError(f"{self.cache}: the cache can't be written ({error.strerror}); choose another folder with"
                                " --cache DIR, or train without one with --cache none") from None  # fmt: skip
-        look = Look(dataset, keep, timeout_s)
-        for _ in look.samples(f"looking through {dataset.split}"):
+        scan = Scan(dataset, keep, timeout_s)
+        for _ in scan.samples(f"looking through {dataset.split}"):
             pass
-        return look.contents
+        return scan.contents
 
     def _open(self, dataset: Dataset, keep: Kept, contents: Contents) -> Dataset:
         if self.cache and contents.file:

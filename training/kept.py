@@ -1,4 +1,4 @@
-"""What is kept of each sample after its first decoding, and the first look at all of them, which tells what is wrong."""
+"""What is kept of each sample after its first decoding, and the first scan of all of them, which tells what is wrong."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Contents(BaseModel):
         return [index for index in range(len(dataset)) if index not in self.bad]
 
 
-class Look:
+class Scan:
     """Decodes every sample of a split once, in all cores, and keeps the account of it."""
 
     def __init__(self, dataset: Dataset, keep: Kept, timeout_s: float | None = None) -> None:
@@ -110,7 +110,7 @@ class KeptDataset:
 
     def __getitem__(self, index: int) -> Sample:
         sample = read_sample(self.source, self._good[index])
-        if isinstance(sample, str):  # it was whole at the first look
+        if isinstance(sample, str):  # it was whole at the scan
             raise InputError(sample)
         return self.keep(sample)
 

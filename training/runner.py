@@ -32,7 +32,7 @@ from training.network import new_network, past_of, place_network, wrap
 from training.recorder import Recorder, Trained
 from training.run_folder import RunFolder
 from training.signals import StopWish
-from training.state import Moving, Place
+from training.state import Progress, TrainState
 from training.step import Step, Sums
 from training.validation import validate
 
@@ -70,7 +70,7 @@ class Run:
             fused=True,
         )
         average = None if config.ema is None else Average(self.network, config.ema)
-        self.moving = Moving(self.network, optimizer, average, Sums(len(labels), world.device))
+        self.state = TrainState(self.network, optimizer, average, Sums(len(labels), world.device))
         # what is evaluated and served; validation runs what the service runs, on the network in memory
         self.served = average.network if average is not None else self.network
         self.segmenter = Segmenter.around(TorchBackend(self.served, world.device), preprocess, labels)
@@ -86,18 +86,18 @@ class Run:
             average,
             self.conditions["precision"] == "bf16",
         )
-        self.loop = Loop(step, self.loader, self.moving.sums, wish, config.checkpoint_every)
+        self.loop = Loop(step, self.loader, self.state.sums, wish, config.checkpoint_every)
 
     def train(self) -> None:
         """Train to the last epoch: steps, an evaluation and a checkpoint for each. Raises InputError, RunError."""
         with only_writer(self.folder.path) if self.world.main else nullcontext():
-            place = self.start()
+            progress = self.start()
             recorder = None
             if self.world.main:
-                recorder = Recorder(self.config, self.folder, self.segmenter, self.train_set, self.val_set, place.epoch + 1)
+                recorder = Recorder(self.config, self.folder, self.segmenter, self.train_set, self.val_set, progress.epoch + 1)
             try:
-                while not self.finished(place):
-                    place = self.epoch(place, recorder)
+                while not self.finished(progress):
+                    progress = self.epoch(progress, recorder)
                 if recorder:
                     print(f"done: {self.folder.checkpoints / 'best.safetensors'}", flush=True)
             except Stopped:
@@ -107,62 +107,62 @@ class Run:
                 if recorder:
                     recorder.close(finished=not self.wish.asked)
 
-    def start(self) -> Place:
+    def start(self) -> Progress:
         """Where to begin: at nothing, or where the newest whole resume file says. Raises InputError, RunError."""
         if self.world.main and not self.config.resume:
             require_new(self.folder.path)  # again: another process may have trained here until now
         found = self.folder.newest_resume() if self.world.main and self.config.resume else None
         path = self.world.share(found[0] if found else None)
-        place = Place(on=self.conditions)
+        progress = Progress(on=self.conditions)
         if path is not None:
             document, tensors = found[1:] if found else tensorfile.read(path)
-            place = self.go_on(state.unpack(document, tensors, self.moving, self.world))
+            progress = self.go_on(state.unpack(document, tensors, self.state, self.world))
         if self.world.main:
             if self.config.resume:
-                inside = f", step {place.step}" if place.step else ""
+                inside = f", step {progress.step}" if progress.step else ""
                 told = (
-                    f"going on after epoch {place.epoch}{inside}"
+                    f"going on after epoch {progress.epoch}{inside}"
                     if path
                     else "nothing was written yet; starting from the beginning"
                 )
                 print(f"{self.folder.path}: {told}", flush=True)
-            if place.epoch >= self.config.epochs:
-                print(f"{self.folder.path}: has its {place.epoch} epochs already; a larger --epochs goes on", flush=True)
-            start = {"epoch": place.epoch, "step": place.step, **place.on, "exact": place.exact, "job": job()}
+            if progress.epoch >= self.config.epochs:
+                print(f"{self.folder.path}: has its {progress.epoch} epochs already; a larger --epochs goes on", flush=True)
+            start = {"epoch": progress.epoch, "step": progress.step, **progress.on, "exact": progress.exact, "job": job()}
             self.folder.create(self.config, start, self.survey.skipped, None if path else past_of(self.config))
-            self.folder.go_back(place.epoch)
+            self.folder.go_back(progress.epoch)
             precision = self.conditions["precision"]
             announce(self.config, self.world, precision, self.network, self.train_set, self.val_set, self.loader.batches)
         self.world.barrier()
-        return place
+        return progress
 
-    def go_on(self, place: Place) -> Place:
-        """A place from a resume file on this machine; a warning where something makes other bits of it."""
-        changes = changed(place.on, self.conditions)
+    def go_on(self, progress: Progress) -> Progress:
+        """The progress of a resume file on this machine; a warning where something makes other bits of it."""
+        changes = changed(progress.on, self.conditions)
         if changes and self.world.main:
             print(f"warning: {', '.join(changes)}: it goes on, but not with the bits of an undisturbed run", flush=True)
-        return replace(place, on=self.conditions, exact=place.exact and not changes)
+        return replace(progress, on=self.conditions, exact=progress.exact and not changes)
 
-    def finished(self, place: Place) -> bool:
+    def finished(self, progress: Progress) -> bool:
         """Whether nothing is left to do, and why, where that is not plain."""
         epochs, patience = self.config.epochs, self.config.patience
-        if patience and place.since_best >= patience:
+        if patience and progress.since_best >= patience:
             if self.world.main:
-                print(f"no better score in {place.since_best} epochs: this is the end (--patience)", flush=True)
+                print(f"no better score in {progress.since_best} epochs: this is the end (--patience)", flush=True)
             return True
-        return place.epoch >= epochs
+        return progress.epoch >= epochs
 
-    def epoch(self, place: Place, recorder: Recorder | None) -> Place:
+    def epoch(self, progress: Progress, recorder: Recorder | None) -> Progress:
         """The rest of an epoch, its evaluation and its record. Raises Stopped with everything saved, RunError."""
-        config, world, epoch, steps = self.config, self.world, place.epoch + 1, len(self.loader)
+        config, world, epoch, steps = self.config, self.world, progress.epoch + 1, len(self.loader)
         rates = learning_rates(config.schedule, config.learning_rate, epoch, config.epochs, steps, config.warmup)
 
         def save(done: int) -> None:
-            self.save(replace(place, step=done))
+            self.save(replace(progress, step=done))
 
         title = f"epoch {epoch}/{config.epochs}"
-        seconds = self.loop.epoch(epoch, place.step, rates, save, title)
-        trained = self.collect(rates[-1], (steps - place.step) * config.batch_size, seconds)
+        seconds = self.loop.epoch(epoch, progress.step, rates, save, title)
+        trained = self.collect(rates[-1], (steps - progress.step) * config.batch_size, seconds)
         world.share_buffers(self.network)
         if self.served is not self.network:
             world.share_buffers(self.served)
@@ -178,33 +178,33 @@ class Run:
                 check()
 
         validated = validate(self.segmenter, self.val_set, config.batch_size, world, check, stop_waiting)
-        best, line = place.best, ""
+        best, line = progress.best, ""
         if recorder:
             with told_as_run_error(self.folder):
-                best, line = recorder.epoch(epoch, self.served, trained, validated, place.best)
+                best, line = recorder.epoch(epoch, self.served, trained, validated, progress.best)
         best = world.share(best)
-        since_best = 0 if place.best is None or best > place.best else place.since_best + 1
-        for counter in (self.moving.sums.counts, self.moving.sums.loss):
+        since_best = 0 if progress.best is None or best > progress.best else progress.since_best + 1
+        for counter in (self.state.sums.counts, self.state.sums.loss):
             counter.zero_()
-        place = replace(place, epoch=epoch, step=0, best=best, since_best=since_best)
-        self.save(place)
+        progress = replace(progress, epoch=epoch, step=0, best=best, since_best=since_best)
+        self.save(progress)
         if recorder:
             print(line, flush=True)  # only now: whoever reads it may be gone
-        return place
+        return progress
 
     def collect(self, rate: float, images: int, seconds: float) -> Trained:
         """What all ranks counted in this epoch."""
-        loss, counts = self.moving.sums.loss.cpu().numpy().copy(), self.moving.sums.counts.cpu().numpy().copy()
+        loss, counts = self.state.sums.loss.cpu().numpy().copy(), self.state.sums.counts.cpu().numpy().copy()
         self.world.add(loss)
         self.world.add(counts)
         return Trained(float(loss[0] / max(loss[1], 1)), counts, rate, images, seconds)
 
-    def save(self, place: Place) -> None:
+    def save(self, progress: Progress) -> None:
         """Write a resume file; every rank brings its part."""
-        document, tensors = state.pack(place, self.moving, self.world)
+        document, tensors = state.pack(progress, self.state, self.world)
         if self.world.main:
             with told_as_run_error(self.folder):
-                self.folder.save_resume(place.epoch, place.step, document, tensors)
+                self.folder.save_resume(progress.epoch, progress.step, document, tensors)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a run goes on from: everything that a step changes as tensors, and the place as a document."""
+"""What a run goes on from: everything that a step changes as tensors, and the progress as a document."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KIND, SCHEMA = "resume", 1
 
 
 @dataclass
-class Place:
+class Progress:
     """Where a run is, and what it knows of its past."""
 
     epoch: int = 0  # whole epochs, evaluation and all
@@ -33,7 +33,7 @@ class Place:
 
 
 @dataclass
-class Moving:
+class TrainState:
     """Everything that a step changes."""
 
     network: nn.Module
@@ -42,33 +42,33 @@ class Moving:
     sums: Sums
 
 
-def pack(place: Place, moving: Moving, world: World) -> tuple[Document, Tensors]:
+def pack(progress: Progress, state: TrainState, world: World) -> tuple[Document, Tensors]:
     """A resume file's content; every rank takes part, the main one writes it."""
     tensors: Tensors = {}
     if world.main:
-        tensors.update(_weights(moving))
-    counts = moving.sums.counts.cpu().numpy().copy()
+        tensors.update(_weights(state))
+    counts = state.sums.counts.cpu().numpy().copy()
     world.add(counts)
     tensors["sums.counts"] = counts
     # sums of floats in the order in which each rank made them, so that going on gives the same last bits
-    tensors["sums.loss"] = np.stack(world.gather(moving.sums.loss.cpu().numpy()))
+    tensors["sums.loss"] = np.stack(world.gather(state.sums.loss.cpu().numpy()))
     tensors["generators"] = np.stack(world.gather(torch.get_rng_state().numpy()))
     if world.device.type == "cuda":
         tensors["generators.cuda"] = np.stack(world.gather(torch.cuda.get_rng_state().numpy()))
-    return {"kind": KIND, "schema_version": SCHEMA, **asdict(place)}, tensors
+    return {"kind": KIND, "schema_version": SCHEMA, **asdict(progress)}, tensors
 
 
-def _weights(moving: Moving) -> Tensors:
-    tensors = {f"network.{name}": array for name, array in to_tensors(moving.network).items()}
-    if moving.average is not None:
-        tensors.update({f"average.{name}": array for name, array in to_tensors(moving.average.network).items()})
-        tensors["updates"] = np.array(moving.average.updates)
-    for index, slot in moving.optimizer.state_dict()["state"].items():
+def _weights(state: TrainState) -> Tensors:
+    tensors = {f"network.{name}": array for name, array in to_tensors(state.network).items()}
+    if state.average is not None:
+        tensors.update({f"average.{name}": array for name, array in to_tensors(state.average.network).items()})
+        tensors["updates"] = np.array(state.average.updates)
+    for index, slot in state.optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer.{index}.{key}": value.detach().cpu().numpy() for key, value in slot.items()})
     return tensors
 
 
-def unpack(document: Document, tensors: Tensors, moving: Moving, world: World) -> Place:
+def unpack(document: Document, tensors: Tensors, state: TrainState, world: World) -> Progress:
     """Put a resume file back into place on this rank.
 
     Another number of ranks than the one that wrote it is allowed: what belonged to one rank then goes to the first.
@@ -77,36 +77,36 @@ def unpack(document: Document, tensors: Tensors, moving: Moving, world: World) -
     try:
         if (document["kind"], document["schema_version"]) != (KIND, SCHEMA):
             raise ValueError(f"kind {document['kind']}, schema {document['schema_version']}; expected {KIND}, {SCHEMA}")
-        return _unpack(document, tensors, moving, world)
+        return _unpack(document, tensors, state, world)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise RunError(f"a resume file that this program can't go on from ({reason}); start again with another --run, from"
                        " its newest checkpoint with --init") from error  # fmt: skip
 
 
-def _unpack(document: Document, tensors: Tensors, moving: Moving, world: World) -> Place:
-    moving.network.load_state_dict(_named(tensors, "network."))
-    if moving.average is not None:
-        moving.average.network.load_state_dict(_named(tensors, "average."))
-        moving.average.updates = int(tensors["updates"])
+def _unpack(document: Document, tensors: Tensors, state: TrainState, world: World) -> Progress:
+    state.network.load_state_dict(_named(tensors, "network."))
+    if state.average is not None:
+        state.average.network.load_state_dict(_named(tensors, "average."))
+        state.average.updates = int(tensors["updates"])
     slots: dict[int, dict[str, Any]] = {}
-    weights = list(moving.network.parameters())
+    weights = list(state.network.parameters())
     for name, value in _named(tensors, "optimizer.").items():
         index, key = name.split(".")
         # a fused step walks the memory: what goes with a channels-last weight must lie as it does
         like = torch.empty_like(weights[int(index)], dtype=value.dtype) if value.ndim else None
         slots.setdefault(int(index), {})[key] = value if like is None else like.copy_(value)
-    moving.optimizer.load_state_dict({"state": slots, "param_groups": moving.optimizer.state_dict()["param_groups"]})
-    place = Place(**{key: document[key] for key in vars(Place())})
-    same = place.on["ranks"] == world.ranks
+    state.optimizer.load_state_dict({"state": slots, "param_groups": state.optimizer.state_dict()["param_groups"]})
+    progress = Progress(**{key: document[key] for key in vars(Progress())})
+    same = progress.on["ranks"] == world.ranks
     loss = tensors["sums.loss"][world.rank] if same else tensors["sums.loss"].sum(0) * world.main
-    moving.sums.loss.copy_(torch.from_numpy(np.array(loss)))
-    moving.sums.counts.copy_(torch.from_numpy(tensors["sums.counts"] * world.main))
+    state.sums.loss.copy_(torch.from_numpy(np.array(loss)))
+    state.sums.counts.copy_(torch.from_numpy(tensors["sums.counts"] * world.main))
     if same:
         torch.set_rng_state(_tensor(tensors["generators"][world.rank]))
         if world.device.type == "cuda" and "generators.cuda" in tensors:
             torch.cuda.set_rng_state(_tensor(tensors["generators.cuda"][world.rank]))
-    return place
+    return progress
 
 
 def _named(tensors: Tensors, prefix: str) -> dict[str, torch.Tensor]:
