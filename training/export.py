@@ -20,7 +20,7 @@ from core.tensorfile import Tensors
 from training.data import check, open_data
 from training.distributed import World
 from training.evaluate import evaluate
-from training.history import Row, histories_of, history_beside, last_leg, read_rows, read_table, write_table
+from training.history import Row, by_leg, histories_of, history_beside, read_rows, read_table, write_table
 from training.paths import require_file
 
 
@@ -88,11 +88,12 @@ def halved(source: Checkpoint) -> Tensors:
 
 
 def completed(card: Card, history: list[Row], licence: str | None, limits: str | None) -> Card:
-    """The card with what is told and with the hours of its training, all epochs of it, where its run is at hand."""
+    """The card with what is told and with the hours of its trainings, all epochs of them, where their history is at hand."""
     legs = list(card.legs)
-    if history and legs:
-        seconds = sum(row["seconds"] or 0 for row in last_leg(history))
-        legs[-1] = legs[-1].model_copy(update={"hours": round(seconds / 3600, 3)})
+    for back, rows in enumerate(reversed(by_leg(history)), 1):  # the oldest may be missing
+        if back <= len(legs) and (back == 1 or legs[-back].hours is None):
+            seconds = sum(row["seconds"] or 0 for row in rows)
+            legs[-back] = legs[-back].model_copy(update={"hours": round(seconds / 3600, 3)})
     told = {"licence": licence or card.licence, "limits": limits or card.limits, "legs": tuple(legs)}
     return card.model_copy(update=told)
 

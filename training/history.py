@@ -59,10 +59,10 @@ def _numbers(path: Path) -> list[Row]:
         raise InputError(f"{path}: not the history of a run: expected columns of numbers, such as epoch and val_loss") from None
 
 
-def last_leg(rows: Sequence[Row]) -> list[Row]:
-    """Of trainings that stand end to end, the rows of the last: each counts its epochs anew."""
-    first = max((n for n in range(1, len(rows)) if rows[n]["epoch"] <= rows[n - 1]["epoch"]), default=0)
-    return list(rows[first:])
+def by_leg(rows: Sequence[Row]) -> list[list[Row]]:
+    """Of trainings that stand end to end, the rows of each: every one counts its epochs anew."""
+    starts = [n for n, row in enumerate(rows) if n == 0 or row["epoch"] <= rows[n - 1]["epoch"]]
+    return [list(rows[start:end]) for start, end in zip(starts, [*starts[1:], len(rows)], strict=True)]
 
 
 def write_table(path: Path, rows: list[Row], names: list[str]) -> None:

@@ -98,6 +98,16 @@ def test_the_epochs_of_both_legs_go_with_the_second(exported: Path, scenes: Path
     assert model["history"] == rows
 
 
+def test_the_hours_of_a_leg_that_was_never_exported_are_told_too(run: Path, scenes: Path, tmp_path: Path, cli) -> None:
+    second = tmp_path / "second"
+    assert cli("train", "--model", "r2unet", "--data", scenes, "--init", run, "--run", second, *TINY)[0] == 0
+    for path, hours in ((second / "history.earlier.csv", 2), (second / "history.csv", 1)):
+        rows, names = read_table(path)
+        write_table(path, [{**row, "seconds": 3600 * hours} for row in rows], names)
+    assert cli("export", second, "--to", "fp16", "--out", tmp_path / "both.safetensors")[0] == 0
+    assert [leg.hours for leg in read_checkpoint(tmp_path / "both.safetensors").card.legs] == [2 * 2, 2 * 1]
+
+
 def test_a_history_that_is_none_is_told_before_training(exported: Path, scenes: Path, tmp_path: Path, cli) -> None:
     exported.with_name("small.history.csv").write_text("epoch,loss\n,1\n")
     code, _, err = cli("train", "--model", "r2unet", "--data", scenes, "--init", exported, "--run", tmp_path / "second", *TINY)

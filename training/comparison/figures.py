@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from training.comparison.document import Comparison, Model
 from training.curves import FIGURE, column, panels
-from training.history import last_leg
+from training.history import by_leg
 from training.run_folder import LEADING
 
 COLOURS: list[Any] = list(matplotlib.color_sequences["tab10"])
@@ -134,7 +134,7 @@ def curves(models: Sequence[Model]) -> Figure:
         for place, model in enumerate(models):
             if not model.history:
                 continue
-            epochs, before = range(1, len(model.history) + 1), len(model.history) - len(last_leg(model.history))
+            epochs, before = range(1, len(model.history) + 1), sum(map(len, by_leg(model.history)[:-1]))
             dot = [n for n, row in enumerate(model.history) if n >= before and row["epoch"] == model.epoch]
             look: dict[str, Any] = {"color": colour(place), "marker": "o", "ms": 4, "markevery": dot}
             axes.plot(epochs, column(model.history, validation), label=written(model.name), **look)
