@@ -144,7 +144,7 @@ def test_the_recipe_has_every_leg_of_the_cards(name: str) -> None:
     rows = [line for line in (ROOT / "docs" / "recipe.md").read_text().splitlines() if line.startswith(f"| `{name}`")]
     for leg in read_checkpoint(shipped()[name]).card.legs:
         command = leg.command.replace("--data camvid", "--data datasets/camvid")
-        assert any(f"`{command}`" in row and f"| {leg.hours:.1f} |" in row for row in rows), (command, leg.hours)
+        assert any(f"`{command}`" in row and f"| {leg.hours:.2f} |" in row for row in rows), (command, leg.hours)
 
 
 def test_every_make_target_of_the_readme_is_there() -> None:

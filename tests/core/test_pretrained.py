@@ -13,7 +13,7 @@ from core.labels import CITYSCAPES
 from core.segmenter import Segmenter
 
 STREET = Path(__file__).parents[2] / "docs" / "street.jpg"
-NAMES = ("ddunet", "unet")
+NAMES = ("ddunet", "r2unet", "unet")
 # what stands where in that photograph: rows and columns
 PLACES = {
     "road": (slice(270, 350), slice(230, 360)),
