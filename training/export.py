@@ -92,7 +92,7 @@ def completed(card: Card, history: list[Row], licence: str | None, limits: str |
     legs = list(card.legs)
     for back, rows in enumerate(reversed(by_leg(history)), 1):  # the oldest may be missing
         if back <= len(legs) and (back == 1 or legs[-back].hours is None):
-            seconds = sum(row["seconds"] or 0 for row in rows)
+            seconds = sum(row.get("seconds") or 0 for row in rows)
             legs[-back] = legs[-back].model_copy(update={"hours": round(seconds / 3600, 3)})
     told = {"licence": licence or card.licence, "limits": limits or card.limits, "legs": tuple(legs)}
     return card.model_copy(update=told)

@@ -49,6 +49,7 @@ class Recorder:
         self.objective = CROSS_ENTROPY if config.loss == "ce" and not weighted else config.loss + weighted
         self.painter = ThreadPoolExecutor(1)  # drawing takes a second, in which the next epoch goes on
         self.drawing: Future[None] | None = None
+        self.drawn = 0  # epochs on the last picture
         self.draw_from = 0.0  # on the monotonic clock: epochs of a second or two are not all drawn
 
     def epoch(
@@ -105,17 +106,20 @@ class Recorder:
             self._tell_of_drawing()
             title = f"{self.folder.path.name}: {self.config.model}, width {self.config.width}"
             history, path = self.folder.read_history(), self.folder.path / "curves.png"
+            if len(history) == self.drawn:
+                return
 
             def paint() -> None:
                 start = time.monotonic()
                 draw_curves(history, title, path, self.objective)
-                end = time.monotonic()
+                self.drawn, end = len(history), time.monotonic()
                 self.draw_from = end + (end - start) * (1 / DRAWING_SHARE - 1)
 
-            self.drawing = self.painter.submit(paint) if history else None
+            self.drawing = self.painter.submit(paint)
 
     def close(self, finished: bool) -> None:
-        """Write out what is buffered, and with `finished` the curves up to the last epoch."""
+        """Write out what is buffered, and with `finished` the curves up to the last epoch: a run that is stopped may have
+        few seconds left, and draws them when it goes on."""
         if finished:
             self.draw(last=True)
         self._tell_of_drawing()
@@ -124,8 +128,9 @@ class Recorder:
 
     def _tell_of_drawing(self) -> None:
         """Wait for the picture that is being drawn, and warn where it can't be written."""
+        drawing, self.drawing = self.drawing, None
         try:
-            if self.drawing:
-                self.drawing.result()
+            if drawing:
+                drawing.result()
         except OSError as error:
             print(f"warning: {self.folder.path}: no curves ({error.strerror})", flush=True)

@@ -154,6 +154,7 @@ def test_curves_of_epochs_that_follow_at_once_are_left_out(scenes: Path, tmp_pat
         draw_curves(rows, *rest)
 
     monkeypatch.setattr("training.recorder.draw_curves", noted)
+    monkeypatch.setattr("training.recorder.DRAWING_SHARE", 1e-6)
     assert cli("train", "--model", "ddunet", "--data", scenes, "--epochs", 4, "--run", tmp_path / "r", *TINY)[0] == 0
     assert drawn == [1, 4]
 
