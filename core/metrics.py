@@ -129,10 +129,10 @@ def scores(counts: Counts) -> Scores:
 def log_loss(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) -> tuple[float, int]:
     """Summed cross-entropy in nats of logits (K, h, w) against train ids (h, w), and the valid pixels in the sum."""
     valid = labels != VOID
-    scores = logits.transpose(1, 2, 0)[valid].astype(np.float64)  # (pixels, K)
-    top = scores.max(1, initial=-np.inf)
-    total = np.log(np.exp(scores - top[:, None]).sum(1)) + top
-    return float((total - scores[np.arange(len(scores)), labels[valid]]).sum()), len(scores)
+    top = logits.max(0)
+    total = np.log(np.exp(logits - top).sum(0)) + top
+    labelled = np.take_along_axis(logits, np.where(valid, labels, 0)[None].astype(np.intp), 0)[0]
+    return float((total - labelled).sum(where=valid, dtype=np.float64)), int(valid.sum())
 
 
 def _mean(values: npt.NDArray[np.float64], which: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
