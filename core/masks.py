@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from core.images import RGB
 from core.labels import LabelSpace
+from core.png import png
 
 Labels = npt.NDArray[np.uint8]  # (H, W) class indices, 255 where there is no class
 
 
 def indexed_png(labels: Labels, space: LabelSpace) -> bytes:
     """PNG whose pixel values are the class indices and whose 256-entry palette is the class colours."""
-    picture = Image.fromarray(labels, "P")
-    picture.putpalette(space.palette.tobytes())
-    file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=1)
-    return file.getvalue()
+    return png(labels, space.palette)
 
 
 def grey_png(labels: Labels | npt.NDArray[np.uint16]) -> bytes:
@@ -30,6 +25,8 @@ def grey_png(labels: Labels | npt.NDArray[np.uint16]) -> bytes:
 
     It is for readers that turn a palette into colours (OpenCV, torchvision).
     """
+    if labels.dtype == np.uint8:
+        return png(labels.astype(np.uint8, copy=False))
     return _encode(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import runpy
+import sys
+import zlib
 
 import cv2
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from core import masks
+from core import masks, png
 from core.labels import CITYSCAPES
 
 
@@ -37,6 +40,24 @@ def test_indexed_png_has_256_palette_entries_with_black_for_no_class(labels: np.
 def test_opencv_sees_the_colours_of_an_indexed_png(labels: np.ndarray) -> None:
     bgr = cv2.imdecode(np.frombuffer(masks.indexed_png(labels, CITYSCAPES), np.uint8), cv2.IMREAD_COLOR)
     assert np.array_equal(bgr[..., ::-1], CITYSCAPES.palette[labels])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (333, 517)])
+def test_png_of_any_size_and_content_is_read_back(shape: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png.png(noise)))), noise)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png.png(noise, CITYSCAPES.palette)))), noise)
+
+
+def test_png_without_isal_is_made_by_zlib(labels: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "isal.isal_zlib", None)  # as where it can't be imported
+    plain = runpy.run_path(png.__file__)
+    assert plain["compress"] is zlib.compress
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(plain["png"](labels)))), labels)
+
+
+def test_isal_is_there() -> None:
+    assert png.compress is not zlib.compress
 
 
 def test_grey_png_holds_the_same_values_for_opencv(labels: np.ndarray) -> None:
