@@ -12,6 +12,8 @@ from typing import TypeVar
 
 # those that this process may use, which can be fewer than the machine has; a quota of time (docker run --cpus) is not seen
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+# of a network on a CPU: more than this wait for each other more than they help in networks of this size
+CPU_THREADS = min(8, CORES)
 SLICE_S = 1.0
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.checkpoint import SUFFIX, Card, best_of, read_checkpoint, shipped
+from core.backends import choose_backend
+from core.checkpoint import SUFFIX, Card, Checkpoint, best_of, read_checkpoint, shipped
 from core.errors import CheckpointError, InputError
 from core.segmenter import Segmenter
 from service.problems import Problem
@@ -20,11 +21,16 @@ log = logging.getLogger("service")
 
 @dataclass
 class Model:
-    """A name, its file, and what the file said when it was last read: its card and digest, or what is wrong with it."""
+    """A name, its file, and what the file said when it was last read: its card and digest, or what is wrong with it.
+
+    `backend` and `digest` are of what answers: the checkpoint itself, or the artefact beside it.
+    """
 
     name: str
     path: Path
     card: Card | None = None
+    checkpoint: str = ""  # its digest
+    backend: str = ""
     digest: str = ""
     error: str | None = None
 
@@ -57,8 +63,7 @@ class Models:
         for model in self.models.values():
             if model.card is None and model.error is None:
                 try:
-                    checkpoint = read_checkpoint(model.path, model.name)
-                    model.card, model.digest = checkpoint.card, checkpoint.digest
+                    self._told_of(model, read_checkpoint(model.path, model.name))
                 except CheckpointError as error:
                     model.error = str(error)
 
@@ -96,9 +101,14 @@ class Models:
             log.exception("the model %s could not be loaded", model.name)
             model.error = f"{type(error).__name__}: the service's log holds the rest"
         else:
-            model.card, model.digest, model.error = checkpoint.card, checkpoint.digest, None
-            return Loaded(model.name, checkpoint.card.architecture.name, checkpoint.digest, segmenter)
+            model.card, model.checkpoint, model.error = checkpoint.card, checkpoint.digest, None
+            model.backend, model.digest = segmenter.backend.name, segmenter.backend.digest
+            return Loaded(model.name, checkpoint.card.architecture.name, model.digest, segmenter)
         raise Problem("model_unusable", f"the model {model.name} can't be used; GET /models tells why")
+
+    def _told_of(self, model: Model, checkpoint: Checkpoint) -> None:
+        model.card, model.checkpoint = checkpoint.card, checkpoint.digest
+        model.backend, model.digest = choose_backend(checkpoint, self.settings.device, self.settings.backend)
 
     def describe(self) -> dict[str, Any]:
         """What `GET /models` answers."""
@@ -127,9 +137,10 @@ class Models:
             "legs": card and [leg.model_dump(mode="json") for leg in card.legs],
             "licence": card and card.licence,
             "limits": card and card.limits,
+            "checkpoint": model.checkpoint or None,
             "digest": model.digest or None,
+            "backend": model.backend or None,
             "loaded": loaded is not None,
-            "backend": loaded and loaded.segmenter.backend.name,
             "device": loaded and loaded.segmenter.backend.device,
             "error": model.error,
         }

@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     )
     model: str | None = Field(None, description="name of the default model; the first one found where not told")
     device: str = Field("auto", description="auto (a GPU where there is one), cpu, cuda or cuda:N")
-    backend: str = Field("auto", description="auto or torch")
+    backend: str = Field("auto", description="auto, torch, openvino-int8 or openvino-fp32")
     data: Path | None = Field(None, description="data set that /evaluate scores on")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")

@@ -118,7 +118,7 @@ def info(checkpoint: Checkpoint, segmenter: Segmenter) -> CheckpointInfo:
     return CheckpointInfo(
         name=checkpoint.name,
         architecture=checkpoint.card.architecture.name,
-        digest=checkpoint.digest,
+        digest=segmenter.backend.digest,
         backend=segmenter.backend.name,
     )
 

@@ -1,5 +1,6 @@
-"""The `export` command: a checkpoint to pass on, with weights of half precision and a card that tells where it comes from.
+"""The `export` command: a checkpoint to pass on in half precision, or its network for fast CPUs beside it.
 
+python -m training export runs/ddunet --int8 --data datasets/cityscapes
 python -m training export runs/ddunet --to fp16 --out ddunet.safetensors --data datasets/cityscapes --licence "CC BY 4.0"
 """
 
@@ -31,7 +32,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.set_defaults(run_command=run)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file, a run folder (its best) or the name of a shipped one")
-    parser.add_argument("--to", required=True, choices=("fp16",), help="fp16: half the file, served in fp32 as before")
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--to", choices=("fp16",), help="fp16: a checkpoint of half the size, served in fp32 as before")
+    kind.add_argument(
+        "--int8",
+        action="store_true",
+        help="NAME.int8 beside the checkpoint, for a CPU: quantised with training images of --data, scored on --split",
+    )
+    kind.add_argument("--fp32", action="store_true", help="NAME.fp32 beside the checkpoint, for a CPU")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help=f"file to write, NAME{SUFFIX} (default: NAME.fp16{SUFFIX} beside)"
     )
@@ -44,6 +52,38 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Write what was asked for."""
+    return export_checkpoint(options) if options.to else export_artefact(options)
+
+
+def export_artefact(options: argparse.Namespace) -> int:
+    """Write NAME.int8 or NAME.fp32 beside the checkpoint."""
+    from training import artefacts  # takes seconds
+
+    for flag, value in (("--out", options.out), ("--licence", options.licence), ("--limits", options.limits)):
+        if value is not None:
+            raise InputError(f"{flag}: for --to only; an artefact lies beside its checkpoint, whose card says the rest")
+    name, path = find_checkpoint(options.checkpoint)
+    checkpoint = read_checkpoint(path, name)
+    if options.int8 and not options.data:
+        raise InputError("--int8: needs --data DIR: training images to measure ranges on, and --split to score on")
+    dataset = open_data(options.data, options.split) if options.data else None
+    if dataset:
+        require_same_labels(checkpoint.card.labels, dataset.labels)
+        check(dataset)
+    measured: artefacts.Measured | None
+    if options.int8 and dataset:
+        folder, digest, measured = artefacts.export_int8(checkpoint, open_data(options.data, "train"), dataset)
+    else:
+        folder, digest, measured = artefacts.export_fp32(checkpoint, dataset)
+    size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+    print(
+        f"{folder}: {size:.1f} MB, digest {digest[:16]}" + (f", {measured.scored_on}: {measured.words()}" if measured else "")
+    )
+    return 0
+
+
+def export_checkpoint(options: argparse.Namespace) -> int:
     """Write the file, and beside it the history of all its training as NAME.history.csv."""
     name, path = find_checkpoint(options.checkpoint)
     if options.out is None and path.resolve().parent == PRETRAINED.resolve():

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import ctypes
+import logging
+from functools import cache
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from core.artefact import PRECISIONS, Precision, beside, read_artefact
 from core.checkpoint import Checkpoint
-from core.errors import InputError
+from core.errors import CheckpointError, InputError
 
-BACKENDS = ("torch",)
+log = logging.getLogger("core")
+
+TORCH, OPENVINO = "torch", "openvino-"
+BACKENDS = (TORCH, *(OPENVINO + precision for precision in PRECISIONS))
 
 
 class Backend(Protocol):
-    """A network ready to run. `name` says which back end, `device` where, both for replies and reports."""
+    """A network ready to run. `name` says which back end, `device` where, `digest` which artefact, for replies and reports."""
 
     name: str
     device: str
+    digest: str
 
     def forward(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Network input (N, 3, H, W) to logits (N, K, H, W)."""
@@ -28,10 +36,46 @@ def open_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = "a
     """The back end for a checkpoint: predict, evaluate, compare and the service all choose here.
 
     `device` is `auto` (the first GPU where there is one), `cpu`, `cuda` or `cuda:N`. Raises InputError for a name or
-    a device that is not there and CheckpointError where the weights do not fit the architecture.
+    a device that is not there and CheckpointError where the weights do not fit the architecture, or an artefact its
+    checkpoint.
+    """
+    backend, _ = choose_backend(checkpoint, device, backend)
+    if backend == TORCH:
+        from core.backends import torch_
+
+        return torch_.TorchBackend.load(checkpoint, device)
+    from core.backends import openvino_
+
+    return openvino_.OpenVinoBackend.load(checkpoint, cast(Precision, backend.removeprefix(OPENVINO)), device)
+
+
+def choose_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = "auto") -> tuple[str, str]:
+    """The name of the back end that `open_backend` opens, and the digest of what it runs. Raises as that does.
+
+    `auto` on a CPU is the artefact beside the checkpoint, int8 before fp32; torch otherwise. An artefact that can't be
+    used is left out, and the log says why: the checkpoint itself gives such masks, too, slower.
     """
     if backend not in ("auto", *BACKENDS):
         raise InputError(f"unknown back end {backend!r}; known: auto, {', '.join(BACKENDS)}")
-    from core.backends import torch_
+    if backend.startswith(OPENVINO):
+        return backend, read_artefact(beside(checkpoint.path, backend.removeprefix(OPENVINO)), checkpoint.digest).digest
+    if backend == "auto" and (device == "cpu" or (device == "auto" and not gpus())):
+        for precision in PRECISIONS:
+            folder = beside(checkpoint.path, precision)
+            try:
+                if folder.is_dir():
+                    return OPENVINO + precision, read_artefact(folder, checkpoint.digest).digest
+            except CheckpointError as error:
+                log.warning("not used: %s", error)
+    return TORCH, checkpoint.digest
 
-    return torch_.TorchBackend.load(checkpoint, device)
+
+@cache
+def gpus() -> int:
+    """How many GPUs NVIDIA's driver shows to this process, asked without importing torch."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0

@@ -15,10 +15,7 @@ from core.errors import CheckpointError, InputError
 from core.labels import VOID
 from core.models import MODELS, build_model
 from core.tensorfile import Tensors
-from core.threads import CORES
-
-# more threads than this wait for each other more than they help in networks of this size
-CPU_THREADS = min(8, CORES)
+from core.threads import CPU_THREADS
 
 
 class TorchBackend:
@@ -31,7 +28,8 @@ class TorchBackend:
 
     name = "torch"
 
-    def __init__(self, network: nn.Module, device: torch.device | str) -> None:
+    def __init__(self, network: nn.Module, device: torch.device | str, digest: str = "") -> None:
+        self.digest = digest
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = str(device)
 
@@ -44,7 +42,7 @@ class TorchBackend:
             raise CheckpointError(f"{checkpoint.path}: holds a {architecture.name!r}; this program knows {known}")
         network = build_model(architecture.name, classes, architecture.width)
         load_state(network, checkpoint)
-        return cls(network.eval(), choose_device(device))
+        return cls(network.eval(), choose_device(device), checkpoint.digest)
 
     @torch.inference_mode()
     def forward(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
