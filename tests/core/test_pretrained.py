@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core.artefact import read_artefact
 from core.checkpoint import PRETRAINED, read_checkpoint, shipped
 from core.images import read_photo
 from core.labels import CITYSCAPES
@@ -43,6 +44,16 @@ def test_its_card_tells_where_it_comes_from(name: str) -> None:
     assert card.legs and all(leg.hours and leg.command and leg.data == "camvid" for leg in card.legs)
     assert "CamVid" in (card.licence or "") and "never" in (card.limits or "")
     assert card.scored_on == "camvid val, 101 images" and (card.scores["macro_iou_labelled"] or 0) > 0.5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_int8_artefact_loses_next_to_nothing(name: str) -> None:
+    checkpoint = read_checkpoint(PRETRAINED / f"{name}.safetensors")
+    card = read_artefact(PRETRAINED / f"{name}.int8", checkpoint.digest).card
+    assert card.scored_on == checkpoint.card.scored_on and card.same_pixels is not None
+    before, after = (scores["macro_iou_labelled"] or 0 for scores in (card.source_scores, card.scores))
+    assert before == pytest.approx(checkpoint.card.scores["macro_iou_labelled"], abs=1e-4)
+    assert before - after <= 0.005 and card.same_pixels >= 0.985
 
 
 @pytest.mark.parametrize("place", PLACES)
