@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,14 @@ def is_photo(head: bytes) -> bool:
     )  # fmt: skip
 
 
-def decode_photo(data: bytes, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SIDE) -> RGB:
+def decode_photo(
+    data: bytes, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SIDE, weigh: Callable[[int], None] = lambda _: None
+) -> RGB:
     """Decode a JPEG, PNG or WebP to (H, W, 3) uint8 RGB, upright by its EXIF orientation.
 
     Grey, palette and CMYK become RGB, 16 bits become 8, transparency is dropped, a phone's multi-picture JPEG gives
-    its first picture. The size is read from the header and checked before a pixel is decoded.
+    its first picture. The size is read from the header and checked before a pixel is decoded,
+    and `weigh` is told the number of pixels then: an exception of it ends the matter.
     Raises ImageError with the codes that its docstring lists.
     """
     if not is_photo(data[:12]):
@@ -46,6 +50,7 @@ def decode_photo(data: bytes, max_pixels: int = MAX_PIXELS, max_side: int = MAX_
         )
     if frames > 1:
         raise ImageError(f"the picture has {frames} frames; expected one: send a still picture", "animated_image")
+    weigh(width * height)
     try:
         rgb = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:

@@ -24,6 +24,7 @@ from service.problems import Problem
 from service.routes import router
 from service.segmenting import Segmenting
 from service.settings import Settings
+from service.telemetry import Telemetry
 
 log = logging.getLogger("service")
 
@@ -42,8 +43,8 @@ def create_app(settings: Settings, on_unusable: OnUnusable = lambda *_: None) ->
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.segmenting = Segmenting(settings)
-        app.state.evaluations = Evaluations(settings.state, settings.data, app.state.segmenting.worker)
+        app.state.segmenting = Segmenting(settings, len(models.devices), app.state.telemetry)
+        app.state.evaluations = Evaluations(settings.state, settings.data, app.state.segmenting.workers)
         app.state.evaluations.restore()
         log.info("serving %s; %s where a request names none", ", ".join(models.models), models.default)
         warming = asyncio.create_task(_warm(app, models, on_unusable))
@@ -62,6 +63,7 @@ def create_app(settings: Settings, on_unusable: OnUnusable = lambda *_: None) ->
         lifespan=lifespan,
     )
     app.state.models = models
+    app.state.telemetry = Telemetry()
     app.state.ready = False
     app.include_router(router)
     problems.install(app)
@@ -74,7 +76,8 @@ async def _warm(app: FastAPI, models: Models, on_unusable: OnUnusable) -> None:
     try:
         loaded = await run_in_threadpool(models.get)
         blank = np.zeros((64, 128, 3), np.uint8)
-        await run_in_threadpool(loaded.segmenter, blank)
+        for segmenter in loaded.segmenters:
+            await run_in_threadpool(segmenter, blank)
     except InputError as error:
         on_unusable(str(error), 2)
     except Problem:
@@ -84,7 +87,7 @@ async def _warm(app: FastAPI, models: Models, on_unusable: OnUnusable) -> None:
         on_unusable(f"the default model could not answer ({type(error).__name__})", 1)
     else:
         app.state.ready = True
-        log.info("ready: %s (%s) on %s", loaded.name, loaded.architecture, loaded.segmenter.backend.device)
+        log.info("ready: %s (%s) on %s", loaded.name, loaded.segmenter.backend.name, ", ".join(models.devices))
         await run_in_threadpool(models.inspect)
 
 

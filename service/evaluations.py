@@ -26,7 +26,7 @@ from core.masks import Labels
 from core.transforms import Size
 from service.models import Loaded
 from service.problems import Problem
-from service.worker import BACKGROUND, Worker
+from service.worker import BACKGROUND, Workers
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 BATCH = 4  # photographs at a time: small, so that a user's picture waits for few of them
@@ -81,8 +81,8 @@ def job_folder(state: Path) -> Path:
 class Evaluations:
     """Starts, runs and lists evaluations; their files live in STATE/evaluations."""
 
-    def __init__(self, folder: Path, data: Path | None, worker: Worker) -> None:
-        self.folder, self.data, self.worker = job_folder(folder), data, worker
+    def __init__(self, folder: Path, data: Path | None, workers: Workers) -> None:
+        self.folder, self.data, self.workers = job_folder(folder), data, workers
         self._jobs: dict[str, Job] = {}
         self._futures: dict[str, Future[None]] = {}
         self._lock = threading.Lock()
@@ -200,12 +200,11 @@ class Evaluations:
         """Segments as users' pictures are segmented, at low priority; the pictures are prepared in this thread."""
         segmenter = model.segmenter
 
-        def one(rgb: RGB, size: Size) -> Labels:
-            batch = segmenter.prepare(rgb)[None]
-            logits, _ = self.worker.submit(lambda: segmenter.forward(batch)[0], BACKGROUND).result()
-            return segmenter.label(logits, size)
+        def some(photos: Sequence[RGB], sizes: Sequence[Size]) -> list[Labels]:
+            waiting = [self.workers.submit(model.segmenters, segmenter.prepare(rgb), BACKGROUND) for rgb in photos]
+            return [segmenter.label(future.result()[0], size) for future, size in zip(waiting, sizes, strict=True)]
 
-        return lambda photos, sizes: [one(rgb, size) for rgb, size in zip(photos, sizes, strict=True)]
+        return some
 
     def _progress(self, job: Job) -> Callable[[int, Sequence[Sample]], None]:
         def progress(done: int, _: Sequence[Sample]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.backends import choose_backend
+from core.backends import choose_backend, gpus
 from core.checkpoint import SUFFIX, Card, Checkpoint, best_of, read_checkpoint, shipped
 from core.errors import CheckpointError, InputError
 from core.segmenter import Segmenter
@@ -42,7 +42,12 @@ class Loaded:
     name: str
     architecture: str
     digest: str
-    segmenter: Segmenter
+    segmenters: tuple[Segmenter, ...]  # one for each device
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """For what needs no device, and for what is told of all."""
+        return self.segmenters[0]
 
 
 class Models:
@@ -50,6 +55,7 @@ class Models:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.devices = find_devices(settings.device)
         self.models = {name: Model(name, path) for name, path in find_models(settings.checkpoints).items()}
         self.default = settings.model or next(iter(self.models))
         if self.default not in self.models:
@@ -66,6 +72,15 @@ class Models:
                     self._told_of(model, read_checkpoint(model.path, model.name))
                 except CheckpointError as error:
                     model.error = str(error)
+
+    def ready(self, name: str | None = None) -> Loaded | None:
+        """The model where it is loaded already, at once."""
+        return self._recent(name or self.default)
+
+    def loaded(self) -> list[Loaded]:
+        """All that are in memory."""
+        with self._lock:
+            return list(self._loaded.values())
 
     def get(self, name: str | None = None) -> Loaded:
         """The model, loaded; slow the first time. Raises Problem: 404 `unknown_model`, 503 `model_unusable`."""
@@ -92,7 +107,7 @@ class Models:
     def _load(self, model: Model) -> Loaded:
         try:
             checkpoint = read_checkpoint(model.path, model.name)
-            segmenter = Segmenter(checkpoint, self.settings.device, self.settings.backend)
+            segmenters = tuple(Segmenter(checkpoint, device, self.settings.backend) for device in self.devices)
         except CheckpointError as error:
             model.error = str(error)
         except InputError:
@@ -102,13 +117,13 @@ class Models:
             model.error = f"{type(error).__name__}: the service's log holds the rest"
         else:
             model.card, model.checkpoint, model.error = checkpoint.card, checkpoint.digest, None
-            model.backend, model.digest = segmenter.backend.name, segmenter.backend.digest
-            return Loaded(model.name, checkpoint.card.architecture.name, model.digest, segmenter)
+            model.backend, model.digest = segmenters[0].backend.name, segmenters[0].backend.digest
+            return Loaded(model.name, checkpoint.card.architecture.name, model.digest, segmenters)
         raise Problem("model_unusable", f"the model {model.name} can't be used; GET /models tells why")
 
     def _told_of(self, model: Model, checkpoint: Checkpoint) -> None:
         model.card, model.checkpoint = checkpoint.card, checkpoint.digest
-        model.backend, model.digest = choose_backend(checkpoint, self.settings.device, self.settings.backend)
+        model.backend, model.digest = choose_backend(checkpoint, self.devices[0], self.settings.backend)
 
     def describe(self) -> dict[str, Any]:
         """What `GET /models` answers."""
@@ -141,9 +156,15 @@ class Models:
             "digest": model.digest or None,
             "backend": model.backend or None,
             "loaded": loaded is not None,
-            "device": loaded and loaded.segmenter.backend.device,
+            "devices": loaded and [segmenter.backend.device for segmenter in loaded.segmenters],
             "error": model.error,
         }
+
+
+def find_devices(wish: str) -> list[str]:
+    """The devices that a setting names, one worker for each; `auto` is all GPUs where there are several."""
+    names = [name.strip() for name in wish.split(",") if name.strip()] or ["auto"]
+    return [f"cuda:{n}" for n in range(gpus())] if names == ["auto"] and gpus() > 1 else names
 
 
 def find_models(sources: list[Path]) -> dict[str, Path]:

@@ -34,8 +34,10 @@ CODES = {
     "no_file": 422,
     "internal_error": 500,
     "evaluation_failed": 500,
+    "deadline_passed": 503,
     "model_unusable": 503,
     "not_ready": 503,
+    "overloaded": 503,
 }
 
 

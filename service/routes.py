@@ -6,16 +6,19 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 
 from service.evaluations import Evaluations, Job
+from service.gone import ClientGone, unless_gone
 from service.models import Models
 from service.problems import CODES, Problem
-from service.segmenting import Format, Output, Segmenting
+from service.segmenting import Format, Output, Segmenting, Wish
+from service.telemetry import CONTENT_TYPE, Telemetry
 from service.upload import read_picture
 
 router = APIRouter()
+CLIENT_GONE = 499  # nobody reads it but the log
 PRINTABLE = "".join(chr(code) for code in range(32, 127) if chr(code) != "%")
 
 ModelName = Annotated[
@@ -53,7 +56,8 @@ def _errors(*codes: str) -> dict[int | str, dict[str, Any]]:
 
 PICTURE_ERRORS = (
     "malformed_body", "too_many_files", "unknown_model", "too_large", "content_encoding", "not_an_image",
-    "unsupported_media_type", "animated_image", "broken_image", "empty_file", "invalid_parameter", "no_file", "model_unusable",
+    "unsupported_media_type", "animated_image", "broken_image", "empty_file", "invalid_parameter", "no_file", "deadline_passed",
+    "model_unusable", "overloaded",
 )  # fmt: skip
 
 
@@ -78,9 +82,19 @@ async def segment(
     """Segment one photograph: a multipart part named `file`, or the picture itself as the body."""
     models: Models = request.app.state.models
     segmenting: Segmenting = request.app.state.segmenting
-    data = await read_picture(request, segmenting.settings.max_bytes)
-    loaded = await run_in_threadpool(models.get, model)
-    content, media_type, timing = await segmenting.segment(data, loaded, output, format)
+    telemetry: Telemetry = request.app.state.telemetry
+    name = model or models.default
+    try:
+        with telemetry.counted(name if name in models.models else "unknown"):
+            data = await read_picture(request, segmenting.settings.max_bytes, segmenting.admission.require_room)
+            loaded = models.ready(model)
+            if loaded is None:
+                loaded = await run_in_threadpool(models.get, model)
+            with segmenting.admission.entered() as ticket:
+                reply = segmenting.segment(data, loaded, Wish(output, format), ticket)
+                content, media_type, timing = await unless_gone(request, reply)
+    except ClientGone:
+        return Response(status_code=CLIENT_GONE)
     headers = {
         "Segment-Model": quote(loaded.name, safe=PRINTABLE),  # a header is Latin-1, a folder's name may be anything
         "Segment-Digest": loaded.digest,
@@ -150,6 +164,17 @@ async def ready(request: Request) -> dict[str, str]:
     if not request.app.state.ready:
         raise Problem("not_ready", "the default model is being loaded; ask again in a second", {"Retry-After": "1"})
     return {"status": "ready"}
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    """Counters and times, for Prometheus."""
+    models: Models = request.app.state.models
+    telemetry: Telemetry = request.app.state.telemetry
+    telemetry.model.clear()
+    for loaded in models.loaded():
+        telemetry.model.labels(loaded.name, loaded.segmenter.backend.name, loaded.digest).set(1)
+    return Response(telemetry.text(), media_type=CONTENT_TYPE)
 
 
 @router.get("/", include_in_schema=False)

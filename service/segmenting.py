@@ -1,4 +1,8 @@
-"""A photograph through the stages of `/segment`: decode, queue, forward, label, encode, each off the event loop."""
+"""A photograph through the stages of `/segment`: decode, queue, forward, label, encode, each off the event loop.
+
+Stages of different requests overlap: some threads decode, one for each device runs the networks, some encode. Between
+them goes what the next one needs and nothing else, so that what waits takes little memory.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,22 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Literal, TypeVar
-
-import numpy as np
 
 from core import masks
 from core.errors import ImageError
 from core.images import RGB, decode_photo
 from core.masks import Labels
 from core.segmenter import Segmenter
+from core.transforms import Size
+from service.admission import Admission, Ticket
 from service.models import Loaded
 from service.problems import Problem
 from service.settings import Settings
-from service.worker import Worker
+from service.telemetry import Telemetry
+from service.worker import Array, Workers
 
 Result = TypeVar("Result")
 Output = Literal["mask", "labels", "overlay", "json"]
@@ -27,77 +33,89 @@ Format = Literal["jpeg", "png"]
 
 
 class Timing:
-    """Milliseconds of each stage, for the Server-Timing header."""
+    """Seconds of each stage, for the Server-Timing header and the metrics."""
 
     def __init__(self) -> None:
         self.stages: dict[str, float] = {}
 
-    def add(self, stage: str, seconds: float) -> None:
-        """Note what a stage took."""
-        self.stages[stage] = self.stages.get(stage, 0.0) + seconds * 1000
-
     def header(self) -> str:
-        """The header's value (W3C Server Timing)."""
-        return ", ".join(f"{stage};dur={milliseconds:.2f}" for stage, milliseconds in self.stages.items())
+        """The header's value, in milliseconds (W3C Server Timing)."""
+        return ", ".join(f"{stage};dur={1000 * seconds:.2f}" for stage, seconds in self.stages.items())
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a request wants to have back."""
+
+    output: Output = "mask"
+    style: Format = "jpeg"
 
 
 class Segmenting:
-    """Threads that decode and encode, and the worker that runs the networks."""
+    """The pools of threads, the workers, and who is inside."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="pictures")
-        self.worker = Worker()
+    def __init__(self, settings: Settings, devices: int, telemetry: Telemetry) -> None:
+        self.settings, self.telemetry = settings, telemetry
+        self.decoders = ThreadPoolExecutor(settings.threads, "decode")
+        self.encoders = ThreadPoolExecutor(settings.threads, "encode")
+        self.admission = Admission(settings.queue, int(settings.queue_megapixels * 1e6))
+        self.workers = Workers(devices, quiet=lambda: not self.admission.requests, batched=telemetry.batch.observe)
+        telemetry.watch(lambda: self.admission.requests, lambda: self.admission.pixels, lambda: len(self.workers))
 
     def close(self) -> None:
         """Finish what is under way."""
-        self.pool.shutdown()
-        self.worker.close()
+        self.decoders.shutdown()
+        self.workers.close()
+        self.encoders.shutdown()
 
-    async def in_thread(self, call: Callable[[], Result]) -> Result:
-        """Run a call in the picture threads."""
-        return await asyncio.get_running_loop().run_in_executor(self.pool, call)
+    async def segment(self, data: bytes, model: Loaded, wish: Wish, ticket: Ticket) -> tuple[bytes, str, Timing]:
+        """An encoded photograph to the encoded reply, its media type and what each stage took. Raises Problem.
 
-    async def segment(self, data: bytes, model: Loaded, output: Output, style: Format) -> tuple[bytes, str, Timing]:
-        """An encoded photograph to the encoded reply, its media type and what each stage took. Raises Problem."""
+        Cancelled, it begins no stage that has not begun.
+        """
         timing, segmenter = Timing(), model.segmenter
+        deadline = time.monotonic() + self.settings.deadline
 
-        def decode() -> tuple[RGB, np.ndarray]:
+        def decode() -> tuple[RGB | None, Array, Size]:
             began = time.perf_counter()
             try:
-                rgb = decode_photo(data, self.settings.max_pixels, self.settings.max_side)
+                rgb = decode_photo(data, self.settings.max_pixels, self.settings.max_side, ticket.weigh)
             except ImageError as error:
                 raise Problem(error.code, str(error)) from None
-            batch = segmenter.prepare(rgb)[None]
-            timing.add("decode", time.perf_counter() - began)
-            return rgb, batch
+            x = segmenter.prepare(rgb)
+            timing.stages["decode"] = time.perf_counter() - began
+            return rgb if wish.output == "overlay" else None, x, (rgb.shape[0], rgb.shape[1])
 
-        def encode(rgb: RGB, logits: np.ndarray) -> tuple[bytes, str]:
+        def encode(rgb: RGB | None, logits: Array, size: Size) -> tuple[bytes, str]:
             began = time.perf_counter()
-            labels = segmenter.label(logits, rgb.shape[:2])
+            labels = segmenter.label(logits, size)
             labelled = time.perf_counter()
-            reply = encode_labels(labels, rgb, segmenter, output, style)
-            timing.add("label", labelled - began)
-            timing.add("encode", time.perf_counter() - labelled)
+            reply = encode_labels(labels, rgb, segmenter, wish)
+            timing.stages |= {"label": labelled - began, "encode": time.perf_counter() - labelled}
             return reply
 
-        rgb, batch = await self.in_thread(decode)
+        rgb, x, size = await _in(self.decoders, decode)
         began = time.perf_counter()
-        logits, waited = await asyncio.wrap_future(self.worker.submit(lambda: segmenter.forward(batch)[0]))
-        timing.add("queue", waited)
-        timing.add("forward", time.perf_counter() - began - waited)
-        content, media_type = await self.in_thread(lambda: encode(rgb, logits))
+        logits, waited = await asyncio.wrap_future(self.workers.submit(model.segmenters, x, deadline=deadline))
+        timing.stages |= {"queue": waited, "forward": time.perf_counter() - began - waited}
+        content, media_type = await _in(self.encoders, lambda: encode(rgb, logits, size))
+        for stage, seconds in timing.stages.items():
+            self.telemetry.stage.labels(stage).observe(seconds)
         return content, media_type, timing
 
 
-def encode_labels(labels: Labels, rgb: RGB, segmenter: Segmenter, output: Output, style: Format) -> tuple[bytes, str]:
-    """A label map as the reply that was asked for, and its media type."""
+async def _in(pool: Executor, call: Callable[[], Result]) -> Result:
+    return await asyncio.get_running_loop().run_in_executor(pool, call)
+
+
+def encode_labels(labels: Labels, rgb: RGB | None, segmenter: Segmenter, wish: Wish) -> tuple[bytes, str]:
+    """A label map as the reply that was asked for, and its media type; an overlay needs the photograph."""
     space = segmenter.labels
-    if output == "mask":
-        return masks.indexed_png(labels, space), "image/png"
-    if output == "labels":
+    if wish.output == "labels":
         return masks.grey_png(labels), "image/png"
-    if output == "json":
+    if wish.output == "json":
         return json.dumps(masks.description(labels, space), separators=(",", ":")).encode(), "application/json"
+    if rgb is None:
+        return masks.indexed_png(labels, space), "image/png"
     mixed = masks.overlay(rgb, labels, space)
-    return (masks.photo_jpeg(mixed), "image/jpeg") if style == "jpeg" else (masks.photo_png(mixed), "image/png")
+    return (masks.photo_jpeg(mixed), "image/jpeg") if wish.style == "jpeg" else (masks.photo_png(mixed), "image/png")

@@ -29,7 +29,9 @@ class Settings(BaseSettings):
         default=[Path("runs")], description="checkpoint files, run folders and folders of them, separated by colons"
     )
     model: str | None = Field(None, description="name of the default model; the first one found where not told")
-    device: str = Field("auto", description="auto (a GPU where there is one), cpu, cuda or cuda:N")
+    device: str = Field(
+        "auto", description="auto (all GPUs, the CPU where there is none), cpu, cuda:N, or some separated by commas"
+    )
     backend: str = Field("auto", description="auto, torch, openvino-int8 or openvino-fp32")
     data: Path | None = Field(None, description="data set that /evaluate scores on")
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -40,7 +42,10 @@ class Settings(BaseSettings):
     max_bytes: int = Field(20_000_000, ge=1000, description="bytes of a request body at most")
     max_pixels: int = Field(MAX_PIXELS, ge=1, description="pixels of a photograph at most")
     max_side: int = Field(MAX_SIDE, ge=1, description="pixels of a photograph's longer side at most")
-    threads: int = Field(4, ge=1, le=256, description="threads that decode and encode pictures")
+    threads: int = Field(4, ge=1, le=256, description="threads that decode pictures, and as many that encode masks")
+    queue: int = Field(64, ge=1, le=100_000, description="requests to /segment inside at once; one more is told to come later")
+    queue_megapixels: float = Field(200, gt=0, description="megapixels of their photographs at most")
+    deadline: float = Field(30, gt=0, description="seconds after which a request is given up that has not begun its inference")
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from fastapi import Request
 from python_multipart.multipart import parse_options_header
@@ -19,8 +19,13 @@ DRAIN_SECONDS = 5
 HOW = "send `-F file=@photo.jpg`, or the picture itself with `-H 'Content-Type: image/jpeg' --data-binary @photo.jpg`"
 
 
-async def read_picture(request: Request, max_bytes: int) -> bytes:
-    """The encoded picture of a request. Raises Problem: 400, 413, 415 or 422."""
+async def read_picture(request: Request, max_bytes: int, require_room: Callable[[], None] = lambda: None) -> bytes:
+    """The encoded picture of a request. Raises Problem: 400, 413, 415 or 422, and what `require_room` raises, at once."""
+    try:
+        require_room()
+    except Problem:
+        await _drain(request.stream())
+        raise
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Problem("content_encoding", "a Content-Encoding is not taken; send the picture as it is")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -1,7 +1,7 @@
 """Artefacts for OpenVINO: a checkpoint's network converted to fp32 or quantised to int8, measured beside its source.
 
-Post-training quantisation is NNCF's: ranges from calibration photographs, the bias corrected layer by layer, and where that costs
-more than LOSS_AT_MOST, the layers that cost most stay in fp32.
+Post-training quantisation is NNCF's: ranges from calibration photographs, the bias corrected layer by layer, and where
+that costs more than LOSS_AT_MOST, the layers that cost most stay in fp32.
 """
 
 from __future__ import annotations

@@ -21,11 +21,15 @@ BACKENDS = (TORCH, *(OPENVINO + precision for precision in PRECISIONS))
 
 
 class Backend(Protocol):
-    """A network ready to run. `name` says which back end, `device` where, `digest` which artefact, for replies and reports."""
+    """A network ready to run. `name` says which back end, `device` where, `digest` which artefact, for replies and reports.
+
+    `batch` is the number of pictures that it gains by running together.
+    """
 
     name: str
     device: str
     digest: str
+    batch: int
 
     def forward(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Network input (N, 3, H, W) to logits (N, K, H, W)."""

@@ -26,6 +26,7 @@ class OpenVinoBackend:
     """Runs a compiled network, each picture alone: the same bits whatever it is batched with, and from any thread."""
 
     device = "cpu"
+    batch = 1
 
     def __init__(self, network: openvino.Model | openvino.CompiledModel, name: str, digest: str = "", stride: int = 1) -> None:
         self.name, self.digest, self.stride = name, digest, stride

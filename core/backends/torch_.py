@@ -32,6 +32,7 @@ class TorchBackend:
         self.digest = digest
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = str(device)
+        self.batch = 8 if self.device.startswith("cuda") else 1
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, device: str = "auto") -> TorchBackend:

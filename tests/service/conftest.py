@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from service.app import create_app
@@ -22,6 +25,30 @@ def wait_until_ready(client: TestClient) -> TestClient:
             return client
         time.sleep(0.05)
     raise AssertionError("the service did not become ready")
+
+
+class Gate:
+    """A network that answers when it is opened: until then nothing else is inferred on its device."""
+
+    batch = 1
+
+    def __init__(self) -> None:
+        self.backend, self._event = self, threading.Event()
+
+    def forward(self, batch: np.ndarray) -> np.ndarray:
+        self._event.wait(60)
+        return batch
+
+    def set(self) -> None:
+        self._event.set()
+
+
+def shut(app: FastAPI) -> Gate:
+    """Keep the service's workers busy until the gate is opened."""
+    gate, workers = Gate(), app.state.segmenting.workers
+    for _ in workers.each:
+        workers.submit([gate] * len(workers.each), np.zeros((3, 1, 1), np.float32))
+    return gate
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from service.evaluations import Evaluations
+from tests.service.conftest import shut
 
 
 def finished(client, location: str) -> dict:
@@ -62,9 +62,7 @@ def test_an_unknown_job_404(serve) -> None:
 
 def test_a_second_one_of_the_model_409_with_the_first_s_location(serve, scenes: Path) -> None:
     client = serve(data=scenes)
-    worker = client.app.state.segmenting.worker
-    gate = threading.Event()
-    worker.submit(gate.wait)  # nothing is inferred until the gate opens
+    gate = shut(client.app)
     first = client.post("/evaluate")
     second = client.post("/evaluate")
     assert (second.status_code, second.json()["code"]) == (409, "evaluation_running")
@@ -100,20 +98,6 @@ def test_stopping_writes_a_running_job_as_interrupted(serve, scenes: Path, tmp_p
     assert finished(client, client.post("/evaluate").headers["location"])["state"] == "interrupted"
 
 
-def test_users_pictures_go_before_evaluation(serve) -> None:
-    from service.worker import BACKGROUND, USER, Worker
-
-    worker, order = Worker(), []
-    gate = threading.Event()
-    worker.submit(gate.wait)
-    calls = [worker.submit(lambda n=n: order.append(n), p) for n, p in enumerate((BACKGROUND, USER, BACKGROUND, USER))]
-    gate.set()
-    for call in calls:
-        call.result(10)
-    worker.close()
-    assert order == [1, 3, 0, 2]
-
-
 def test_a_state_that_can_t_be_written_does_not_block_the_model(serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = serve(data=scenes)
 
@@ -129,8 +113,7 @@ def test_a_state_that_can_t_be_written_does_not_block_the_model(serve, scenes: P
 
 def test_a_disk_that_fills_up_on_the_way_still_ends_the_job(serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = serve(data=scenes)
-    gate = threading.Event()
-    client.app.state.segmenting.worker.submit(gate.wait)
+    gate = shut(client.app)
     location = client.post("/evaluate").headers["location"]
 
     def full(*_: object) -> None:

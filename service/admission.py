@@ -1,0 +1,75 @@
+"""Admission: how many requests and megapixels may be inside at once; whoever comes beyond is told when to try again."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service.problems import Problem
+
+RETRY_AT_MOST = 60  # seconds
+SMOOTHING = 0.1  # of the mean time between two that leave
+
+
+class Admission:
+    """Counts what is inside; safe from any thread."""
+
+    def __init__(self, max_requests: int, max_pixels: int) -> None:
+        self.max_requests, self.max_pixels = max_requests, max_pixels
+        self.requests = self.pixels = 0
+        self._lock = threading.Lock()
+        self._pace = 0.0  # seconds from one that leaves to the next, while others wait
+        self._left = 0.0
+
+    def require_room(self) -> None:
+        """Raise Problem 503 `overloaded` where one more would be too many."""
+        if self.requests >= self.max_requests:
+            raise self._full(f"{self.requests} requests are inside")
+
+    @contextmanager
+    def entered(self) -> Iterator[Ticket]:
+        """Be inside. Raises Problem 503 `overloaded`."""
+        with self._lock:
+            self.require_room()
+            if not self.requests:
+                self._left = time.monotonic()
+            self.requests += 1
+        ticket = Ticket(self)
+        try:
+            yield ticket
+        finally:
+            with self._lock:
+                ticket.left = True
+                self.requests -= 1
+                self.pixels -= ticket.pixels
+                now = time.monotonic()
+                self._pace += SMOOTHING * (now - self._left - self._pace)
+                self._left = now
+
+    def weigh(self, ticket: Ticket, pixels: int) -> None:
+        """Add a picture that is about to be decoded; one alone may be larger than the limit."""
+        with self._lock:
+            if ticket.left:  # given up meanwhile: there is nobody to decode it for
+                raise Problem("deadline_passed", "the request was given up")
+            if self.pixels and self.pixels + pixels > self.max_pixels:
+                raise self._full(f"{self.pixels / 1e6:.0f} megapixels are inside")
+            self.pixels += pixels
+            ticket.pixels += pixels
+
+    def _full(self, what: str) -> Problem:
+        seconds = min(RETRY_AT_MOST, max(1, math.ceil(self._pace * self.requests)))
+        return Problem("overloaded", f"{what}, and no more are taken; try again in {seconds} s", {"Retry-After": str(seconds)})
+
+
+class Ticket:
+    """A request that is inside."""
+
+    def __init__(self, admission: Admission) -> None:
+        self.admission, self.pixels, self.left = admission, 0, False
+
+    def weigh(self, pixels: int) -> None:
+        """Tell the size of its picture before it is decoded. Raises Problem 503 `overloaded`."""
+        self.admission.weigh(self, pixels)

@@ -1,0 +1,227 @@
+"""What happens between a request and its reply: who goes first, who waits, who is sent away, what is told of it."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+
+from core.segmenter import Segmenter
+from service.admission import Admission
+from service.app import create_app
+from service.problems import Problem
+from service.settings import load_settings
+from service.worker import BACKGROUND, USER, Workers
+from tests.service.conftest import Gate, shut
+
+
+class Noted(Gate):
+    """A gate that notes what it ran: batch sizes, and the first value of each input."""
+
+    def __init__(self, batch: int = 1) -> None:
+        super().__init__()
+        self.batch, self.ran = batch, []
+
+    def forward(self, batch: np.ndarray) -> np.ndarray:
+        self.ran.append([int(x.flat[0]) for x in batch])
+        return super().forward(batch)
+
+
+def numbered(number: int, side: int = 1) -> np.ndarray:
+    return np.full((3, side, side), number, np.float32)
+
+
+def png(height: int = 90, width: int = 120) -> bytes:
+    return cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))[1].tobytes()
+
+
+def until(holds, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_users_pictures_go_before_evaluation() -> None:
+    workers, network = Workers(1), Noted()
+    futures = [workers.submit([network], numbered(n), p) for n, p in enumerate((USER, BACKGROUND, USER, BACKGROUND, USER))]
+    network.set()
+    workers.close()
+    assert all(future.result() for future in futures)
+    assert network.ran == [[0], [2], [4], [1], [3]]
+
+
+def test_what_has_come_while_the_worker_was_busy_is_one_batch_of_equal_shapes() -> None:
+    workers, network = Workers(1), Noted(batch=3)
+    networks = [network]
+    workers.submit(networks, numbered(0))
+    until(lambda: network.ran)
+    futures = [workers.submit(networks, numbered(n, 1 + (n == 2))) for n in (1, 2, 3, 4, 5)]
+    network.set()
+    assert [int(future.result()[0].flat[0]) for future in futures] == [1, 2, 3, 4, 5]
+    workers.close()
+    assert network.ran == [[0], [1, 3, 4], [2], [5]]
+
+
+def test_a_cancelled_picture_is_not_inferred() -> None:
+    workers, network = Workers(1), Noted()
+    workers.submit([network], numbered(0))
+    until(lambda: network.ran)
+    gone, stays = workers.submit([network], numbered(1)), workers.submit([network], numbered(2))
+    assert gone.cancel()
+    network.set()
+    stays.result()
+    workers.close()
+    assert network.ran == [[0], [2]]
+
+
+def test_a_picture_whose_deadline_has_passed_is_not_inferred() -> None:
+    workers, network = Workers(1), Noted()
+    workers.submit([network], numbered(0))
+    until(lambda: network.ran)
+    late = workers.submit([network], numbered(1), deadline=time.monotonic() - 1)
+    network.set()
+    with pytest.raises(Problem, match="too busy"):
+        late.result()
+    workers.close()
+    assert network.ran == [[0]]
+
+
+def test_pictures_go_to_the_worker_with_the_fewest() -> None:
+    workers, networks = Workers(2), (Noted(), Noted())
+    for number in range(4):
+        workers.submit(networks, numbered(number))
+    assert [len(worker) for worker in workers.each] == [2, 2]
+    for network in networks:
+        network.set()
+    workers.close()
+    assert sorted(itertools.chain(*(n for network in networks for n in network.ran))) == [0, 1, 2, 3]
+
+
+def test_evaluation_waits_for_a_gap_but_not_for_ever() -> None:
+    quiet = threading.Event()
+    workers, network = Workers(1, quiet.is_set), Noted()
+    network.set()
+    began = time.monotonic()
+    workers.submit([network], numbered(0), BACKGROUND).result(10)
+    assert time.monotonic() - began >= 0.9
+    waiting = workers.submit([network], numbered(1), BACKGROUND)
+    quiet.set()
+    waiting.result(10)
+    workers.close()
+
+
+def test_two_workers_on_the_cpu_give_the_mask_of_one(serve, checkpoint: Path) -> None:
+    client = serve(device="cpu,cpu")
+    with ThreadPoolExecutor(4) as pool:
+        replies = list(pool.map(lambda _: client.post("/segment?output=labels", content=png()), range(8)))
+    rgb = cv2.imdecode(np.frombuffer(png(), np.uint8), cv2.IMREAD_COLOR_RGB)
+    expected = Segmenter(checkpoint)(rgb)
+    for reply in replies:
+        assert np.array_equal(cv2.imdecode(np.frombuffer(reply.content, np.uint8), cv2.IMREAD_UNCHANGED), expected)
+    assert client.get("/models").json()["models"][0]["devices"] == ["cpu", "cpu"]
+
+
+def test_one_request_more_than_the_queue_takes_503_at_once(serve) -> None:
+    client = serve(queue=1)
+    gate = shut(client.app)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/segment", content=png())
+        until(lambda: client.app.state.segmenting.admission.requests)
+        second = client.post("/segment", content=png())
+        assert (second.status_code, second.json()["code"]) == (503, "overloaded")
+        assert int(second.headers["retry-after"]) >= 1
+        gate.set()
+        assert first.result().status_code == 200
+    assert client.post("/segment", content=png()).status_code == 200
+
+
+def test_more_megapixels_than_the_queue_takes_503_and_one_alone_may_be_larger(serve) -> None:
+    client = serve(queue_megapixels=0.001)
+    gate = shut(client.app)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/segment", content=png())
+        until(lambda: client.app.state.segmenting.admission.pixels)
+        assert client.post("/segment", content=png()).json()["code"] == "overloaded"
+        gate.set()
+        assert first.result().status_code == 200
+    assert client.app.state.segmenting.admission.pixels == 0
+
+
+def test_a_request_that_waits_longer_than_the_deadline_503(serve) -> None:
+    client = serve(deadline=0.05)
+    gate = shut(client.app)
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(client.post, "/segment", content=png())
+        until(lambda: client.app.state.segmenting.workers)
+        time.sleep(0.1)
+        gate.set()
+        assert (late.result().status_code, late.result().json()["code"]) == (503, "deadline_passed")
+
+
+def test_retry_after_grows_with_the_line() -> None:
+    admission = Admission(3, 10**9)
+    with admission.entered(), admission.entered():
+        admission._pace = 4
+        with admission.entered(), pytest.raises(Problem) as error, admission.entered():
+            pass
+    assert error.value.headers == {"Retry-After": "12"}
+
+
+def test_a_request_that_was_given_up_weighs_nothing() -> None:
+    admission = Admission(1, 10)
+    with admission.entered() as ticket:
+        ticket.weigh(5)
+    with pytest.raises(Problem):
+        ticket.weigh(5)
+    assert (admission.requests, admission.pixels) == (0, 0)
+
+
+def test_a_client_that_goes_is_given_up_before_inference(checkpoint: Path, tmp_path: Path) -> None:
+    app = create_app(load_settings(checkpoints=[checkpoint], state=tmp_path / "state", port=0))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, http="h11", log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until(lambda: server.started and app.state.ready)
+        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+        gate = shut(app)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/segment", content=png(), timeout=httpx.Timeout(5, read=0.3))
+        until(lambda: not app.state.segmenting.admission.requests)
+        gate.set()
+        until(lambda: 'segment_requests_total{code="client_gone",model="random"} 1.0' in httpx.get(f"{url}/metrics").text)
+        assert "segment_batch_pictures_count 1.0" in httpx.get(f"{url}/metrics").text  # the gate, and nothing else
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def test_metrics_tell_stages_queue_batches_models_and_what_went_wrong(serve) -> None:
+    client = serve()
+    client.post("/segment", content=png())
+    client.post("/segment", content=b"nothing")
+    client.post("/segment?model=nobody", content=png())
+    told = client.get("/metrics").text
+    for line in (
+        'segment_requests_total{code="ok",model="random"} 1.0',
+        'segment_requests_total{code="not_an_image",model="random"} 1.0',
+        'segment_requests_total{code="unknown_model",model="unknown"} 1.0',
+        "segment_batch_pictures_count 1.0",
+        "segment_inside_requests 0.0",
+        "segment_queue_pictures 0.0",
+        *(f'segment_stage_seconds_count{{stage="{stage}"}} 1.0' for stage in ("decode", "queue", "forward", "label", "encode")),
+    ):
+        assert line in told
+    digest = client.get("/models").json()["models"][0]["digest"]
+    assert f'segment_model_loaded{{backend="torch",digest="{digest}",model="random"}} 1.0' in told
+    assert "process_resident_memory_bytes" in told
