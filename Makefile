@@ -21,7 +21,14 @@ demo: $(READY) ## train a small DDU-Net on generated scenes, evaluate it, serve 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest
 
-bench: $(READY) ## the figures of docs/performance.md, measured side by side: a quarter of an hour
+# other servers, in an environment of their own that sees the packages of ours
+$(VENV)/servers/.ready: $(READY) tests/benchmarks/servers/requirements.txt
+	$(PYTHON) -m venv $(VENV)/servers
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(VENV)/servers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth"
+	$(VENV)/servers/bin/pip install --quiet --disable-pip-version-check -r tests/benchmarks/servers/requirements.txt
+	@touch $@
+
+bench: $(VENV)/servers/.ready ## the figures of docs/performance.md, measured side by side: half an hour
 	$(BIN)/python -m tests.benchmarks
 
 soak: $(READY) ## kill training fifty times, strike a save at each of its system calls (needs strace): half an hour

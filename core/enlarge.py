@@ -31,7 +31,7 @@ def label_map(logits: Logits, size: Size) -> npt.NDArray[np.uint8]:
     mixed = _differ(best) & (rows.count > 0)[:, None] & (columns.count > 0)
     if mixed.mean() > MIXED_AT_MOST:
         return _label_all(logits, size)
-    labels = best[:, columns.low[columns.of]][rows.low[rows.of]]
+    labels = best.take(columns.low[columns.of], 1).take(rows.low[rows.of], 0)
     i, j = np.nonzero(mixed)
     _label_cells(logits, rows, columns, i, j, labels)
     return labels
@@ -97,18 +97,42 @@ def _label_cells(
     # a class whose highest corner is below another's lowest one wins nowhere in the cell
     possible = values.max(1) >= values.min(1).max(0)
     down, right = rows.weights[i][:, :, None], columns.weights[j][:, None, :]
-    best = np.full((len(i), down.shape[1], right.shape[2]), -np.inf, np.float32)
+    found = np.empty((len(i), down.shape[1], right.shape[2]), np.uint8)
+    two = possible.sum(0) == 2
+    for which, work_out in ((two, _between_two), (~two, _among_many)):
+        cells = np.flatnonzero(which)
+        found[cells] = work_out(values[:, :, cells], possible[:, cells], down[cells], right[cells])
+    labels[rows.pixels[i][:, :, None], columns.pixels[j][:, None, :]] = found
+
+
+def _between_two(values: Logits, possible: npt.NDArray[np.bool_], down: Logits, right: Logits) -> npt.NDArray[np.uint8]:
+    """Labels (n, r, s) of cells in which two classes can win, most of all: the sign of their difference tells which does."""
+    first, last = possible.argmax(0), len(possible) - 1 - possible[::-1].argmax(0)
+    cells = np.arange(values.shape[2])
+    difference = (values[last, :, cells] - values[first, :, cells]).T
+    wins = _mix(difference, down, right) > 0
+    return np.where(wins, last.astype(np.uint8)[:, None, None], first.astype(np.uint8)[:, None, None])
+
+
+def _among_many(values: Logits, possible: npt.NDArray[np.bool_], down: Logits, right: Logits) -> npt.NDArray[np.uint8]:
+    """Labels (n, r, s) of cells in which any number of classes can win."""
+    best = np.full((values.shape[2], down.shape[1], right.shape[2]), -np.inf, np.float32)
     found = np.zeros(best.shape, np.uint8)
-    for k in range(len(logits)):
+    for k in range(len(values)):
         here = np.flatnonzero(possible[k])
-        upper_left, upper_right, lower_left, lower_right = values[k][:, here, None, None]
-        left = upper_left + (lower_left - upper_left) * down[here]
-        mix = left + (upper_right + (lower_right - upper_right) * down[here] - left) * right[here]
-        before = best[here]
+        mix, before = _mix(values[k][:, here], down[here], right[here]), best[here]
         better = mix > before
         best[here] = np.where(better, mix, before)
         found[here] = np.where(better, np.uint8(k), found[here])
-    labels[rows.pixels[i][:, :, None], columns.pixels[j][:, None, :]] = found
+    return found
+
+
+def _mix(corners: npt.NDArray[np.float32], down: Logits, right: Logits) -> npt.NDArray[np.float32]:
+    """Corners (4, n) to the bilinear values (n, r, s) between them, by weights (n, r, 1) and (n, 1, s)."""
+    upper_left, upper_right, lower_left, lower_right = corners[:, :, None, None]
+    left = upper_left + (lower_left - upper_left) * down
+    mixed: npt.NDArray[np.float32] = left + (upper_right + (lower_right - upper_right) * down - left) * right
+    return mixed
 
 
 def _label_all(logits: Logits, size: Size) -> npt.NDArray[np.uint8]:

@@ -9,6 +9,7 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from errno import EACCES
 from pathlib import Path
@@ -29,6 +30,7 @@ from service.problems import Problem
 from service.worker import BACKGROUND, Workers
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
+NICE = 15  # of 19
 BATCH = 4  # photographs at a time: small, so that a user's picture waits for few of them
 
 log = logging.getLogger("service")
@@ -87,7 +89,7 @@ class Evaluations:
         self._futures: dict[str, Future[None]] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="evaluation")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="evaluation", initializer=_step_back)
 
     def restore(self) -> None:
         """Read the jobs of earlier runs; one that was under way when the service ended is interrupted."""
@@ -225,6 +227,12 @@ class Evaluations:
 
     def _store(self, job: Job) -> None:
         write_atomically(self.folder / f"{job.id}.json", [job.model_dump_json().encode()])
+
+
+def _step_back() -> None:
+    """Give the processor to the threads of users' pictures first; those that this thread starts do as it does (Linux)."""
+    with suppress(AttributeError, OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def _now() -> datetime:

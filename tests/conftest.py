@@ -22,7 +22,14 @@ from training.synthesize import write_scene
 Cli = Callable[..., tuple[int, str, str]]
 
 
-def make_checkpoint(path: Path, name: str = "ddunet", width: int = 4, labels: LabelSpace = CITYSCAPES, seed: int = 0) -> Path:
+def make_checkpoint(
+    path: Path,
+    name: str = "ddunet",
+    width: int = 4,
+    labels: LabelSpace = CITYSCAPES,
+    seed: int = 0,
+    size: tuple[int, int] = (64, 64),
+) -> Path:
     """A checkpoint of random weights and batch norm statistics, so that every part of the network matters."""
     torch.manual_seed(seed)
     network = build_model(name, len(labels), width)
@@ -33,7 +40,7 @@ def make_checkpoint(path: Path, name: str = "ddunet", width: int = 4, labels: La
     card = Card(
         architecture=Architecture(name=name, width=width),
         labels=labels,
-        preprocess=Preprocess(mode="fit", size=(64, 64), stride=network.stride),
+        preprocess=Preprocess(mode="fit", size=size, stride=network.stride),
         data="random",
         epoch=0,
     )

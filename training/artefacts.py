@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openvino
@@ -30,6 +30,9 @@ from core.errors import RunError
 from core.models import build_model
 from core.segmenter import Segmenter
 from training.progress import bar
+
+if TYPE_CHECKING:
+    import nncf
 
 LOSS_AT_MOST = 0.005  # of macro IoU of the labelled classes, 0..1
 CALIBRATION = 200  # photographs
@@ -59,20 +62,18 @@ def export_fp32(checkpoint: Checkpoint, scored_on: Dataset | None) -> tuple[Path
     """Write NAME.fp32 beside a checkpoint: its folder, its digest, and how it does on the data where there is some."""
     network = convert(checkpoint)
     measured = measure(checkpoint, network, "fp32", scored_on) if scored_on is not None else None
-    return *_write(checkpoint, "fp32", network, measured), measured
+    return *write_network(checkpoint, "fp32", network, measured), measured
 
 
 def export_int8(checkpoint: Checkpoint, calibrate_on: Dataset, scored_on: Dataset) -> tuple[Path, str, Measured]:
     """Quantise, and write NAME.int8 beside a checkpoint. Raises RunError where it loses too much to be written."""
     import nncf  # takes two seconds
 
-    nncf.set_log_level("ERROR")
-    network, prepare = convert(checkpoint), checkpoint.card.preprocess
+    network = convert(checkpoint)
     count = min(CALIBRATION, len(calibrate_on))
     places = np.linspace(0, len(calibrate_on) - 1, count).round().astype(int).tolist()
-    inputs = nncf.Dataset(places, lambda place: prepare(calibrate_on[place][0])[None])
-    # the slow bias correction, which follows the error from layer to layer, loses a tenth of what the fast one does
-    quantised = nncf.quantize(network, inputs, subset_size=count, fast_bias_correction=False)
+    inputs = nncf.Dataset(places, lambda place: checkpoint.card.preprocess(calibrate_on[place][0])[None])
+    quantised = quantise(network, inputs, count)
     measured = measure(checkpoint, quantised, "int8", scored_on)
     if measured.loss > LOSS_AT_MOST:
         print(f"int8: {measured.words()}: too much; looking for the layers that cost it", flush=True)
@@ -93,7 +94,16 @@ def export_int8(checkpoint: Checkpoint, calibrate_on: Dataset, scored_on: Datase
             " lost: calibrate on data like that which it was trained on (--data), or serve fp32 (--fp32)"
         )
     calibration = f"{calibrate_on.name} {calibrate_on.split}, {count} of {len(calibrate_on)} images"
-    return *_write(checkpoint, "int8", quantised, measured, calibration), measured
+    return *write_network(checkpoint, "int8", quantised, measured, calibration), measured
+
+
+def quantise(network: openvino.Model, inputs: nncf.Dataset, count: int) -> openvino.Model:
+    """The network in int8, with ranges measured on `count` of the inputs (1, 3, H, W)."""
+    import nncf
+
+    nncf.set_log_level("ERROR")
+    # the slow bias correction, which follows the error from layer to layer, loses a tenth of what the fast one does
+    return nncf.quantize(network, inputs, subset_size=count, fast_bias_correction=False)
 
 
 class _Trunk(nn.Module):
@@ -157,13 +167,14 @@ def _scorer(checkpoint: Checkpoint, dataset: Dataset) -> Callable[[openvino.Comp
     return score
 
 
-def _write(
+def write_network(
     checkpoint: Checkpoint,
     precision: Precision,
     network: openvino.Model,
     measured: Measured | None,
     calibration: str | None = None,
 ) -> tuple[Path, str]:
+    """Write an artefact beside a checkpoint: its folder and its digest."""
     told: dict[str, Any] = {}
     if measured is not None:
         told = {

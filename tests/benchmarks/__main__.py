@@ -1,6 +1,7 @@
 """`make bench`: every figure of docs/performance.md, each a ratio of two things that took turns in one run.
 
-python -m tests.benchmarks [PART...]      parts: step precision loader epoch validation memory ranks; all where none is named
+python -m tests.benchmarks [PART...]      all parts where none is named: step precision loader epoch validation memory ranks,
+and of serving large small overhead beside growth enlarging
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.models import build_model
+from tests.benchmarks import serving
 from tests.benchmarks.side_by_side import Worker, interleaved
 from tests.machine import machine
 from tests.training.kills import Victim
@@ -181,6 +183,7 @@ def ranks() -> Iterator[Line]:
 
 
 PARTS: dict[str, Callable[[], Iterator[Line]]] = {
+    **serving.PARTS,
     "step": step,
     "precision": precision,
     "loader": loader,

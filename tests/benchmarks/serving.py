@@ -1,0 +1,268 @@
+"""The figures of serving: ours and plain services with the same checkpoint, photographs and load, in turns."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import cache, partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from core import enlarge
+from core.artefact import read_artefact, write_artefact
+from core.checkpoint import PRETRAINED, read_checkpoint, write_checkpoint
+from core.images import read_photo
+from core.masks import indexed_png
+from core.segmenter import Segmenter
+from core.transforms import Preprocess
+from tests.benchmarks import load
+from tests.benchmarks.servers.start import COMMANDS, ROOT, Server
+from tests.conftest import make_checkpoint
+from training.scenes import street_scene
+from training.synthesize import write_scene
+
+Line = tuple[str, str, str, str, str]  # what, before, after, ratio, wanted
+LARGE, SMALL = (1024, 2048), (256, 256)
+FASTAPI, LITSERVE, BENTOML, OURS, TORCH = COMMANDS
+FOLDER = Path(tempfile.gettempdir(), "benchmark-serving")
+
+
+@cache
+def photographs(size: tuple[int, int], kind: str) -> list[bytes]:
+    """Bodies of requests: generated scenes, as a camera would compress them."""
+    scenes = [street_scene(np.random.default_rng(seed), *size)[0] for seed in range(4)]
+    return [load.form(cv2.imencode(kind, rgb[..., ::-1])[1].tobytes(), f"image/{kind[1:]}") for rgb in scenes]
+
+
+def at_256(name: str) -> Path:
+    """A shipped checkpoint and its artefact, told to stretch photographs to 256x256."""
+    checkpoint = read_checkpoint(PRETRAINED / f"{name}.safetensors")
+    preprocess = Preprocess(mode="stretch", size=SMALL, stride=checkpoint.card.preprocess.stride)
+    path = FOLDER / f"{name}.safetensors"
+    FOLDER.mkdir(exist_ok=True)
+    digest = write_checkpoint(path, checkpoint.card.model_copy(update={"preprocess": preprocess}), checkpoint.tensors)
+    artefact = read_artefact(PRETRAINED / f"{name}.int8", checkpoint.digest)
+    write_artefact(FOLDER / f"{name}.int8", artefact.card.model_copy(update={"source": digest}), artefact.files)
+    return path
+
+
+def wide(name: str) -> Path:
+    """A checkpoint of width 64 and random weights, and its artefact."""
+    import nncf
+
+    from training import artefacts
+
+    path = make_checkpoint(FOLDER / f"{name}-64.safetensors", name, 64, size=SMALL)
+    checkpoint = read_checkpoint(path)
+    inputs = [checkpoint.card.preprocess(street_scene(np.random.default_rng(seed), *SMALL)[0])[None] for seed in range(4)]
+    network = artefacts.quantise(artefacts.convert(checkpoint), nncf.Dataset(inputs), len(inputs))
+    artefacts.write_network(checkpoint, "int8", network, None)
+    return path
+
+
+def started(stack: ExitStack, kinds: Sequence[str], checkpoint: Path, bodies: Sequence[bytes], **told: object) -> list[Server]:
+    servers = []
+    for kind in kinds:
+        servers.append(Server(kind, checkpoint, bodies[0], **told))
+        stack.callback(servers[-1].close)
+    return servers
+
+
+def in_turns(servers: Sequence[Server], work: Callable[[Server], load.Seen], turns: int) -> list[list[load.Seen]]:
+    """What each saw, a turn each that is not counted first."""
+    for server in servers:
+        work(server)
+    rounds = [[work(server) for server in servers] for _ in range(turns)]
+    return [list(seen) for seen in zip(*rounds, strict=True)]
+
+
+def crowd(bodies: Sequence[bytes], clients: int, requests: int, server: Server) -> load.Seen:
+    return load.closed(server.port, bodies, clients, requests=requests)
+
+
+def median(seen: Sequence[load.Seen], of: Callable[[load.Seen], float]) -> float:
+    return statistics.median(map(of, seen))
+
+
+def p(share: float) -> Callable[[load.Seen], float]:
+    return lambda seen: 1000 * seen.quantile(share)
+
+
+def row(seen: Sequence[load.Seen]) -> str:
+    times = " / ".join(f"{median(seen, p(share)):.0f}" for share in (0.5, 0.95, 0.99))
+    errors = sum(s.errors for s in seen)
+    return f"{times} ms, {median(seen, lambda s: s.per_second):.1f} a second" + f", {errors} errors" * bool(errors)
+
+
+def large() -> Iterator[Line]:
+    bodies, checkpoint = photographs(LARGE, ".jpg"), at_256("ddunet")
+    with ExitStack() as stack:
+        servers = started(stack, list(COMMANDS), checkpoint, bodies)
+        reference = np.asarray(Image.open(io.BytesIO(servers[0].first.last)).convert("RGB"))
+        for server in servers[1:]:
+            mask = np.asarray(Image.open(io.BytesIO(server.first.last)).convert("RGB"))
+            same = float((mask == reference).all(-1).mean())
+            yield f"2048x1024 JPEG, same pixels as {FASTAPI}: {server.kind}", "", f"{same:.1%}", "", ""
+        wanted = {(1, FASTAPI, OURS): "7x", (1, FASTAPI, TORCH): "3x", (1, LITSERVE, OURS): "5x", (1, BENTOML, OURS): "5x"}
+        for clients, requests in ((1, 8), (4, 16), (16, 32)):
+            work = partial(crowd, bodies, clients, requests)
+            seen = dict(zip(COMMANDS, in_turns(servers, work, 3), strict=True))
+            for other in (FASTAPI, LITSERVE, BENTOML):
+                for mine in (OURS, TORCH):
+                    ratio = median(seen[other], p(0.5)) / median(seen[mine], p(0.5))
+                    what = f"2048x1024 JPEG, DDU-Net 16, {clients} clients, p50 / p95 / p99: {other}, then {mine}"
+                    yield what, row(seen[other]), row(seen[mine]), f"{ratio:.1f}x", wanted.get((clients, other, mine), "")
+        for server in servers:
+            yield f"resident memory afterwards: {server.kind}", "", f"{server.memory / 1e6:.0f} MB", "", ""
+        for rate in (2, 10, 20):
+            for server in servers if rate == 2 else servers[-2:]:
+                seen_open = [load.opened(server.port, bodies, rate, 8)]
+                yield f"open loop, {rate} requests a second: {server.kind}", "", row(seen_open), "", ""
+
+
+def small() -> Iterator[Line]:
+    bodies = photographs(SMALL, ".png")
+    for name in ("unet", "ddunet"):
+        with ExitStack() as stack:
+            servers = started(stack, (FASTAPI, OURS), wide(name), bodies)
+            before, after = in_turns(servers, partial(crowd, bodies, 4, 12), 3)
+            ratio = median(after, lambda s: s.per_second) / median(before, lambda s: s.per_second)
+            yield f"256x256 PNG, {name} 64, 4 clients: {FASTAPI}, then {OURS}", row(before), row(after), f"{ratio:.1f}x", "4.5x"
+
+
+def overhead() -> Iterator[Line]:
+    bodies = photographs(LARGE, ".jpg")
+    with ExitStack() as stack:
+        (server,) = started(stack, (OURS,), at_256("ddunet"), bodies)
+        seen = load.closed(server.port, bodies, 1, requests=60)
+        stages = [dict(re.findall(r"(\w+);dur=([\d.]+)", timing)) for timing in seen.timings]
+        inside = [sum(float(stage[name]) for name in ("decode", "forward", "label", "encode")) for stage in stages]
+        rest = statistics.median(1000 * whole - part for whole, part in zip(seen.seconds, inside, strict=True))
+        yield "2048x1024 JPEG, 1 client: not decode, forward, label or encode", "", f"{rest:.1f} ms", "", "3 ms"
+        many = [load.closed(server.port, bodies, 16, requests=320) for _ in range(3)]
+        ratio = median(many, p(0.99)) / median(many, p(0.5))
+        yield "16 clients: p99 over p50", "", row(many), f"{ratio:.2f}", "2.5"
+
+
+def beside() -> Iterator[Line]:
+    bodies = photographs(LARGE, ".jpg")
+    data = FOLDER / "scenes"
+    for index in range(60):
+        if not (data / "complete").exists():
+            write_scene(data, "val", index, LARGE, seed=0)
+    (data / "complete").touch()
+    with ExitStack() as stack:
+        (server,) = started(stack, (OURS,), at_256("ddunet"), bodies, data=data)
+        rate = load.closed(server.port, bodies, 4, requests=60).per_second / 4
+        alone, mixed, idle, under = [], [], [], []
+        for _ in range(3):
+            idle.append(evaluation_speed(server, lambda: None))
+            alone.append(load.opened(server.port, bodies, rate, 8))
+            under.append(evaluation_speed(server, lambda: mixed.append(load.opened(server.port, bodies, rate, 8))))
+        before, after = (median(seen, p(0.5)) for seen in (alone, mixed))
+        yield (
+            f"{rate:.1f} requests a second, p50: alone, then beside an evaluation",
+            f"{before:.1f} ms",
+            f"{after:.1f} ms",
+            f"{after / before:.2f}",
+            "1.2",
+        )
+        speeds = [statistics.median(s) for s in (idle, under)]
+        yield (
+            "the evaluation: alone, then beside them",
+            *(f"{s:.1f} images/s" for s in speeds),
+            f"{speeds[1] / speeds[0]:.0%}",
+            "20 %",
+        )
+
+
+def evaluation_speed(server: Server, meanwhile: Callable[[], object]) -> float:
+    """Images a second of an evaluation of the service while something else is done."""
+
+    def ask(method: str, path: str) -> dict:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+        connection.request(method, path)
+        reply = connection.getresponse()
+        where = reply.headers.get("Location")
+        return {**json.loads(reply.read()), "where": where}
+
+    began = time.perf_counter()
+    job = ask("POST", "/evaluate")
+    meanwhile()
+    done = ask("GET", job["where"])
+    seconds = time.perf_counter() - began
+    if done["state"] in ("queued", "running"):
+        speed = done["progress"]["done"] / seconds
+        while ask("GET", job["where"])["state"] in ("queued", "running"):
+            time.sleep(0.02)
+        if done["progress"]["done"] < 5:  # nothing else was done: the whole of it is what is measured
+            speed = done["progress"]["total"] / (time.perf_counter() - began)
+        return speed
+    return done["report"]["speed"]["images_per_s"]
+
+
+def growth() -> Iterator[Line]:
+    bodies = photographs(LARGE, ".jpg")
+    with ExitStack() as stack:
+        (server,) = started(stack, (OURS,), at_256("ddunet"), bodies)
+        begin = server.memory
+        load.closed(server.port, bodies, 16, seconds=10)
+        at_10 = server.memory
+        load.closed(server.port, bodies, 16, seconds=50)
+        after = server.memory
+        yield "resident memory before any load", "", f"{begin / 1e6:.0f} MB", "", ""
+        yield (
+            "resident memory, 16 clients post 2048x1024: after 10 s, after 60 s",
+            f"{at_10 / 1e6:.0f} MB",
+            f"{after / 1e6:.0f} MB",
+            f"{after / at_10:.2f}",
+            "1.0",
+        )
+
+
+def enlarging() -> Iterator[Line]:
+    segmenter = Segmenter(at_256("ddunet"))
+    street = [read_photo(ROOT / "docs" / "street.jpg")]
+    scenes = [street_scene(np.random.default_rng(seed), *LARGE)[0] for seed in range(4)]
+    for what, photos in (("a photograph", street), ("generated scenes, which it was not trained on", scenes)):
+        logits = [segmenter.forward(segmenter.prepare(rgb)[None])[0] for rgb in photos]
+        for one in logits:
+            assert np.array_equal(enlarge._label_all(one, LARGE), enlarge.label_map(one, LARGE))
+        calls = (enlarge._label_all, enlarge.label_map)
+        times: list[list[float]] = [[], []]
+        for _ in range(15):
+            for one in logits:
+                for call, taken in zip(calls, times, strict=True):
+                    taken.append(seconds(call, one, LARGE))
+        whole, borders = (1000 * statistics.median(taken) for taken in times)
+        told = f"19x256x256 logits of {what} to labels of 1024x2048, none different: whole, then borders only"
+        yield told, f"{whole:.1f} ms", f"{borders:.1f} ms", f"{borders / whole:.0%}", "25 %"
+    labels = enlarge.label_map(logits[0], LARGE)
+    mask = statistics.median(seconds(indexed_png, labels, segmenter.labels) for _ in range(15))
+    yield "labels of 1024x2048 to an indexed PNG", "", f"{1000 * mask:.1f} ms", "", "5 ms"
+
+
+def seconds(call: Callable[..., object], *arguments: object) -> float:
+    began = time.perf_counter()
+    call(*arguments)
+    return time.perf_counter() - began
+
+
+PARTS: dict[str, Callable[[], Iterator[Line]]] = {
+    "large": large,
+    "small": small,
+    "overhead": overhead,
+    "beside": beside,
+    "growth": growth,
+    "enlarging": enlarging,
+}
