@@ -111,7 +111,8 @@ def _between_two(values: Logits, possible: npt.NDArray[np.bool_], down: Logits, 
     cells = np.arange(values.shape[2])
     difference = (values[last, :, cells] - values[first, :, cells]).T
     wins = _mix(difference, down, right) > 0
-    return np.where(wins, last.astype(np.uint8)[:, None, None], first.astype(np.uint8)[:, None, None])
+    found: npt.NDArray[np.uint8] = np.where(wins, *(k.astype(np.uint8)[:, None, None] for k in (last, first)))
+    return found
 
 
 def _among_many(values: Logits, possible: npt.NDArray[np.bool_], down: Logits, right: Logits) -> npt.NDArray[np.uint8]:

@@ -51,11 +51,17 @@ class Definition(BaseModel):
 
     threshold: float | None = Field(None, ge=0.5, lt=1)  # of softmax: less probable pixels are of no class
     at: Literal["label", "input"] = "label"  # the label's own size, or the network's
+    resolution: Literal["network", "native"] = "network"  # photographs at the network's size, or by tiles at their own
+    flip: bool = False  # logits averaged with those of the mirror image
+
+    def how(self) -> list[str]:
+        """In words, what goes through the network."""
+        return ["at native resolution"] * (self.resolution == "native") + ["with its mirror image"] * self.flip
 
     def words(self) -> str:
         """In words, how it differs from the exact definition; empty where it does not."""
         parts = [f"softmax > {self.threshold}"] * (self.threshold is not None)
-        return ", ".join(parts + ["at the network's size"] * (self.at == "input"))
+        return ", ".join(parts + ["at the network's size"] * (self.at == "input") + self.how())
 
 
 EXACT, EARLIER = Definition(), Definition(threshold=0.5, at="input")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,27 @@ import numpy.typing as npt
 from core.backends import Backend, open_backend
 from core.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from core.enlarge import confidence, label_map
+from core.errors import InputError
 from core.images import RGB
 from core.labels import VOID, LabelSpace
 from core.masks import Labels
 from core.threads import at_once
+from core.tiles import bands
 from core.transforms import Preprocess, Size
+
+Array = npt.NDArray[np.float32]
+LogitsOf = Callable[[Sequence[Array]], Sequence[Array]]  # network inputs (3, h, w) to their logits (K, h, w)
+
+
+@dataclass(frozen=True)
+class How:
+    """How a photograph goes through the network: shrunk, or by tiles at its own scale; alone, or with its mirror image."""
+
+    native: bool = False
+    flip: bool = False
+
+
+PLAIN = How()
 
 
 class Segmenter:
@@ -70,13 +87,39 @@ class Segmenter:
         """Photograph (H, W, 3) uint8 RGB, any size, to class indices (H, W) uint8."""
         return self.many([rgb])[0]
 
-    def many(self, photos: Sequence[RGB], sizes: Sequence[Size] | None = None, threshold: float | None = None) -> list[Labels]:
+    def many(
+        self, photos: Sequence[RGB], sizes: Sequence[Size] | None = None, threshold: float | None = None, how: How = PLAIN
+    ) -> list[Labels]:
         """Several photographs at once, those of one network size in one batch; the results are those of one by one.
 
         `sizes` are those of the label maps, the photographs' own where not told.
         """
-        sizes = sizes or [(rgb.shape[0], rgb.shape[1]) for rgb in photos]
-        return self.label_all(self.logits(at_once(self.prepare, photos)), sizes, threshold)
+        own = [(rgb.shape[0], rgb.shape[1]) for rgb in photos]
+        if not how.native:
+            inputs = at_once(self.prepare, photos)
+            logits = self.flipped(inputs, self.logits) if how.flip else self.logits(inputs)
+            return self.label_all(logits, sizes or own, threshold)
+        if sizes and list(sizes) != own:
+            raise InputError("at native resolution a label map has the size of its photograph, and none of another size")
+        return [self.by_tiles(rgb, self.logits, threshold, how.flip) for rgb in photos]
+
+    def by_tiles(self, rgb: RGB, logits_of: LogitsOf, threshold: float | None = None, flip: bool = False) -> Labels:
+        """A photograph (H, W, 3) at its own scale, by tiles of the network's size whose logits `logits_of` gives."""
+        stride, size = self.preprocess.stride, self.preprocess.size
+        tile = (max(stride, size[0] // stride * stride), max(stride, size[1] // stride * stride))
+        through = (lambda inputs: self.flipped(inputs, logits_of)) if flip else logits_of
+        labels = np.empty(rgb.shape[:2], np.uint8)
+        for top, logits in bands(rgb, tile, self.preprocess.normalise, through):
+            rows = logits.shape[1]
+            labels[top : top + rows] = self.label(logits, (rows, rgb.shape[1]), threshold)
+        return labels
+
+    @staticmethod
+    def flipped(inputs: Sequence[Array], logits_of: LogitsOf) -> list[Array]:
+        """The mean of the logits of each input and of its mirror image, turned back."""
+        both = logits_of([*inputs, *(np.ascontiguousarray(x[..., ::-1]) for x in inputs)])
+        half = np.float32(0.5)
+        return [half * (a + b[..., ::-1]) for a, b in zip(both[: len(inputs)], both[len(inputs) :], strict=True)]
 
     def label_all(
         self, logits: Sequence[npt.NDArray[np.float32]], sizes: Sequence[Size], threshold: float | None = None

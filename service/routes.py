@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 
+from core.segmenter import How
 from service.evaluations import Evaluations, Job
 from service.gone import ClientGone, unless_gone
 from service.models import Models
@@ -78,6 +79,10 @@ async def segment(
     model: ModelName = None,
     output: Annotated[Output, Query(description="mask: indexed PNG; labels: grey PNG; overlay; json: run lengths")] = "mask",
     format: Annotated[Format, Query(description="of an overlay")] = "jpeg",
+    resolution: Annotated[
+        Literal["network", "native"], Query(description="native: at the photograph's own scale, by overlapping tiles")
+    ] = "network",
+    flip: Annotated[bool, Query(description="average with the mirror image: twice the time")] = False,
 ) -> Response:
     """Segment one photograph: a multipart part named `file`, or the picture itself as the body."""
     models: Models = request.app.state.models
@@ -91,7 +96,7 @@ async def segment(
             if loaded is None:
                 loaded = await run_in_threadpool(models.get, model)
             with segmenting.admission.entered() as ticket:
-                reply = segmenting.segment(data, loaded, Wish(output, format), ticket)
+                reply = segmenting.segment(data, loaded, Wish(output, format, How(resolution == "native", flip)), ticket)
                 content, media_type, timing = await unless_gone(request, reply)
     except ClientGone:
         return Response(status_code=CLIENT_GONE)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -18,13 +18,14 @@ from core import masks
 from core.errors import ImageError
 from core.images import RGB, decode_photo
 from core.masks import Labels
-from core.segmenter import Segmenter
+from core.segmenter import PLAIN, How, Segmenter
 from core.transforms import Size
 from service.admission import Admission, Ticket
 from service.models import Loaded
 from service.problems import Problem
 from service.settings import Settings
 from service.telemetry import Telemetry
+from service.timing import Timing
 from service.worker import Array, Workers
 
 Result = TypeVar("Result")
@@ -32,15 +33,8 @@ Output = Literal["mask", "labels", "overlay", "json"]
 Format = Literal["jpeg", "png"]
 
 
-class Timing:
-    """Seconds of each stage, for the Server-Timing header and the metrics."""
-
-    def __init__(self) -> None:
-        self.stages: dict[str, float] = {}
-
-    def header(self) -> str:
-        """The header's value, in milliseconds (W3C Server Timing)."""
-        return ", ".join(f"{stage};dur={1000 * seconds:.2f}" for stage, seconds in self.stages.items())
+# photographs that go by tiles at once: each holds a band of logits, and two keep a device busy
+TILERS = 2
 
 
 @dataclass(frozen=True)
@@ -49,6 +43,7 @@ class Wish:
 
     output: Output = "mask"
     style: Format = "jpeg"
+    how: How = PLAIN
 
 
 class Segmenting:
@@ -58,6 +53,7 @@ class Segmenting:
         self.settings, self.telemetry = settings, telemetry
         self.decoders = ThreadPoolExecutor(settings.threads, "decode")
         self.encoders = ThreadPoolExecutor(settings.threads, "encode")
+        self.tilers = ThreadPoolExecutor(TILERS, "tiles")
         self.admission = Admission(settings.queue, int(settings.queue_megapixels * 1e6))
         self.workers = Workers(devices, quiet=lambda: not self.admission.requests, batched=telemetry.batch.observe)
         telemetry.watch(lambda: self.admission.requests, lambda: self.admission.pixels, lambda: len(self.workers))
@@ -65,6 +61,7 @@ class Segmenting:
     def close(self) -> None:
         """Finish what is under way."""
         self.decoders.shutdown()
+        self.tilers.shutdown()
         self.workers.close()
         self.encoders.shutdown()
 
@@ -76,32 +73,57 @@ class Segmenting:
         timing, segmenter = Timing(), model.segmenter
         deadline = time.monotonic() + self.settings.deadline
 
-        def decode() -> tuple[RGB | None, Array, Size]:
-            began = time.perf_counter()
-            try:
-                rgb = decode_photo(data, self.settings.max_pixels, self.settings.max_side, ticket.weigh)
-            except ImageError as error:
-                raise Problem(error.code, str(error)) from None
-            x = segmenter.prepare(rgb)
-            timing.stages["decode"] = time.perf_counter() - began
-            return rgb if wish.output == "overlay" else None, x, (rgb.shape[0], rgb.shape[1])
+        def decode() -> RGB:
+            with timing.of("decode"):
+                try:
+                    return decode_photo(data, self.settings.max_pixels, self.settings.max_side, ticket.weigh)
+                except ImageError as error:
+                    raise Problem(error.code, str(error)) from None
 
-        def encode(rgb: RGB | None, logits: Array, size: Size) -> tuple[bytes, str]:
-            began = time.perf_counter()
-            labels = segmenter.label(logits, size)
-            labelled = time.perf_counter()
-            reply = encode_labels(labels, rgb, segmenter, wish)
-            timing.stages |= {"label": labelled - began, "encode": time.perf_counter() - labelled}
-            return reply
+        def prepared() -> tuple[RGB | None, Array, Size]:
+            rgb = decode()
+            with timing.of("decode"):
+                return rgb if wish.output == "overlay" else None, segmenter.prepare(rgb), (rgb.shape[0], rgb.shape[1])
 
-        rgb, x, size = await _in(self.decoders, decode)
-        began = time.perf_counter()
-        logits, waited = await asyncio.wrap_future(self.workers.submit(model.segmenters, x, deadline=deadline))
-        timing.stages |= {"queue": waited, "forward": time.perf_counter() - began - waited}
-        content, media_type = await _in(self.encoders, lambda: encode(rgb, logits, size))
+        def encode(rgb: RGB | None, labels: Labels) -> tuple[bytes, str]:
+            with timing.of("encode"):
+                return encode_labels(labels, rgb, segmenter, wish)
+
+        def label_and_encode(rgb: RGB | None, logits: Array, size: Size) -> tuple[bytes, str]:
+            with timing.of("label"):
+                labels = segmenter.label(logits, size)
+            return encode(rgb, labels)
+
+        if wish.how == PLAIN:
+            rgb, x, size = await _in(self.decoders, prepared)
+            began = time.perf_counter()
+            logits, waited = await asyncio.wrap_future(self.workers.submit(model.segmenters, x, deadline=deadline))
+            timing.stages |= {"queue": waited, "forward": time.perf_counter() - began - waited}
+            content, media_type = await _in(self.encoders, lambda: label_and_encode(rgb, logits, size))
+        else:
+            whole = await _in(self.decoders, decode)
+            labels = await _in(self.tilers, lambda: self.several(whole, model, wish.how, ticket, timing, deadline))
+            content, media_type = await _in(self.encoders, lambda: encode(whole, labels))
         for stage, seconds in timing.stages.items():
             self.telemetry.stage.labels(stage).observe(seconds)
         return content, media_type, timing
+
+    def several(self, rgb: RGB, model: Loaded, how: How, ticket: Ticket, timing: Timing, deadline: float) -> Labels:
+        """The label map of a photograph that takes several runs of the network, which go to the workers side by side."""
+        segmenter = model.segmenter
+
+        def logits_of(inputs: Sequence[Array]) -> list[Array]:
+            if ticket.left:
+                raise CancelledError
+            with timing.of("forward"):
+                waiting = [self.workers.submit(model.segmenters, x, deadline=deadline) for x in inputs]
+                return [future.result()[0] for future in waiting]
+
+        with timing.of("label", less="forward"):
+            if how.native:
+                return segmenter.by_tiles(rgb, logits_of, flip=how.flip)
+            (logits,) = segmenter.flipped([segmenter.prepare(rgb)], logits_of)
+            return segmenter.label(logits, (rgb.shape[0], rgb.shape[1]))
 
 
 async def _in(pool: Executor, call: Callable[[], Result]) -> Result:
@@ -115,7 +137,7 @@ def encode_labels(labels: Labels, rgb: RGB | None, segmenter: Segmenter, wish: W
         return masks.grey_png(labels), "image/png"
     if wish.output == "json":
         return json.dumps(masks.description(labels, space), separators=(",", ":")).encode(), "application/json"
-    if rgb is None:
+    if wish.output == "mask" or rgb is None:
         return masks.indexed_png(labels, space), "image/png"
     mixed = masks.overlay(rgb, labels, space)
     return (masks.photo_jpeg(mixed), "image/jpeg") if wish.style == "jpeg" else (masks.photo_png(mixed), "image/png")

@@ -21,7 +21,7 @@ from core.evaluation import EXACT, AtInput, CheckpointInfo, Definition, Report
 from core.files import write_atomically
 from core.images import RGB
 from core.masks import Labels
-from core.segmenter import Segmenter
+from core.segmenter import How, Segmenter
 from core.transforms import Size
 from training.data import check, open_data
 from training.distributed import World, join
@@ -41,6 +41,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report there")
     parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="photographs at a time (default: 4)")
     add_definition_flags(parser, EXACT)
+    add_how_flags(parser)
     add_device_flags(parser)
 
 
@@ -66,6 +67,17 @@ def definition(options: argparse.Namespace) -> Definition:
                          " can pass, and a pixel has one") from None  # fmt: skip
 
 
+def add_how_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags that say how photographs go through the network."""
+    parser.add_argument(
+        "--resolution",
+        choices=("network", "native"),
+        default="network",
+        help="native: at their own scale, by overlapping tiles of the network's size (default: network)",
+    )
+    parser.add_argument("--flip", action="store_true", help="average with the mirror image: twice the time")
+
+
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that say what runs the network."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
@@ -78,7 +90,9 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
         raise InputError(f"--batch-size: expected 1 or more, got {options.batch_size}")
     if options.json:
         require_file(options.json, "--json")
-    how = definition(options)
+    how = definition(options).model_copy(update={"resolution": options.resolution, "flip": options.flip})
+    if how.resolution == "native" and how.at == "input":
+        raise InputError("--score-at input: at native resolution there is no other size than the label's own; leave one out")
     dataset = open_data(options.data, options.split)
     with join(use_gpu=options.device != "cpu") as world:
         own = options.device == "auto" or options.device == world.device.type
@@ -105,7 +119,7 @@ def evaluate(
     """The report of the whole split, the same on every rank."""
 
     def segment(photos: Sequence[RGB], sizes: Sequence[Size]) -> list[Labels]:
-        return segmenter.many(photos, sizes, how.threshold)
+        return segmenter.many(photos, sizes, how.threshold, How(how.resolution == "native", how.flip))
 
     segmenter(dataset[0][0])  # the first run is slower than those that follow
     scored = AtInput(dataset, segmenter.preprocess) if how.at == "input" else dataset

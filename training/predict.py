@@ -17,8 +17,8 @@ from core.errors import InputError
 from core.files import files_below, write_atomically
 from core.images import PHOTO_SUFFIXES, read_photo
 from core.masks import Labels, grey_png, indexed_png, overlay, photo_png
-from core.segmenter import Segmenter
-from training.evaluate import add_device_flags
+from core.segmenter import How, Segmenter
+from training.evaluate import add_device_flags, add_how_flags
 from training.paths import require_folder
 from training.progress import bar
 
@@ -39,6 +39,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default="train",
         help="pixel values: class indices with a palette, or the data set's label ids in grey (default: train)",
     )
+    add_how_flags(parser)
     add_device_flags(parser)
 
 
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     require_folder(options.out, "--out")
     plan = outputs(options.inputs, options.out, options.overlay)
     segmenter = Segmenter(options.checkpoint, options.device, options.backend)
-    failed = 0
+    how, failed = How(options.resolution == "native", options.flip), 0
     for source, target in bar("predicting", len(plan) > 1, plan, unit="image"):
         try:
             rgb = read_photo(source)
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
             failed += 1
             tqdm.write(f"error: {error}", file=sys.stderr)
             continue
-        labels = segmenter(rgb)
+        labels = segmenter.many([rgb], how=how)[0]
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, [encode(labels, segmenter, options.ids)])
         if options.overlay:

@@ -32,6 +32,7 @@ from training.scenes import street_scene
 from training.synthesize import write_scene
 
 Line = tuple[str, str, str, str, str]  # what, before, after, ratio, wanted
+KINDS = {".jpg": "image/jpeg", ".png": "image/png"}
 LARGE, SMALL = (1024, 2048), (256, 256)
 FASTAPI, LITSERVE, BENTOML, OURS, TORCH = COMMANDS
 FOLDER = Path(tempfile.gettempdir(), "benchmark-serving")
@@ -41,7 +42,7 @@ FOLDER = Path(tempfile.gettempdir(), "benchmark-serving")
 def photographs(size: tuple[int, int], kind: str) -> list[bytes]:
     """Bodies of requests: generated scenes, as a camera would compress them."""
     scenes = [street_scene(np.random.default_rng(seed), *size)[0] for seed in range(4)]
-    return [load.form(cv2.imencode(kind, rgb[..., ::-1])[1].tobytes(), f"image/{kind[1:]}") for rgb in scenes]
+    return [load.form(cv2.imencode(kind, rgb[..., ::-1])[1].tobytes(), KINDS[kind]) for rgb in scenes]
 
 
 def at_256(name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import uvicorn
 
-from core.segmenter import Segmenter
+from core.segmenter import How, Segmenter
 from service.admission import Admission
 from service.app import create_app
 from service.problems import Problem
@@ -225,3 +226,22 @@ def test_metrics_tell_stages_queue_batches_models_and_what_went_wrong(serve) -> 
     digest = client.get("/models").json()["models"][0]["digest"]
     assert f'segment_model_loaded{{backend="torch",digest="{digest}",model="random"}} 1.0' in told
     assert "process_resident_memory_bytes" in told
+
+
+@pytest.mark.parametrize("query", ["resolution=native", "flip=true", "resolution=native&flip=true"])
+def test_native_resolution_and_flip_are_what_the_segmenter_gives(serve, checkpoint: Path, query: str) -> None:
+    client = serve()
+    with ThreadPoolExecutor(3) as pool:
+        replies = list(pool.map(lambda _: client.post(f"/segment?output=labels&{query}", content=png(150, 200)), range(3)))
+    rgb = cv2.imdecode(np.frombuffer(png(150, 200), np.uint8), cv2.IMREAD_COLOR_RGB)
+    expected = Segmenter(checkpoint).many([rgb], how=How("native" in query, "flip" in query))[0]
+    for reply in replies:
+        assert np.array_equal(cv2.imdecode(np.frombuffer(reply.content, np.uint8), cv2.IMREAD_UNCHANGED), expected)
+        assert set(re.findall(r"(\w+);", reply.headers["server-timing"])) >= {"decode", "forward", "label", "encode"}
+    assert client.app.state.segmenting.admission.requests == 0
+
+
+def test_the_overlay_at_native_resolution(serve) -> None:
+    reply = serve().post("/segment?output=overlay&resolution=native", content=png(150, 200))
+    assert reply.headers["content-type"] == "image/jpeg"
+    assert cv2.imdecode(np.frombuffer(reply.content, np.uint8), cv2.IMREAD_COLOR).shape == (150, 200, 3)

@@ -96,7 +96,7 @@ def test_the_earlier_scores_are_those_counted_by_hand(document: dict[str, Any], 
         counts += counted_by_hand(answer, small)
     earlier = document["models"][place]["otherwise"]
     true, labelled, predicted = np.trace(counts), counts.sum(), counts[:, :19].sum()
-    assert earlier["definition"] == {"threshold": 0.5, "at": "input"}
+    assert earlier["definition"] == {"threshold": 0.5, "at": "input", "resolution": "network", "flip": False}
     assert earlier["confusion"] == counts.tolist() and predicted < labelled
     assert earlier["scores"]["micro"]["iou"] == pytest.approx(true / (labelled + predicted - true))
     assert earlier["scores"]["micro"]["dice"] == pytest.approx(2 * true / (labelled + predicted))

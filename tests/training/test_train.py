@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from core import metrics
 from core.backends.torch_ import load_state
 from core.checkpoint import read_checkpoint
 from core.datasets import open_dataset
 from core.errors import InputError
 from core.models import build_model
-from core.segmenter import Segmenter
+from core.segmenter import How, Segmenter
 from tests.conftest import make_checkpoint
 from training.__main__ import main
 from training.curves import draw_curves
@@ -114,6 +115,18 @@ def test_evaluate_tells_the_score_that_training_told(run: Path, scenes: Path, tm
     assert report["data"] == {"name": scenes.name, "split": "val", "images": 5}
 
 
+def test_evaluate_at_native_resolution_with_mirror_images_says_so(run: Path, scenes: Path, tmp_path: Path, cli) -> None:
+    out = tmp_path / "r.json"
+    code, told, _ = cli("evaluate", run, "--data", scenes, "--resolution", "native", "--flip", "--json", out)
+    assert code == 0 and "at native resolution, with its mirror image" in told
+    report = json.loads(out.read_text())
+    assert report["definition"] == {"threshold": None, "at": "label", "resolution": "native", "flip": True}
+    segmenter, counts = Segmenter(run), np.zeros((19, 20), np.int64)
+    for rgb, labels in open_dataset(scenes, "val"):
+        counts += metrics.confusion(labels, segmenter.many([rgb], how=How(native=True, flip=True))[0], 19)
+    assert report["confusion"] == counts.tolist()
+
+
 def test_evaluate_scores_by_the_earlier_definition(run: Path, scenes: Path, tmp_path: Path, cli) -> None:
     """Softmax over a half, at the network's size: counted here pixel by pixel."""
     flags = ("--data", scenes, "--threshold", 0.5, "--score-at", "input", "--json", tmp_path / "r.json")
@@ -130,7 +143,7 @@ def test_evaluate_scores_by_the_earlier_definition(run: Path, scenes: Path, tmp_
             expected[small[y, x], over[0] if over.size else 19] += 1
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["confusion"] == expected.tolist() and expected[:, 19].any()
-    assert report["definition"] == {"threshold": 0.5, "at": "input"}
+    assert report["definition"] == {"threshold": 0.5, "at": "input", "resolution": "network", "flip": False}
 
 
 def test_tensorboard_has_scalars_and_the_strip(run: Path) -> None:
@@ -454,3 +467,7 @@ def test_synthetic_needs_no_folder(tmp_path: Path, cli, monkeypatch: pytest.Monk
     flags = ("--epochs", 1, "--run", tmp_path / "r", *TINY)
     code, out, _ = cli("train", "--model", "ddunet", "--data", "synthetic", *flags)
     assert code == 0 and "data: synthetic, 4 training and 2 validation images, 19 classes" in out
+
+    def test_scores_at_the_network_s_size_of_native_resolution(self, checkpoint: Path, scenes: Path, cli) -> None:
+        flags = ("--resolution", "native", "--score-at", "input")
+        assert "--score-at input: at native resolution" in wrong(cli, "evaluate", checkpoint, "--data", scenes, *flags)

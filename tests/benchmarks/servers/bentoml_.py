@@ -18,7 +18,7 @@ class Service:
         self.plain = Plain()
 
     @bentoml.api(route="/segment")
-    def segment(self, file: Image) -> Annotated[Path, ContentType("image/png")]:
-        path = Path("mask.png")
+    def segment(self, file: Image, ctx: bentoml.Context) -> Annotated[Path, ContentType("image/png")]:
+        path = Path(ctx.temp_dir, "mask.png")
         path.write_bytes(self.plain(file))
         return path

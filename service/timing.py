@@ -1,0 +1,26 @@
+"""Timing: what each stage of a reply took, for the Server-Timing header and the metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Timing:
+    """Seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, float] = {}
+
+    @contextmanager
+    def of(self, stage: str, less: str = "") -> Iterator[None]:
+        """Add what happens meanwhile to a stage, less what another one inside it takes."""
+        began, other = time.perf_counter(), self.stages.get(less, 0.0)
+        yield
+        inside = self.stages.get(less, 0.0) - other
+        self.stages[stage] = self.stages.get(stage, 0.0) + time.perf_counter() - began - inside
+
+    def header(self) -> str:
+        """The header's value, in milliseconds (W3C Server Timing)."""
+        return ", ".join(f"{stage};dur={1000 * seconds:.2f}" for stage, seconds in self.stages.items())
