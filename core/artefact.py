@@ -69,7 +69,12 @@ def write_artefact(folder: Path, card: ArtefactCard, files: dict[str, bytes]) ->
             write_atomically(new / name, [data])
         if folder.exists():
             folder.rename(old)
-        new.rename(folder)
+        try:
+            new.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
         sync_folder(folder.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -83,6 +88,8 @@ def read_artefact(folder: Path, source: str) -> Artefact:
         made = "--int8 --data DIR" if folder.suffix == ".int8" else "--fp32"
         raise CheckpointError(f"{folder}: no such artefact; make it: python -m training export CHECKPOINT {made}")
     card, own = _read_card(folder)
+    if folder.suffix != f".{card.precision}":
+        raise CheckpointError(f"{folder}: its card says {card.precision}; the folder's name has to end with .{card.precision}")
     if card.source != source:
         raise CheckpointError(
             f"{folder}: made from another checkpoint ({card.source[:16]}) than the one beside it ({source[:16]});"

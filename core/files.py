@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -116,7 +117,10 @@ def remove_temporaries(*folders: Path) -> None:
     """Delete what writers that were killed left in these folders; only for whoever is the one writer there."""
     for folder in folders:
         for path in folder.glob(TEMPORARY):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _beside(path: Path) -> Path:

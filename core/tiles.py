@@ -12,6 +12,7 @@ from core.images import RGB
 from core.transforms import Size
 
 Array = npt.NDArray[np.float32]
+TOGETHER = 8  # tiles whose logits are in memory at once
 OVERLAP = 0.25  # of a tile, at least: there each of the two counts by how far its edge is
 
 
@@ -19,7 +20,7 @@ def places(side: int, tile: int) -> list[int]:
     """Where tiles begin along a side, evenly, each of them inside; one where the side is no longer than a tile."""
     if side <= tile:
         return [0]
-    step = tile - math.ceil(OVERLAP * tile)
+    step = max(1, tile - math.ceil(OVERLAP * tile))
     count = math.ceil((side - tile) / step) + 1
     return [round(n * (side - tile) / (count - 1)) for n in range(count)]
 
@@ -29,8 +30,8 @@ def bands(
 ) -> Iterator[tuple[int, Array]]:
     """The first row of each band of a photograph (H, W, 3), and its blended logits (K, rows, W), float32.
 
-    `logits_of` gets the network inputs of a band's tiles (3, h, w). A band at a time is in memory, never the logits of
-    the whole picture: those of 19 classes and 50 megapixels would be 3.8 GB.
+    `logits_of` gets the network inputs (3, h, w) of some tiles of a band. A band at a time is in memory, never the logits of
+    the whole picture: those of 19 classes and 50 megapixels would be 3.8 GB. The next band is made in the same array.
     """
     height, width = rgb.shape[:2]
     tall, wide = min(tile[0], height), min(tile[1], width)
@@ -39,14 +40,17 @@ def bands(
     summed = np.zeros((0, tall, width), np.float32)
     weights = np.zeros((tall, width), np.float32)
     for top, following in zip(tops, [*tops[1:], height], strict=True):
-        tiles = [normalise(rgb[top : top + tall, left : left + wide]) for left in lefts]
-        for left, logits in zip(lefts, logits_of(tiles), strict=True):
-            if not len(summed):
-                summed = np.zeros((len(logits), tall, width), np.float32)
-            summed[:, :, left : left + wide] += logits * weight
-            weights[:, left : left + wide] += weight
+        for some in range(0, len(lefts), TOGETHER):
+            together = lefts[some : some + TOGETHER]
+            tiles = [normalise(rgb[top : top + tall, left : left + wide]) for left in together]
+            for left, logits in zip(together, logits_of(tiles), strict=True):
+                if not len(summed):
+                    summed = np.zeros((len(logits), tall, width), np.float32)
+                summed[:, :, left : left + wide] += logits * weight
+                weights[:, left : left + wide] += weight
         rows = following - top
-        yield top, np.divide(summed[:, :rows], weights[:rows], dtype=np.float32)
+        summed[:, :rows] /= weights[:rows]
+        yield top, summed[:, :rows]
         for held in (summed, weights):  # what the next band adds to comes first
             held[..., : tall - rows, :] = held[..., rows:, :].copy()
             held[..., tall - rows :, :] = 0

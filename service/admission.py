@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from service.problems import Problem
+from service.problems import Problem, deadline_passed
 
 RETRY_AT_MOST = 60  # seconds
 SMOOTHING = 0.1  # of the mean time between two that leave
@@ -17,8 +17,8 @@ SMOOTHING = 0.1  # of the mean time between two that leave
 class Admission:
     """Counts what is inside; safe from any thread."""
 
-    def __init__(self, max_requests: int, max_pixels: int) -> None:
-        self.max_requests, self.max_pixels = max_requests, max_pixels
+    def __init__(self, max_requests: int, max_pixels: int, seconds: float = math.inf) -> None:
+        self.max_requests, self.max_pixels, self.seconds = max_requests, max_pixels, seconds
         self.requests = self.pixels = 0
         self._lock = threading.Lock()
         self._pace = 0.0  # seconds from one that leaves to the next, while others wait
@@ -40,14 +40,15 @@ class Admission:
         ticket = Ticket(self)
         try:
             yield ticket
+            with self._lock:  # who leaves without an answer says nothing of how long one takes
+                now = time.monotonic()
+                self._pace += SMOOTHING * (now - self._left - self._pace)
+                self._left = now
         finally:
             with self._lock:
                 ticket.left = True
                 self.requests -= 1
                 self.pixels -= ticket.pixels
-                now = time.monotonic()
-                self._pace += SMOOTHING * (now - self._left - self._pace)
-                self._left = now
 
     def weigh(self, ticket: Ticket, pixels: int) -> None:
         """Add a picture that is about to be decoded; one alone may be larger than the limit."""
@@ -69,6 +70,12 @@ class Ticket:
 
     def __init__(self, admission: Admission) -> None:
         self.admission, self.pixels, self.left = admission, 0, False
+        self.deadline = time.monotonic() + admission.seconds
+
+    def require_time(self) -> None:
+        """Raise Problem 503 `deadline_passed` where it has been inside for too long."""
+        if time.monotonic() > self.deadline:
+            raise deadline_passed()
 
     def weigh(self, pixels: int) -> None:
         """Tell the size of its picture before it is decoded. Raises Problem 503 `overloaded`."""

@@ -76,8 +76,7 @@ async def _warm(app: FastAPI, models: Models, on_unusable: OnUnusable) -> None:
     try:
         loaded = await run_in_threadpool(models.get)
         blank = np.zeros((64, 128, 3), np.uint8)
-        for segmenter in loaded.segmenters:
-            await run_in_threadpool(segmenter, blank)
+        await app.state.segmenting.warm(loaded, blank)
     except InputError as error:
         on_unusable(str(error), 2)
     except Problem:

@@ -6,10 +6,10 @@ import asyncio
 import logging
 import os
 import secrets
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from datetime import UTC, datetime
 from errno import EACCES
 from pathlib import Path
@@ -231,7 +231,7 @@ class Evaluations:
 
 def _step_back() -> None:
     """Give the processor to the threads of users' pictures first; those that this thread starts do as it does (Linux)."""
-    with suppress(AttributeError, OSError):
+    if sys.platform == "linux":  # elsewhere the number of a thread is not one that this call takes
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 

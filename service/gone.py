@@ -16,7 +16,7 @@ class ClientGone(Exception):
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Do the work for a request whose body has been read; cancel it and raise ClientGone where the client goes."""
+    """Do the work for a request whose body has been read; where the client goes, cancel it and raise ClientGone at its end."""
     doing, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
     try:
         await asyncio.wait((doing, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -24,5 +24,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Re
             raise ClientGone
         return await doing
     finally:
-        doing.cancel()
         gone.cancel()
+        if not doing.done():
+            doing.cancel()
+            await asyncio.wait((doing,))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.backends import choose_backend, gpus
+from core.backends import OPENVINO, choose_backend, gpus
 from core.checkpoint import SUFFIX, Card, Checkpoint, best_of, read_checkpoint, shipped
 from core.errors import CheckpointError, InputError
 from core.segmenter import Segmenter
@@ -55,7 +55,7 @@ class Models:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.devices = find_devices(settings.device)
+        self.devices = find_devices(settings.device, settings.backend)
         self.models = {name: Model(name, path) for name, path in find_models(settings.checkpoints).items()}
         self.default = settings.model or next(iter(self.models))
         if self.default not in self.models:
@@ -161,10 +161,12 @@ class Models:
         }
 
 
-def find_devices(wish: str) -> list[str]:
-    """The devices that a setting names, one worker for each; `auto` is all GPUs where there are several."""
+def find_devices(wish: str, backend: str = "auto") -> list[str]:
+    """The devices that a setting names, one worker for each; `auto` is all GPUs where there are several and torch runs."""
     names = [name.strip() for name in wish.split(",") if name.strip()] or ["auto"]
-    return [f"cuda:{n}" for n in range(gpus())] if names == ["auto"] and gpus() > 1 else names
+    return (
+        [f"cuda:{n}" for n in range(gpus())] if names == ["auto"] and not backend.startswith(OPENVINO) and gpus() > 1 else names
+    )
 
 
 def find_models(sources: list[Path]) -> dict[str, Path]:

@@ -50,6 +50,11 @@ class Problem(Exception):
         self.status = CODES[code]
 
 
+def deadline_passed() -> Problem:
+    """For a request that has been inside for too long."""
+    return Problem("deadline_passed", "the service was too busy to answer in time; try again later", {"Retry-After": "5"})
+
+
 def reply(request: Request, problem: Problem) -> JSONResponse:
     """The problem as a response."""
     request_id = getattr(request.state, "request_id", None)

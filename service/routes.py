@@ -8,6 +8,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from core.segmenter import How
 from service.evaluations import Evaluations, Job
@@ -92,13 +93,13 @@ async def segment(
     try:
         with telemetry.counted(name if name in models.models else "unknown"):
             data = await read_picture(request, segmenting.settings.max_bytes, segmenting.admission.require_room)
-            loaded = models.ready(model)
-            if loaded is None:
-                loaded = await run_in_threadpool(models.get, model)
             with segmenting.admission.entered() as ticket:
+                loaded = models.ready(model)
+                if loaded is None:
+                    loaded = await unless_gone(request, run_in_threadpool(models.get, model))
                 reply = segmenting.segment(data, loaded, Wish(output, format, How(resolution == "native", flip)), ticket)
                 content, media_type, timing = await unless_gone(request, reply)
-    except ClientGone:
+    except (ClientGone, ClientDisconnect):
         return Response(status_code=CLIENT_GONE)
     headers = {
         "Segment-Model": quote(loaded.name, safe=PRINTABLE),  # a header is Latin-1, a folder's name may be anything

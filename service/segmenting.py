@@ -1,7 +1,8 @@
 """A photograph through the stages of `/segment`: decode, queue, forward, label, encode, each off the event loop.
 
 Stages of different requests overlap: some threads decode, one for each device runs the networks, some encode. Between
-them goes what the next one needs and nothing else, so that what waits takes little memory.
+them goes what the next one needs and nothing else, so that what waits takes little memory. What takes several runs of
+the network has threads of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, TypeVar
+
+import numpy as np
 
 from core import masks
 from core.errors import ImageError
@@ -54,7 +57,7 @@ class Segmenting:
         self.decoders = ThreadPoolExecutor(settings.threads, "decode")
         self.encoders = ThreadPoolExecutor(settings.threads, "encode")
         self.tilers = ThreadPoolExecutor(TILERS, "tiles")
-        self.admission = Admission(settings.queue, int(settings.queue_megapixels * 1e6))
+        self.admission = Admission(settings.queue, int(settings.queue_megapixels * 1e6), settings.deadline)
         self.workers = Workers(devices, quiet=lambda: not self.admission.requests, batched=telemetry.batch.observe)
         telemetry.watch(lambda: self.admission.requests, lambda: self.admission.pixels, lambda: len(self.workers))
 
@@ -68,56 +71,81 @@ class Segmenting:
     async def segment(self, data: bytes, model: Loaded, wish: Wish, ticket: Ticket) -> tuple[bytes, str, Timing]:
         """An encoded photograph to the encoded reply, its media type and what each stage took. Raises Problem.
 
-        Cancelled, it begins no stage that has not begun.
+        Cancelled, it begins no stage that has not begun, and ends when the one that has begun ends.
         """
-        timing, segmenter = Timing(), model.segmenter
-        deadline = time.monotonic() + self.settings.deadline
+        timing, networks, segmenter = Timing(), model.segmenters, model.segmenter
+        # lists that a stage empties: what is not needed any more must not wait with the request
+        encoded, photo = [data], [np.empty((0, 0, 3), np.uint8)]
+        del data
 
-        def decode() -> RGB:
+        def decode() -> Size:
+            ticket.require_time()
             with timing.of("decode"):
                 try:
-                    return decode_photo(data, self.settings.max_pixels, self.settings.max_side, ticket.weigh)
+                    photo[0] = decode_photo(encoded.pop(), self.settings.max_pixels, self.settings.max_side, ticket.weigh)
                 except ImageError as error:
                     raise Problem(error.code, str(error)) from None
+            return photo[0].shape[0], photo[0].shape[1]
 
-        def prepared() -> tuple[RGB | None, Array, Size]:
-            rgb = decode()
+        def prepare() -> tuple[Array, Size]:
+            size = decode()
             with timing.of("decode"):
-                return rgb if wish.output == "overlay" else None, segmenter.prepare(rgb), (rgb.shape[0], rgb.shape[1])
+                x = segmenter.prepare(photo[0])
+            if wish.output != "overlay":
+                photo.clear()
+            return x, size
 
-        def encode(rgb: RGB | None, labels: Labels) -> tuple[bytes, str]:
-            with timing.of("encode"):
-                return encode_labels(labels, rgb, segmenter, wish)
-
-        def label_and_encode(rgb: RGB | None, logits: Array, size: Size) -> tuple[bytes, str]:
+        def label_and_encode(logits: Array, size: Size) -> tuple[bytes, str]:
             with timing.of("label"):
                 labels = segmenter.label(logits, size)
-            return encode(rgb, labels)
+            return encode(labels)
+
+        def encode(labels: Labels) -> tuple[bytes, str]:
+            with timing.of("encode"):
+                return encode_labels(labels, photo[0] if photo else None, segmenter, wish)
+
+        def several() -> tuple[bytes, str]:
+            decode()
+            return encode(self.several(photo[0], model, wish.how, ticket, timing))
 
         if wish.how == PLAIN:
-            rgb, x, size = await _in(self.decoders, prepared)
+            x, size = await _in(self.decoders, prepare)
             began = time.perf_counter()
-            logits, waited = await asyncio.wrap_future(self.workers.submit(model.segmenters, x, deadline=deadline))
+            waiting = self.workers.submit(networks, x, deadline=ticket.deadline)
+            del x
+            logits, waited = await asyncio.wrap_future(waiting)
             timing.stages |= {"queue": waited, "forward": time.perf_counter() - began - waited}
-            content, media_type = await _in(self.encoders, lambda: label_and_encode(rgb, logits, size))
+            content, media_type = await _in(self.encoders, lambda: label_and_encode(logits, size))
         else:
-            whole = await _in(self.decoders, decode)
-            labels = await _in(self.tilers, lambda: self.several(whole, model, wish.how, ticket, timing, deadline))
-            content, media_type = await _in(self.encoders, lambda: encode(whole, labels))
+            content, media_type = await _in(self.tilers, several)
         for stage, seconds in timing.stages.items():
             self.telemetry.stage.labels(stage).observe(seconds)
         return content, media_type, timing
 
-    def several(self, rgb: RGB, model: Loaded, how: How, ticket: Ticket, timing: Timing, deadline: float) -> Labels:
-        """The label map of a photograph that takes several runs of the network, which go to the workers side by side."""
-        segmenter = model.segmenter
+    async def warm(self, model: Loaded, rgb: RGB) -> None:
+        """Let every worker's network answer once: the first run is slower than those that follow."""
+        x = model.segmenter.prepare(rgb)
+        for worker in self.workers.each:
+            await asyncio.wrap_future(self.workers.submit(model.segmenters, x, worker=worker))
+
+    def several(self, rgb: RGB, model: Loaded, how: How, ticket: Ticket, timing: Timing) -> Labels:
+        """The label map of a photograph that takes several runs of the network, which go to the workers side by side.
+
+        The deadline is for the first of them: what has begun is brought to its end, unless the client goes.
+        """
+        segmenter, deadline = model.segmenter, [ticket.deadline]
 
         def logits_of(inputs: Sequence[Array]) -> list[Array]:
             if ticket.left:
                 raise CancelledError
             with timing.of("forward"):
-                waiting = [self.workers.submit(model.segmenters, x, deadline=deadline) for x in inputs]
-                return [future.result()[0] for future in waiting]
+                until = deadline.pop() if deadline else None
+                waiting = [self.workers.submit(model.segmenters, x, deadline=until) for x in inputs]
+                try:
+                    return [future.result()[0] for future in waiting]
+                finally:
+                    for future in waiting:  # where one of them failed, nobody needs the others
+                        future.cancel()
 
         with timing.of("label", less="forward"):
             if how.native:
@@ -127,7 +155,14 @@ class Segmenting:
 
 
 async def _in(pool: Executor, call: Callable[[], Result]) -> Result:
-    return await asyncio.get_running_loop().run_in_executor(pool, call)
+    """Run a call in a pool; cancelled while it runs, wait for its end, since it holds memory until then."""
+    future = pool.submit(call)
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            await asyncio.sleep(0.01)
+        raise
 
 
 def encode_labels(labels: Labels, rgb: RGB | None, segmenter: Segmenter, wish: Wish) -> tuple[bytes, str]:

@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, ge
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import CollectorRegistry
+from starlette.requests import ClientDisconnect
 
 from service.gone import ClientGone
 from service.problems import Problem
@@ -53,7 +54,7 @@ class Telemetry:
         except Problem as problem:
             code = problem.code
             raise
-        except ClientGone:
+        except (ClientGone, ClientDisconnect):
             code = "client_gone"
             raise
         finally:

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from core.segmenter import Segmenter
-from service.problems import Problem
+from service.problems import deadline_passed
 
 USER, BACKGROUND = 0, 1  # smaller goes first
-PATIENCE_S = 1.0  # so long a background picture waits for a gap before it goes all the same
+PATIENCE_S = 1.0  # so long a background picture waits for a gap; then it goes as soon as no user's stands before it
 LOOK_S = 0.002  # between two looks for a gap
 
 Array = npt.NDArray[np.float32]
@@ -45,7 +45,7 @@ class Worker:
     """Runs what is queued on one device, equal shapes together.
 
     A batch closes as soon as the worker is free, with what has come by then: waiting for more would leave the device
-    idle. Batches are as large as the back end gains by.
+    idle. Batches are as large as the back end asks for.
     """
 
     def __init__(self, number: int, quiet: Callable[[], bool], batched: Callable[[int], None]) -> None:
@@ -62,9 +62,18 @@ class Worker:
         """Pictures that wait or run."""
         return len(self._items) + self._running
 
+    @property
+    def before_users(self) -> int:
+        """Pictures that a user's has to wait for."""
+        with self._change:
+            return self._running + sum(item.priority == USER and not item.future.cancelled() for item in self._items)
+
     def put(self, item: Item) -> None:
         """Queue an item."""
         with self._change:
+            if self._stopping:
+                item.future.cancel()
+                return
             heapq.heappush(self._items, item)
             self._change.notify()
 
@@ -77,16 +86,22 @@ class Worker:
 
     def _run(self) -> None:
         while batch := self._take():
-            waited = [time.monotonic() - item.since for item in batch]
-            try:
-                logits = batch[0].networks[self.number].forward(np.stack([item.x for item in batch]))
-                for item, own, seconds in zip(batch, logits, waited, strict=True):
-                    item.future.set_result((own, seconds))
-            except BaseException as error:  # whoever waits for the futures gets it
-                for item in batch:
-                    if not item.future.done():
-                        item.future.set_exception(error)
+            self._answer(batch)
+            del batch  # pictures, and the networks of a model that may be let go
+
+    def _answer(self, batch: list[Item]) -> None:
+        waited = [time.monotonic() - item.since for item in batch]
+        try:
+            logits = batch[0].networks[self.number].forward(np.stack([item.x for item in batch]))
             self.batched(len(batch))
+            results = list(zip(logits, waited, strict=True))
+        except BaseException as error:  # whoever waits for the futures gets it
+            for item in batch:
+                item.future.set_exception(error)
+        else:
+            for item, result in zip(batch, results, strict=True):
+                item.future.set_result(result)
+        finally:
             self._running = 0
 
     def _take(self) -> list[Item]:
@@ -128,11 +143,20 @@ class Workers:
     def __len__(self) -> int:
         return sum(map(len, self.each))
 
-    def submit(self, networks: Sequence[Segmenter], x: Array, priority: int = USER, deadline: float | None = None) -> Done:
+    def submit(
+        self,
+        networks: Sequence[Segmenter],
+        x: Array,
+        priority: int = USER,
+        deadline: float | None = None,
+        worker: Worker | None = None,
+    ) -> Done:
         """Queue a network input (3, h, w). A cancelled future is not begun, nor one whose deadline has passed:
         that raises Problem 503 `deadline_passed`."""
         item = Item(priority, next(self._order), networks, x, deadline)
-        min(self.each, key=len).put(item)
+        if worker is None:
+            worker = min(self.each, key=lambda each: each.before_users) if len(self.each) > 1 else self.each[0]
+        worker.put(item)
         return item.future
 
     def close(self) -> None:
@@ -149,8 +173,3 @@ def _begins(item: Item) -> bool:
         item.future.set_exception(deadline_passed())
         return False
     return True
-
-
-def deadline_passed() -> Problem:
-    """For a request that has been inside for too long."""
-    return Problem("deadline_passed", "the service was too busy to answer in time; try again later", {"Retry-After": "5"})

@@ -65,6 +65,8 @@ def export_artefact(options: argparse.Namespace) -> int:
             raise InputError(f"{flag}: for --to only; an artefact lies beside its checkpoint, whose card says the rest")
     name, path = find_checkpoint(options.checkpoint)
     checkpoint = read_checkpoint(path, name)
+    if path.resolve().parent == PRETRAINED.resolve():
+        raise InputError(f"{name}: comes with the project, whose folder is not for files of yours; copy {path} and export that")
     if options.int8 and not options.data:
         raise InputError("--int8: needs --data DIR: training images to measure ranges on, and --split to score on")
     dataset = open_data(options.data, options.split) if options.data else None

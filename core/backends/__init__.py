@@ -43,14 +43,19 @@ def open_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = "a
     a device that is not there and CheckpointError where the weights do not fit the architecture, or an artefact its
     checkpoint.
     """
-    backend, _ = choose_backend(checkpoint, device, backend)
-    if backend == TORCH:
-        from core.backends import torch_
+    chosen, _ = choose_backend(checkpoint, device, backend)
+    if chosen.startswith(OPENVINO):
+        try:
+            from core.backends import openvino_
 
-        return torch_.TorchBackend.load(checkpoint, device)
-    from core.backends import openvino_
+            return openvino_.OpenVinoBackend.load(checkpoint, cast(Precision, chosen.removeprefix(OPENVINO)), device)
+        except (CheckpointError, ImportError) as error:
+            if backend != "auto":
+                raise
+            log.warning("%s is not used: %s", chosen, error)
+    from core.backends import torch_
 
-    return openvino_.OpenVinoBackend.load(checkpoint, cast(Precision, backend.removeprefix(OPENVINO)), device)
+    return torch_.TorchBackend.load(checkpoint, device)
 
 
 def choose_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = "auto") -> tuple[str, str]:
@@ -76,10 +81,15 @@ def choose_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = 
 
 @cache
 def gpus() -> int:
-    """How many GPUs NVIDIA's driver shows to this process, asked without importing torch."""
+    """How many GPUs there are for torch, which is imported only where NVIDIA's driver shows some."""
+    count = ctypes.c_int(0)
     try:
         driver = ctypes.CDLL("libcuda.so.1")
+        shown = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
     except OSError:
         return 0
-    count = ctypes.c_int(0)
-    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+    if not shown or not count.value:
+        return 0
+    from core.backends import torch_
+
+    return torch_.device_count()

@@ -44,10 +44,10 @@ class OpenVinoBackend:
         artefact = read_artefact(beside(checkpoint.path, precision), checkpoint.digest)
         try:
             network = _core().read_model(artefact.files[NETWORK], artefact.files[WEIGHTS])
+            return cls(network, f"openvino-{precision}", artefact.digest, checkpoint.card.preprocess.stride)
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise CheckpointError(f"{artefact.folder}: OpenVINO {openvino.__version__} can't read it ({reason})") from None
-        return cls(network, f"openvino-{precision}", artefact.digest, checkpoint.card.preprocess.stride)
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise CheckpointError(f"{artefact.folder}: OpenVINO {openvino.__version__} can't run it ({reason})") from None
 
     def forward(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Network input (N, 3, H, W), any H and W, to logits (N, K, H, W), both float32."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,7 @@ class TorchBackend:
         self.digest = digest
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = str(device)
-        self.batch = 8 if self.device.startswith("cuda") else 1
+        self.batch = 1
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, device: str = "auto") -> TorchBackend:
@@ -49,7 +50,7 @@ class TorchBackend:
     def forward(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Network input (N, 3, H, W) to logits (N, K, H, W), both float32."""
         x = torch.from_numpy(batch).to(self.device).to(memory_format=torch.channels_last)
-        with _fixed_threads(), torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
+        with _fixed_threads(), _EXACT_CUDNN:
             logits = torch.cat([self.network(x[n : n + 1]) for n in range(len(x))])
         return np.asarray(logits.float().cpu().contiguous().numpy(), np.float32)
 
@@ -63,6 +64,35 @@ def _fixed_threads() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+class _ExactCudnn:
+    """cuDNN without what changes bits from run to run, while anybody is inside: its flags are those of the whole process,
+    so the first of several workers sets them and the last one sets them back."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._flags = threading.Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+                self._flags.enter_context(flags)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._flags.close()
+
+
+_EXACT_CUDNN = _ExactCudnn()
+
+
+def device_count() -> int:
+    """GPUs that this torch can use."""
+    return torch.cuda.device_count()
 
 
 def choose_device(device: str = "auto") -> torch.device:

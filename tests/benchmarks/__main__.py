@@ -1,7 +1,7 @@
 """`make bench`: every figure of docs/performance.md, each a ratio of two things that took turns in one run.
 
 python -m tests.benchmarks [PART...]      all parts where none is named: step precision loader epoch validation memory ranks,
-and of serving large small overhead beside growth enlarging
+and of serving large small own overhead beside growth enlarging
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class Seen:
         return len(self.seconds) / self.wall
 
 
-def post(connection: http.client.HTTPConnection, body: bytes, seen: Seen) -> None:
+def post(connection: http.client.HTTPConnection, body: bytes, seen: Seen, late: float = 0) -> None:
     headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
     began = time.perf_counter()
     try:
@@ -48,7 +48,7 @@ def post(connection: http.client.HTTPConnection, body: bytes, seen: Seen) -> Non
         seen.errors += 1
         return
     if reply.status == 200:
-        seen.seconds.append(time.perf_counter() - began)
+        seen.seconds.append(time.perf_counter() - began + late)
         seen.timings.append(reply.headers.get("Server-Timing", ""))
         seen.last = content
     else:
@@ -91,10 +91,7 @@ def opened(port: int, bodies: Sequence[bytes], rate: float, seconds: float, clie
                 break
             due = began + number / rate
             time.sleep(max(0, due - time.perf_counter()))
-            late, count = time.perf_counter() - due, len(seen.seconds)
-            post(connection, bodies[number % len(bodies)], seen)
-            if len(seen.seconds) > count:
-                seen.seconds[-1] += late
+            post(connection, bodies[number % len(bodies)], seen, time.perf_counter() - due)
         connection.close()
 
     _together([client] * clients)

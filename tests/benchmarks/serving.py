@@ -20,7 +20,7 @@ from PIL import Image
 
 from core import enlarge
 from core.artefact import read_artefact, write_artefact
-from core.checkpoint import PRETRAINED, read_checkpoint, write_checkpoint
+from core.checkpoint import PRETRAINED, read_checkpoint, shipped, write_checkpoint
 from core.images import read_photo
 from core.masks import indexed_png
 from core.segmenter import Segmenter
@@ -139,6 +139,17 @@ def small() -> Iterator[Line]:
             before, after = in_turns(servers, partial(crowd, bodies, 4, 12), 3)
             ratio = median(after, lambda s: s.per_second) / median(before, lambda s: s.per_second)
             yield f"256x256 PNG, {name} 64, 4 clients: {FASTAPI}, then {OURS}", row(before), row(after), f"{ratio:.1f}x", "4.5x"
+
+
+def own() -> Iterator[Line]:
+    pictures = {"2048x1024 JPEG": photographs(LARGE, ".jpg")}
+    pictures["480x360 JPEG"] = [load.form((ROOT / "docs" / "street.jpg").read_bytes(), "image/jpeg")]
+    with ExitStack() as stack:
+        for name in shipped():
+            (server,) = started(stack, (OURS,), PRETRAINED / f"{name}.safetensors", pictures["480x360 JPEG"])
+            for what, bodies in pictures.items():
+                (seen,) = in_turns([server], partial(crowd, bodies, 1, 20), 3)
+                yield f"{what}, {name} as it ships, at its own size (256x320), 1 client", "", row(seen), "", ""
 
 
 def overhead() -> Iterator[Line]:
@@ -262,6 +273,7 @@ def seconds(call: Callable[..., object], *arguments: object) -> float:
 PARTS: dict[str, Callable[[], Iterator[Line]]] = {
     "large": large,
     "small": small,
+    "own": own,
     "overhead": overhead,
     "beside": beside,
     "growth": growth,

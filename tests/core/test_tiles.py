@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ def picture(height: int, width: int) -> np.ndarray:
 def test_places_cover_the_side_and_overlap(side: int, tile: int) -> None:
     begins = places(side, tile)
     assert begins[0] == 0 and begins[-1] + min(tile, side) == side
-    assert all(after - before <= tile - OVERLAP * tile for before, after in zip(begins, begins[1:], strict=False) if tile > 1)
+    assert all(after - before <= tile - OVERLAP * tile for before, after in itertools.pairwise(begins) if tile > 1)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 24), (17, 25), (50, 100), (200, 10), (15, 300)])
@@ -48,14 +49,13 @@ def test_blended_logits_of_a_network_of_pixels_are_those_of_the_whole(size: tupl
 
 def test_where_tiles_overlap_each_counts_by_its_distance_from_the_edge() -> None:
     numbers = iter((0.0, 1.0))
-    (band,) = bands(
-        np.zeros((1, 28, 3), np.uint8), (1, 16), as_input, lambda xs: [np.full((1, *x.shape[1:]), next(numbers)) for x in xs]
+    tiles = bands(
+        np.zeros((1, 28, 3), np.uint8), (1, 16), as_input, lambda xs: [np.full((1, 1, 16), next(numbers)) for _ in xs]
     )
-    left, right = (
-        np.arange(3.5, 0, -1),
-        np.arange(0.5, 4),
-    )  # pixels 12 to 15, from the left tile's end and the right one's begin
-    assert np.allclose(band[1][0, 0], [0] * 12 + (right / (left + right)).tolist() + [1] * 12)
+    _, logits = next(tiles)
+    # pixels 12 to 15 are in both: so far are they from the left tile's end and from the right one's begin
+    left, right = np.arange(3.5, 0, -1), np.arange(0.5, 4)
+    assert np.allclose(logits[0, 0], [0] * 12 + (right / (left + right)).tolist() + [1] * 12)
 
 
 def test_a_band_at_a_time_is_in_memory() -> None:

@@ -436,6 +436,10 @@ class TestWrongUse:
         assert "is a file" in wrong(cli, "synthesize", tmp_path / "file" / "x")
         assert "is a file" in wrong(cli, "predict", checkpoint, scenes, "--out", tmp_path / "file")
 
+    def test_scores_at_the_network_s_size_of_native_resolution(self, checkpoint: Path, scenes: Path, cli) -> None:
+        flags = ("--resolution", "native", "--score-at", "input")
+        assert "--score-at input: at native resolution" in wrong(cli, "evaluate", checkpoint, "--data", scenes, *flags)
+
     @pytest.mark.parametrize("value", ["0.4", "1", "nan"])
     def test_a_threshold_that_two_classes_can_pass(self, value: str, checkpoint: Path, scenes: Path, cli) -> None:
         assert "--threshold: expected 0.5 or more" in wrong(cli, "evaluate", checkpoint, "--data", scenes, "--threshold", value)
@@ -467,7 +471,3 @@ def test_synthetic_needs_no_folder(tmp_path: Path, cli, monkeypatch: pytest.Monk
     flags = ("--epochs", 1, "--run", tmp_path / "r", *TINY)
     code, out, _ = cli("train", "--model", "ddunet", "--data", "synthetic", *flags)
     assert code == 0 and "data: synthetic, 4 training and 2 validation images, 19 classes" in out
-
-    def test_scores_at_the_network_s_size_of_native_resolution(self, checkpoint: Path, scenes: Path, cli) -> None:
-        flags = ("--resolution", "native", "--score-at", "input")
-        assert "--score-at input: at native resolution" in wrong(cli, "evaluate", checkpoint, "--data", scenes, *flags)
