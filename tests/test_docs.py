@@ -23,6 +23,7 @@ from core.models import MODELS
 from service.app import create_app
 from service.problems import CODES
 from service.settings import PREFIX, Settings, load_settings
+from service.telemetry import Telemetry
 from training.synthesize import write_scene
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +36,11 @@ def table(title: str) -> list[list[str]]:
     section = API.split(f"\n## {title}\n")[1].split("\n## ")[0]
     rows = [line.strip().strip("|").split("|") for line in section.splitlines() if line.startswith("| `")]
     return [[cell.strip().strip("`") for cell in row] for row in rows]
+
+
+def test_metrics_stand_in_the_table() -> None:
+    told = {name.removesuffix("_total") for row in table("Load") for name in re.findall(r"segment_[a-z_]+", row[0])}
+    assert told == {metric.name for metric in Telemetry().registry.collect() if metric.name.startswith("segment_")}
 
 
 def test_codes_and_statuses_stand_in_the_table() -> None:
