@@ -98,6 +98,7 @@ async def segment(
                 if loaded is None:
                     loaded = await unless_gone(request, run_in_threadpool(models.get, model))
                 reply = segmenting.segment(data, loaded, Wish(output, format, How(resolution == "native", flip)), ticket)
+                del data  # the pipeline lets go of it as soon as it is decoded
                 content, media_type, timing = await unless_gone(request, reply)
     except (ClientGone, ClientDisconnect):
         return Response(status_code=CLIENT_GONE)

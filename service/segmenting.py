@@ -109,15 +109,16 @@ class Segmenting:
             return encode(self.several(photo[0], model, wish.how, ticket, timing))
 
         if wish.how == PLAIN:
-            x, size = await _in(self.decoders, prepare)
+            x, size = await _in(self.decoders, prepare, timing)
             began = time.perf_counter()
             waiting = self.workers.submit(networks, x, deadline=ticket.deadline)
             del x
             logits, waited = await asyncio.wrap_future(waiting)
-            timing.stages |= {"queue": waited, "forward": time.perf_counter() - began - waited}
-            content, media_type = await _in(self.encoders, lambda: label_and_encode(logits, size))
+            timing.add("queue", waited)
+            timing.add("forward", time.perf_counter() - began - waited)
+            content, media_type = await _in(self.encoders, lambda: label_and_encode(logits, size), timing)
         else:
-            content, media_type = await _in(self.tilers, several)
+            content, media_type = await _in(self.tilers, several, timing)
         for stage, seconds in timing.stages.items():
             self.telemetry.stage.labels(stage).observe(seconds)
         return content, media_type, timing
@@ -154,9 +155,15 @@ class Segmenting:
             return segmenter.label(logits, (rgb.shape[0], rgb.shape[1]))
 
 
-async def _in(pool: Executor, call: Callable[[], Result]) -> Result:
+async def _in(pool: Executor, call: Callable[[], Result], timing: Timing) -> Result:
     """Run a call in a pool; cancelled while it runs, wait for its end, since it holds memory until then."""
-    future = pool.submit(call)
+    submitted = time.perf_counter()
+
+    def begin() -> Result:
+        timing.add("queue", time.perf_counter() - submitted)
+        return call()
+
+    future = pool.submit(begin)
     try:
         return await asyncio.wrap_future(future)
     except asyncio.CancelledError:

@@ -13,13 +13,17 @@ class Timing:
     def __init__(self) -> None:
         self.stages: dict[str, float] = {}
 
+    def add(self, stage: str, seconds: float) -> None:
+        """Add to a stage."""
+        self.stages[stage] = self.stages.get(stage, 0.0) + seconds
+
     @contextmanager
     def of(self, stage: str, less: str = "") -> Iterator[None]:
         """Add what happens meanwhile to a stage, less what another one inside it takes."""
         began, other = time.perf_counter(), self.stages.get(less, 0.0)
         yield
         inside = self.stages.get(less, 0.0) - other
-        self.stages[stage] = self.stages.get(stage, 0.0) + time.perf_counter() - began - inside
+        self.add(stage, time.perf_counter() - began - inside)
 
     def header(self) -> str:
         """The header's value, in milliseconds (W3C Server Timing)."""
