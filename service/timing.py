@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+STAGES = ("decode", "queue", "forward", "label", "encode")
+
 
 class Timing:
     """Seconds of each stage."""
@@ -27,4 +29,5 @@ class Timing:
 
     def header(self) -> str:
         """The header's value, in milliseconds (W3C Server Timing)."""
-        return ", ".join(f"{stage};dur={1000 * seconds:.2f}" for stage, seconds in self.stages.items())
+        known = (stage for stage in STAGES if stage in self.stages)
+        return ", ".join(f"{stage};dur={1000 * self.stages[stage]:.2f}" for stage in known)
