@@ -79,7 +79,6 @@ class Machine(BaseModel):
     """Where the times were measured."""
 
     device: str
-    backend: str
     torch: str
     threads: int
 

@@ -148,7 +148,7 @@ def _machine(contestant: Contestant) -> Machine:
     backend = contestant.segmenter.backend
     gpu = backend.device.startswith("cuda")
     device = torch.cuda.get_device_name(backend.device) if gpu else processor()
-    return Machine(device=device, backend=backend.name, torch=torch.__version__, threads=CPU_THREADS)
+    return Machine(device=device, torch=torch.__version__, threads=CPU_THREADS)
 
 
 def processor() -> str:

@@ -59,6 +59,7 @@ COSTS = {
     "input for the first picture (height x width)": lambda m: "{} x {}".format(*m.cost.input_size),
     "GFLOP a picture": lambda m: f"{m.cost.gflop:.1f}",
     "training, images/s": lambda m: "–" if m.cost.training_images_per_s is None else f"{m.cost.training_images_per_s:.1f}",
+    "inference by": lambda m: m.report.checkpoint.backend,
     "inference, median": lambda m: f"{m.cost.median_ms:.0f} ms",
     "inference, 95th percentile": lambda m: f"{m.cost.p95_ms:.0f} ms",
     "peak memory": _megabytes,
