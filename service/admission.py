@@ -46,14 +46,14 @@ class Admission:
                 self._left = now
         finally:
             with self._lock:
-                ticket.left = True
+                ticket.given_up = True
                 self.requests -= 1
                 self.pixels -= ticket.pixels
 
     def weigh(self, ticket: Ticket, pixels: int) -> None:
         """Add a picture that is about to be decoded; one alone may be larger than the limit."""
         with self._lock:
-            if ticket.left:  # given up meanwhile: there is nobody to decode it for
+            if ticket.given_up:  # meanwhile: there is nobody to decode it for
                 raise Problem("deadline_passed", "the request was given up")
             if self.pixels and self.pixels + pixels > self.max_pixels:
                 raise self._full(f"{self.pixels / 1e6:.0f} megapixels are inside")
@@ -69,7 +69,7 @@ class Ticket:
     """A request that is inside."""
 
     def __init__(self, admission: Admission) -> None:
-        self.admission, self.pixels, self.left = admission, 0, False
+        self.admission, self.pixels, self.given_up = admission, 0, False
         self.deadline = time.monotonic() + admission.seconds
 
     def require_time(self) -> None:

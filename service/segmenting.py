@@ -11,7 +11,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -38,6 +38,7 @@ Format = Literal["jpeg", "png"]
 
 # photographs that go by tiles at once: each holds a band of logits, and two keep a device busy
 TILERS = 2
+LOOK_S = 0.1  # between two looks whether a photograph that goes by tiles is still wanted
 
 
 @dataclass(frozen=True)
@@ -109,16 +110,16 @@ class Segmenting:
             return encode(self.several(photo[0], model, wish.how, ticket, timing))
 
         if wish.how == PLAIN:
-            x, size = await _in(self.decoders, prepare, timing)
+            x, size = await _in(self.decoders, prepare, timing, ticket)
             began = time.perf_counter()
             waiting = self.workers.submit(networks, x, deadline=ticket.deadline)
             del x
             logits, waited = await asyncio.wrap_future(waiting)
             timing.add("queue", waited)
             timing.add("forward", time.perf_counter() - began - waited)
-            content, media_type = await _in(self.encoders, lambda: label_and_encode(logits, size), timing)
+            content, media_type = await _in(self.encoders, lambda: label_and_encode(logits, size), timing, ticket)
         else:
-            content, media_type = await _in(self.tilers, several, timing)
+            content, media_type = await _in(self.tilers, several, timing, ticket)
         for stage, seconds in timing.stages.items():
             self.telemetry.stage.labels(stage).observe(seconds)
         return content, media_type, timing
@@ -137,12 +138,13 @@ class Segmenting:
         segmenter, deadline = model.segmenter, [ticket.deadline]
 
         def logits_of(inputs: Sequence[Array]) -> list[Array]:
-            if ticket.left:
-                raise CancelledError
             with timing.of("forward"):
                 until = deadline.pop() if deadline else None
                 waiting = [self.workers.submit(model.segmenters, x, deadline=until) for x in inputs]
                 try:
+                    while wait(waiting, LOOK_S).not_done:
+                        if ticket.given_up:
+                            raise CancelledError
                     return [future.result()[0] for future in waiting]
                 finally:
                     for future in waiting:  # where one of them failed, nobody needs the others
@@ -155,7 +157,7 @@ class Segmenting:
             return segmenter.label(logits, (rgb.shape[0], rgb.shape[1]))
 
 
-async def _in(pool: Executor, call: Callable[[], Result], timing: Timing) -> Result:
+async def _in(pool: Executor, call: Callable[[], Result], timing: Timing, ticket: Ticket) -> Result:
     """Run a call in a pool; cancelled while it runs, wait for its end, since it holds memory until then."""
     submitted = time.perf_counter()
 
@@ -167,6 +169,7 @@ async def _in(pool: Executor, call: Callable[[], Result], timing: Timing) -> Res
     try:
         return await asyncio.wrap_future(future)
     except asyncio.CancelledError:
+        ticket.given_up = True
         while not future.done():
             await asyncio.sleep(0.01)
         raise

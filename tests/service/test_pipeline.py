@@ -188,7 +188,8 @@ def test_a_request_that_was_given_up_weighs_nothing() -> None:
     assert (admission.requests, admission.pixels) == (0, 0)
 
 
-def test_a_client_that_goes_is_given_up_before_inference(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("query", ["", "?resolution=native"])
+def test_a_client_that_goes_is_given_up_before_inference(checkpoint: Path, tmp_path: Path, query: str) -> None:
     app = create_app(load_settings(checkpoints=[checkpoint], state=tmp_path / "state", port=0))
     server = uvicorn.Server(uvicorn.Config(app, port=0, http="h11", log_config=None))
     thread = threading.Thread(target=server.run)
@@ -196,11 +197,10 @@ def test_a_client_that_goes_is_given_up_before_inference(checkpoint: Path, tmp_p
     try:
         until(lambda: server.started and app.state.ready)
         url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-
         gate = shut(app)
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{url}/segment", content=png(), timeout=httpx.Timeout(5, read=0.3))
-        until(lambda: not app.state.segmenting.admission.requests)
+            httpx.post(f"{url}/segment{query}", content=png(300, 300), timeout=httpx.Timeout(5, read=0.3))
+        until(lambda: not app.state.segmenting.admission.requests)  # though the gate is still shut
         gate.set()
         until(lambda: 'segment_requests_total{code="client_gone",model="random"} 1.0' in httpx.get(f"{url}/metrics").text)
         until(lambda: not len(app.state.segmenting.workers))
