@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import sys
 from functools import cache
 from typing import Protocol, cast
 
@@ -15,6 +16,9 @@ from core.checkpoint import Checkpoint
 from core.errors import CheckpointError, InputError
 
 log = logging.getLogger("core")
+# OpenVINO and NNCF tell their makers that they are used, from their import on, without being asked to; they do without
+# where this package is not there. Here, because this file is imported before either of them.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 TORCH, OPENVINO = "torch", "openvino-"
 BACKENDS = (TORCH, *(OPENVINO + precision for precision in PRECISIONS))

@@ -162,3 +162,20 @@ with TestClient(create_app(settings)) as client:
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["200", "openvino-int8", "False"], done.stderr
+
+
+@pytest.mark.parametrize("command", [
+    "from training.__main__ import main; main(['export', CHECKPOINT, '--int8', '--data', DATA])",
+    "from core.segmenter import Segmenter; Segmenter(CHECKPOINT, 'cpu')",
+])  # fmt: skip
+def test_the_packages_do_not_tell_their_makers_of_their_use(made: Path, scenes: Path, tmp_path: Path, command: str) -> None:
+    shutil.copytree(made.parent, tmp_path / "made")
+    program = f"""
+import sys
+CHECKPOINT, DATA = {str(tmp_path / "made" / made.name)!r}, {str(scenes)!r}
+{command}
+import openvino.tools.ovc
+print("telemetry", sys.modules["openvino_telemetry"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.rstrip().endswith("telemetry None"), done.stdout + done.stderr
