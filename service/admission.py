@@ -21,8 +21,13 @@ class Admission:
         self.max_requests, self.max_pixels, self.seconds = max_requests, max_pixels, seconds
         self.requests = self.pixels = 0
         self._lock = threading.Lock()
+        self._emptied = -math.inf  # when the last one left
         self._pace = 0.0  # seconds from one that leaves to the next, while others wait
         self._left = 0.0
+
+    def quiet_s(self) -> float:
+        """Seconds for which nobody has been inside."""
+        return 0.0 if self.requests else time.monotonic() - self._emptied
 
     def require_room(self) -> None:
         """Raise Problem 503 `overloaded` where one more would be too many."""
@@ -49,6 +54,7 @@ class Admission:
                 ticket.given_up = True
                 self.requests -= 1
                 self.pixels -= ticket.pixels
+                self._emptied = time.monotonic()
 
     def weigh(self, ticket: Ticket, pixels: int) -> None:
         """Add a picture that is about to be decoded; one alone may be larger than the limit."""

@@ -44,7 +44,9 @@ def create_app(settings: Settings, on_unusable: OnUnusable = lambda *_: None) ->
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.segmenting = Segmenting(settings, len(models.devices), app.state.telemetry)
-        app.state.evaluations = Evaluations(settings.state, settings.data, app.state.segmenting.workers)
+        app.state.evaluations = Evaluations(
+            settings.state, settings.data, app.state.segmenting.workers, app.state.segmenting.admission.quiet_s
+        )
         app.state.evaluations.restore()
         log.info("serving %s; %s where a request names none", ", ".join(models.models), models.default)
         warming = asyncio.create_task(_warm(app, models, on_unusable))

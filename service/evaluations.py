@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import secrets
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -31,7 +33,9 @@ from service.worker import BACKGROUND, Workers
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 NICE = 15  # of 19
-BATCH = 4  # photographs at a time: small, so that a user's picture waits for few of them
+BATCH = 1  # photographs at a time: a user's picture waits for few of them
+QUIET_S = 1.0  # after a request an evaluation rests between its photographs for so long
+REST = 2.0  # times what it worked
 
 log = logging.getLogger("service")
 
@@ -83,8 +87,10 @@ def job_folder(state: Path) -> Path:
 class Evaluations:
     """Starts, runs and lists evaluations; their files live in STATE/evaluations."""
 
-    def __init__(self, folder: Path, data: Path | None, workers: Workers) -> None:
-        self.folder, self.data, self.workers = job_folder(folder), data, workers
+    def __init__(
+        self, folder: Path, data: Path | None, workers: Workers, quiet_s: Callable[[], float] = lambda: math.inf
+    ) -> None:
+        self.folder, self.data, self.workers, self.quiet_s = job_folder(folder), data, workers, quiet_s
         self._jobs: dict[str, Job] = {}
         self._futures: dict[str, Future[None]] = {}
         self._lock = threading.Lock()
@@ -202,7 +208,13 @@ class Evaluations:
         """Segments as users' pictures are segmented, at low priority; the pictures are prepared in this thread."""
         segmenter = model.segmenter
 
+        since = time.monotonic()
+
         def some(photos: Sequence[RGB], sizes: Sequence[Size]) -> list[Labels]:
+            nonlocal since
+            if self.quiet_s() < QUIET_S:  # rest in proportion to what the last ones took, decoding and counting included
+                self._stopping.wait(REST * (time.monotonic() - since))
+            since = time.monotonic()
             waiting = [self.workers.submit(model.segmenters, segmenter.prepare(rgb), BACKGROUND) for rgb in photos]
             return [segmenter.label(future.result()[0], size) for future, size in zip(waiting, sizes, strict=True)]
 

@@ -8,8 +8,10 @@ import json
 import re
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
@@ -176,11 +178,17 @@ def beside() -> Iterator[Line]:
     with ExitStack() as stack:
         (server,) = started(stack, (OURS,), at_256("ddunet"), bodies, data=data)
         rate = load.closed(server.port, bodies, 4, requests=60).per_second / 4
-        alone, mixed, idle, under = [], [], [], []
+        alone, mixed = [], []
+        idle, under = [], []
         for _ in range(3):
-            idle.append(evaluation_speed(server, lambda: None))
+            idle += evaluations(server)
             alone.append(load.opened(server.port, bodies, rate, 8))
-            under.append(evaluation_speed(server, lambda: mixed.append(load.opened(server.port, bodies, rate, 8))))
+            over = threading.Event()
+            with ThreadPoolExecutor(1) as pool:
+                running = pool.submit(evaluations, server, over)
+                mixed.append(load.opened(server.port, bodies, rate, 8))
+                over.set()
+                under += running.result()
         before, after = (median(seen, p(0.5)) for seen in (alone, mixed))
         yield (
             f"{rate:.1f} requests a second, p50: alone, then beside an evaluation",
@@ -198,29 +206,18 @@ def beside() -> Iterator[Line]:
         )
 
 
-def evaluation_speed(server: Server, meanwhile: Callable[[], object]) -> float:
-    """Images a second of an evaluation of the service while something else is done."""
-
-    def ask(method: str, path: str) -> dict:
+def evaluations(server: Server, over: threading.Event | None = None) -> list[float]:
+    """Images a second of an evaluation by the service, or of one after another until something is over, the last of
+    which is left out: it has not had all its time beside the rest."""
+    speeds = []
+    while True:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
-        connection.request(method, path)
-        reply = connection.getresponse()
-        where = reply.headers.get("Location")
-        return {**json.loads(reply.read()), "where": where}
-
-    began = time.perf_counter()
-    job = ask("POST", "/evaluate")
-    meanwhile()
-    done = ask("GET", job["where"])
-    seconds = time.perf_counter() - began
-    if done["state"] in ("queued", "running"):
-        speed = done["progress"]["done"] / seconds
-        while ask("GET", job["where"])["state"] in ("queued", "running"):
-            time.sleep(0.02)
-        if done["progress"]["done"] < 5:  # nothing else was done: the whole of it is what is measured
-            speed = done["progress"]["total"] / (time.perf_counter() - began)
-        return speed
-    return done["report"]["speed"]["images_per_s"]
+        connection.request("POST", "/evaluate?wait=true")
+        speeds.append(json.loads(connection.getresponse().read())["speed"]["images_per_s"])
+        if over is None:
+            return speeds
+        if over.is_set():
+            return speeds[:-1]
 
 
 def growth() -> Iterator[Line]:

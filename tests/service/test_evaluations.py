@@ -98,6 +98,18 @@ def test_stopping_writes_a_running_job_as_interrupted(serve, scenes: Path, tmp_p
     assert finished(client, client.post("/evaluate").headers["location"])["state"] == "interrupted"
 
 
+@pytest.mark.parametrize(("quiet", "rests"), [(0.0, 5), (60.0, 0)])
+def test_an_evaluation_rests_between_photographs_while_requests_come(
+    serve, scenes: Path, monkeypatch: pytest.MonkeyPatch, quiet: float, rests: int
+) -> None:
+    client = serve(data=scenes)
+    evaluations, rested = client.app.state.evaluations, []
+    monkeypatch.setattr(evaluations, "quiet_s", lambda: quiet)
+    monkeypatch.setattr(evaluations._stopping, "wait", rested.append)
+    assert client.post("/evaluate?wait=true").status_code == 200
+    assert len(rested) == rests and all(seconds > 0 for seconds in rested)
+
+
 def test_a_state_that_can_t_be_written_does_not_block_the_model(serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = serve(data=scenes)
 

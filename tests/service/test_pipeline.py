@@ -6,7 +6,9 @@ import itertools
 import re
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -14,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
+from fastapi.testclient import TestClient
 
 from core.segmenter import How, Segmenter
 from service.admission import Admission
@@ -133,29 +136,33 @@ def test_two_workers_on_the_cpu_give_the_mask_of_one(serve, checkpoint: Path) ->
     assert client.get("/models").json()["models"][0]["devices"] == ["cpu", "cpu"]
 
 
-def test_one_request_more_than_the_queue_takes_503_at_once(serve) -> None:
-    client = serve(queue=1)
-    gate = shut(client.app)
+@contextmanager
+def one_inside(client: TestClient) -> Iterator[None]:
+    """A request that waits for its inference meanwhile, and is answered afterwards."""
+    gate, segmenting = shut(client.app), client.app.state.segmenting
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(client.post, "/segment", content=png())
-        until(lambda: client.app.state.segmenting.admission.requests)
+        until(lambda: segmenting.admission.pixels)
+        try:
+            yield
+        finally:
+            gate.set()
+        assert first.result().status_code == 200
+
+
+def test_one_request_more_than_the_queue_takes_503_at_once(serve) -> None:
+    client = serve(queue=1)
+    with one_inside(client):
         second = client.post("/segment", content=png())
         assert (second.status_code, second.json()["code"]) == (503, "overloaded")
         assert int(second.headers["retry-after"]) >= 1
-        gate.set()
-        assert first.result().status_code == 200
     assert client.post("/segment", content=png()).status_code == 200
 
 
 def test_more_megapixels_than_the_queue_takes_503_and_one_alone_may_be_larger(serve) -> None:
     client = serve(queue_megapixels=0.001)
-    gate = shut(client.app)
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(client.post, "/segment", content=png())
-        until(lambda: client.app.state.segmenting.admission.pixels)
+    with one_inside(client):
         assert client.post("/segment", content=png()).json()["code"] == "overloaded"
-        gate.set()
-        assert first.result().status_code == 200
     assert client.app.state.segmenting.admission.pixels == 0
 
 
@@ -177,6 +184,14 @@ def test_retry_after_grows_with_the_line() -> None:
         with admission.entered(), pytest.raises(Problem) as error, admission.entered():
             pass
     assert error.value.headers == {"Retry-After": "12"}
+
+
+def test_it_is_quiet_from_when_the_last_one_left() -> None:
+    admission = Admission(2, 10)
+    assert admission.quiet_s() == float("inf")
+    with admission.entered():
+        assert admission.quiet_s() == 0
+    assert 0 <= admission.quiet_s() < 60
 
 
 def test_a_request_that_was_given_up_weighs_nothing() -> None:
