@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core import __version__, tensorfile
 from core.errors import CheckpointError, first_fault
-from core.files import make_folder, sync_folder, write_atomically
+from core.files import make_folder, sync_folder, temporary_beside, write_atomically
 
 SCHEMA: Literal[1] = 1
 Precision = Literal["int8", "fp32"]
@@ -62,7 +61,7 @@ def write_artefact(folder: Path, card: ArtefactCard, files: dict[str, bytes]) ->
     document = card.model_copy(update={"files": hashes}).model_dump(mode="json")
     own = tensorfile.digest(document, {})
     text = json.dumps({**document, "digest": own}, indent=2, ensure_ascii=False) + "\n"
-    new, old = (folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp") for _ in range(2))
+    new, old = temporary_beside(folder), temporary_beside(folder)
     make_folder(new)
     try:
         for name, data in {**files, CARD: text.encode()}.items():
@@ -95,7 +94,7 @@ def read_artefact(folder: Path, source: str) -> Artefact:
             f"{folder}: made from another checkpoint ({card.source[:16]}) than the one beside it ({source[:16]});"
             " export it again"
         )
-    files = {name: _read(folder / name) for name in (NETWORK, WEIGHTS)}
+    files = {name: tensorfile.read_bytes(folder / name) for name in (NETWORK, WEIGHTS)}
     for name, data in files.items():
         if hashlib.sha256(data).hexdigest() != card.files.get(name):
             raise CheckpointError(f"{folder / name}: damaged: it does not match its card; copy it again, or export it again")
@@ -105,7 +104,7 @@ def read_artefact(folder: Path, source: str) -> Artefact:
 def _read_card(folder: Path) -> tuple[ArtefactCard, str]:
     path = folder / CARD
     try:
-        document: dict[str, Any] = dict(json.loads(_read(path)))
+        document: dict[str, Any] = dict(json.loads(tensorfile.read_bytes(path)))
         own = document.pop("digest", None)
         card = ArtefactCard.model_validate(document)
     except ValidationError as error:
@@ -117,10 +116,3 @@ def _read_card(folder: Path) -> tuple[ArtefactCard, str]:
     if own != tensorfile.digest(document, {}):
         raise CheckpointError(f"{path}: damaged: it does not match its digest; copy it again, or export it again")
     return card, own
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None

@@ -22,7 +22,7 @@ def write_atomically(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     Raises OSError that names `path`, and what making the chunks raises; what stood there is then as it was. A failed
     fsync is not tried again: the kernel may have thrown the data away, and a second one would say that all is well.
     """
-    temporary = _beside(path)
+    temporary = temporary_beside(path)
     try:
         with _naming(path):
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -88,7 +88,7 @@ def files_below(folder: Path, around: frozenset[Path] = frozenset()) -> list[Pat
 
 def link_atomically(target: Path, path: Path) -> None:
     """Make `path` a hard link to `target`, replacing what stood there in one step; a copy, where the file system has none."""
-    temporary = _beside(path)
+    temporary = temporary_beside(path)
     try:
         try:
             os.link(target, temporary)
@@ -123,5 +123,6 @@ def remove_temporaries(*folders: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _beside(path: Path) -> Path:
+def temporary_beside(path: Path) -> Path:
+    """A free name for what is to become `path`; `remove_temporaries` knows it."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")

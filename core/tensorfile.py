@@ -53,10 +53,7 @@ def write(path: Path, document: Document, tensors: Tensors) -> str:
 
 def read(path: Path) -> tuple[Document, Tensors]:
     """Read and check the file. Raises CheckpointError that names the file and the reason."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
+    data = read_bytes(path)
     document = _read_document(path, data)
     try:
         tensors: Tensors = safetensors.numpy.load(data)
@@ -69,6 +66,14 @@ def read(path: Path) -> tuple[Document, Tensors]:
     if not whole:
         raise CheckpointError(f"{path}: damaged: its content does not match its digest; copy it again")
     return document, tensors
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file's content. Raises CheckpointError that names the file and the reason."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
 
 
 def _read_document(path: Path, data: bytes) -> Document:

@@ -6,12 +6,12 @@ import ctypes
 import logging
 import sys
 from functools import cache
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from core.artefact import PRECISIONS, Precision, beside, read_artefact
+from core.artefact import PRECISIONS, Artefact, beside, read_artefact
 from core.checkpoint import Checkpoint
 from core.errors import CheckpointError, InputError
 
@@ -47,23 +47,29 @@ def open_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = "a
     a device that is not there and CheckpointError where the weights do not fit the architecture, or an artefact its
     checkpoint.
     """
-    chosen, _ = choose_backend(checkpoint, device, backend)
-    if chosen.startswith(OPENVINO):
+    artefact = _choose(checkpoint, device, backend)
+    if artefact:
         try:
             from core.backends import openvino_
 
-            return openvino_.OpenVinoBackend.load(checkpoint, cast(Precision, chosen.removeprefix(OPENVINO)), device)
+            return openvino_.OpenVinoBackend.load(artefact, checkpoint.card.preprocess.stride, device)
         except (CheckpointError, ImportError) as error:
             if backend != "auto":
                 raise
-            log.warning("%s is not used: %s", chosen, error)
+            log.warning("not used: %s", error)
     from core.backends import torch_
 
     return torch_.TorchBackend.load(checkpoint, device)
 
 
 def choose_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = "auto") -> tuple[str, str]:
-    """The name of the back end that `open_backend` opens, and the digest of what it runs. Raises as that does.
+    """The name of the back end that `open_backend` opens, and the digest of what it runs. Raises as that does."""
+    artefact = _choose(checkpoint, device, backend)
+    return (OPENVINO + artefact.card.precision, artefact.digest) if artefact else (TORCH, checkpoint.digest)
+
+
+def _choose(checkpoint: Checkpoint, device: str, backend: str) -> Artefact | None:
+    """The artefact that answers for a checkpoint, None where torch does.
 
     `auto` on a CPU is the artefact beside the checkpoint, int8 before fp32; torch otherwise. An artefact that can't be
     used is left out, and the log says why: the checkpoint itself gives such masks, too, slower.
@@ -71,16 +77,16 @@ def choose_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = 
     if backend not in ("auto", *BACKENDS):
         raise InputError(f"unknown back end {backend!r}; known: auto, {', '.join(BACKENDS)}")
     if backend.startswith(OPENVINO):
-        return backend, read_artefact(beside(checkpoint.path, backend.removeprefix(OPENVINO)), checkpoint.digest).digest
+        return read_artefact(beside(checkpoint.path, backend.removeprefix(OPENVINO)), checkpoint.digest)
     if backend == "auto" and (device == "cpu" or (device == "auto" and not gpus())):
         for precision in PRECISIONS:
             folder = beside(checkpoint.path, precision)
             try:
                 if folder.is_dir():
-                    return OPENVINO + precision, read_artefact(folder, checkpoint.digest).digest
+                    return read_artefact(folder, checkpoint.digest)
             except CheckpointError as error:
                 log.warning("not used: %s", error)
-    return TORCH, checkpoint.digest
+    return None
 
 
 @cache

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import openvino
 
-from core.artefact import NETWORK, WEIGHTS, Precision, beside, read_artefact
-from core.checkpoint import Checkpoint
+from core.artefact import NETWORK, WEIGHTS, Artefact
 from core.errors import CheckpointError, InputError
 from core.threads import CPU_THREADS
 
@@ -35,16 +34,16 @@ class OpenVinoBackend:
         self._own = threading.local()  # a request holds the buffers of one run
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, precision: Precision, device: str = "auto") -> OpenVinoBackend:
-        """Open the artefact beside a checkpoint. Raises CheckpointError, and InputError for another device than the CPU."""
+    def load(cls, artefact: Artefact, stride: int, device: str = "auto") -> OpenVinoBackend:
+        """Open an artefact. Raises CheckpointError, and InputError for another device than the CPU."""
+        precision = artefact.card.precision
         if device not in ("auto", "cpu"):
             raise InputError(
                 f"openvino-{precision} runs on a CPU, not on {device!r}; expected cpu or auto, or the torch back end"
             )
-        artefact = read_artefact(beside(checkpoint.path, precision), checkpoint.digest)
         try:
             network = _core().read_model(artefact.files[NETWORK], artefact.files[WEIGHTS])
-            return cls(network, f"openvino-{precision}", artefact.digest, checkpoint.card.preprocess.stride)
+            return cls(network, f"openvino-{precision}", artefact.digest, stride)
         except RuntimeError as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise CheckpointError(f"{artefact.folder}: OpenVINO {openvino.__version__} can't run it ({reason})") from None
