@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from core.backends import Backend, open_backend
+from core.backends import Backend, Logits, open_backend
 from core.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
-from core.enlarge import confidence, label_map
+from core.enlarge import confidence
 from core.errors import InputError
 from core.images import RGB
 from core.labels import VOID, LabelSpace
@@ -21,8 +21,7 @@ from core.threads import at_once
 from core.tiles import bands
 from core.transforms import Preprocess, Size
 
-Array = npt.NDArray[np.float32]
-LogitsOf = Callable[[Sequence[Array]], Sequence[Array]]  # network inputs (3, h, w) to their logits (K, h, w)
+LogitsOf = Callable[[Sequence[RGB]], Sequence[Logits]]  # network inputs (h, w, 3) to their logits (K, h, w)
 
 
 @dataclass(frozen=True)
@@ -51,37 +50,41 @@ class Segmenter:
             name, path = find_checkpoint(source)
             source = read_checkpoint(path, name)
         self.backend: Backend = open_backend(source, device, backend)
-        self.preprocess: Preprocess = source.card.preprocess
         self.labels: LabelSpace = source.card.labels
 
     @classmethod
-    def around(cls, backend: Backend, preprocess: Preprocess, labels: LabelSpace) -> Segmenter:
+    def around(cls, backend: Backend, labels: LabelSpace) -> Segmenter:
         """A segmenter of a network that is in memory already, as in training."""
         segmenter = cls.__new__(cls)
-        segmenter.backend, segmenter.preprocess, segmenter.labels = backend, preprocess, labels
+        segmenter.backend, segmenter.labels = backend, labels
         return segmenter
 
-    def prepare(self, rgb: RGB) -> npt.NDArray[np.float32]:
-        """Photograph (H, W, 3) uint8 RGB to network input (3, h, w) float32."""
-        return self.preprocess(rgb)
+    @property
+    def preprocess(self) -> Preprocess:
+        """How a photograph becomes the network's input."""
+        return self.backend.preprocess
 
-    def forward(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Network input (N, 3, h, w) to logits (N, K, h, w), both float32."""
+    def prepare(self, rgb: RGB) -> RGB:
+        """Photograph (H, W, 3) uint8 RGB to network input (h, w, 3), the same at the network's size."""
+        return self.preprocess.resize(rgb)
+
+    def forward(self, batch: npt.NDArray[np.uint8]) -> list[Logits]:
+        """Network input (N, h, w, 3) to the logits (K, h, w) float32 of each: arrays, or tensors on a GPU."""
         return self.backend.forward(batch)
 
-    def label(self, logits: npt.NDArray[np.float32], size: Size, threshold: float | None = None) -> Labels:
+    def label(self, logits: Logits, size: Size, threshold: float | None = None) -> Labels:
         """Logits (K, h, w) of one photograph to class indices (H, W) uint8 at its own size.
 
         With a `threshold` of 0.5 or more, pixels whose class is not more probable than that are 255, no class.
         """
-        labels = label_map(logits, size)
+        labels = self.backend.label(logits, size)
         if threshold is not None:
             labels[self.confidence(logits, size) <= threshold] = VOID
         return labels
 
-    def confidence(self, logits: npt.NDArray[np.float32], size: Size) -> npt.NDArray[np.float32]:
+    def confidence(self, logits: Logits, size: Size) -> npt.NDArray[np.float32]:
         """Logits (K, h, w) of one photograph to the probability (H, W) float32 of the class that `label` gives each pixel."""
-        return confidence(logits, size)
+        return confidence(self.backend.host(logits), size)
 
     def __call__(self, rgb: RGB) -> Labels:
         """Photograph (H, W, 3) uint8 RGB, any size, to class indices (H, W) uint8."""
@@ -107,32 +110,32 @@ class Segmenter:
         """A photograph (H, W, 3) at its own scale, by tiles of the network's size whose logits `logits_of` gives."""
         stride, size = self.preprocess.stride, self.preprocess.size
         tile = (max(stride, size[0] // stride * stride), max(stride, size[1] // stride * stride))
-        through = (lambda inputs: self.flipped(inputs, logits_of)) if flip else logits_of
+
+        def through(inputs: Sequence[RGB]) -> Sequence[npt.NDArray[np.float32]]:
+            return self.flipped(inputs, logits_of) if flip else [self.backend.host(logits) for logits in logits_of(inputs)]
+
         labels = np.empty(rgb.shape[:2], np.uint8)
-        for top, logits in bands(rgb, tile, self.preprocess.normalise, through):
+        for top, logits in bands(rgb, tile, through):
             rows = logits.shape[1]
             labels[top : top + rows] = self.label(logits, (rows, rgb.shape[1]), threshold)
         return labels
 
-    @staticmethod
-    def flipped(inputs: Sequence[Array], logits_of: LogitsOf) -> list[Array]:
+    def flipped(self, inputs: Sequence[RGB], logits_of: LogitsOf) -> list[npt.NDArray[np.float32]]:
         """The mean of the logits of each input and of its mirror image, turned back."""
-        both = logits_of([*inputs, *(np.ascontiguousarray(x[..., ::-1]) for x in inputs)])
+        both = [self.backend.host(logits) for logits in logits_of([*inputs, *(x[:, ::-1] for x in inputs)])]
         half = np.float32(0.5)
         return [half * (a + b[..., ::-1]) for a, b in zip(both[: len(inputs)], both[len(inputs) :], strict=True)]
 
-    def label_all(
-        self, logits: Sequence[npt.NDArray[np.float32]], sizes: Sequence[Size], threshold: float | None = None
-    ) -> list[Labels]:
+    def label_all(self, logits: Sequence[Logits], sizes: Sequence[Size], threshold: float | None = None) -> list[Labels]:
         """`label` for several photographs, side by side."""
         return at_once(lambda pair: self.label(*pair, threshold), list(zip(logits, sizes, strict=True)))
 
-    def logits(self, inputs: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
-        """Network inputs (3, h, w) of any sizes to their logits (K, h, w), in their order."""
+    def logits(self, inputs: Sequence[RGB]) -> list[Logits]:
+        """Network inputs (h, w, 3) of any sizes to their logits (K, h, w), in their order."""
         by_shape: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         for place, x in enumerate(inputs):
             by_shape[x.shape].append(place)
-        result: dict[int, npt.NDArray[np.float32]] = {}
+        result: dict[int, Logits] = {}
         for places in by_shape.values():
             result.update(zip(places, self.forward(np.stack([inputs[p] for p in places])), strict=True))
         return [result[place] for place in range(len(inputs))]

@@ -25,12 +25,10 @@ def places(side: int, tile: int) -> list[int]:
     return [round(n * (side - tile) / (count - 1)) for n in range(count)]
 
 
-def bands(
-    rgb: RGB, tile: Size, normalise: Callable[[RGB], Array], logits_of: Callable[[Sequence[Array]], Sequence[Array]]
-) -> Iterator[tuple[int, Array]]:
+def bands(rgb: RGB, tile: Size, logits_of: Callable[[Sequence[RGB]], Sequence[Array]]) -> Iterator[tuple[int, Array]]:
     """The first row of each band of a photograph (H, W, 3), and its blended logits (K, rows, W), float32.
 
-    `logits_of` gets the network inputs (3, h, w) of some tiles of a band. A band at a time is in memory, never the logits of
+    `logits_of` gets some tiles (h, w, 3) of a band. A band at a time is in memory, never the logits of
     the whole picture: those of 19 classes and 50 megapixels would be 3.8 GB. The next band is made in the same array.
     """
     height, width = rgb.shape[:2]
@@ -42,7 +40,7 @@ def bands(
     for top, following in zip(tops, [*tops[1:], height], strict=True):
         for some in range(0, len(lefts), TOGETHER):
             together = lefts[some : some + TOGETHER]
-            tiles = [normalise(rgb[top : top + tall, left : left + wide]) for left in together]
+            tiles = [rgb[top : top + tall, left : left + wide] for left in together]
             for left, logits in zip(together, logits_of(tiles), strict=True):
                 if not len(summed):
                     summed = np.zeros((len(logits), tall, width), np.float32)

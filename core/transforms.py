@@ -55,7 +55,11 @@ class Preprocess(BaseModel):
     def normalise(self, rgb: RGB) -> npt.NDArray[np.float32]:
         """(H, W, 3) uint8 RGB to (3, H, W) float32 of about zero mean and unit variance."""
         scale, shift = self.factors
-        return np.ascontiguousarray((rgb * scale - shift).transpose(2, 0, 1))
+        values = np.arange(256, dtype=np.float32)[:, None] * scale - shift
+        x = np.empty((3, *rgb.shape[:2]), np.float32)
+        for channel, table, out in zip(cv2.split(rgb), values.T, x, strict=True):  # looked up: several times as fast
+            cv2.LUT(channel, np.ascontiguousarray(table)[None], dst=out)
+        return x
 
     def __call__(self, rgb: RGB) -> npt.NDArray[np.float32]:
         """Photograph (H, W, 3) uint8 RGB to network input (3, H', W') float32."""

@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from core import masks
+from core.backends import Logits
 from core.errors import ImageError
 from core.images import RGB, decode_photo
 from core.masks import Labels
@@ -29,7 +30,7 @@ from service.problems import Problem
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.timing import Timing
-from service.worker import Array, Workers
+from service.worker import Workers
 
 Result = TypeVar("Result")
 Output = Literal["mask", "labels", "overlay", "json"]
@@ -88,7 +89,7 @@ class Segmenting:
                     raise Problem(error.code, str(error)) from None
             return photo[0].shape[0], photo[0].shape[1]
 
-        def prepare() -> tuple[Array, Size]:
+        def prepare() -> tuple[RGB, Size]:
             size = decode()
             with timing.of("decode"):
                 x = segmenter.prepare(photo[0])
@@ -96,7 +97,7 @@ class Segmenting:
                 photo.clear()
             return x, size
 
-        def label_and_encode(logits: Array, size: Size) -> tuple[bytes, str]:
+        def label_and_encode(logits: Logits, size: Size) -> tuple[bytes, str]:
             with timing.of("label"):
                 labels = segmenter.label(logits, size)
             return encode(labels)
@@ -137,7 +138,7 @@ class Segmenting:
         """
         segmenter, deadline = model.segmenter, [ticket.deadline]
 
-        def logits_of(inputs: Sequence[Array]) -> list[Array]:
+        def logits_of(inputs: Sequence[RGB]) -> list[Logits]:
             with timing.of("forward"):
                 until = deadline.pop() if deadline else None
                 waiting = [self.workers.submit(model.segmenters, x, deadline=until) for x in inputs]

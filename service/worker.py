@@ -11,8 +11,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
+from core.backends import Logits
+from core.images import RGB
 from core.segmenter import Segmenter
 from service.problems import deadline_passed
 
@@ -20,18 +21,17 @@ USER, BACKGROUND = 0, 1  # smaller goes first
 PATIENCE_S = 1.0  # so long a background picture waits for a gap; then it goes as soon as no user's stands before it
 LOOK_S = 0.002  # between two looks for a gap
 
-Array = npt.NDArray[np.float32]
-Done = Future[tuple[Array, float]]  # logits (K, h, w), and the seconds that were waited for the worker
+Done = Future[tuple[Logits, float]]  # logits (K, h, w), and the seconds that were waited for the worker
 
 
 @dataclass(order=True)
 class Item:
-    """A network input (3, h, w) that waits for a worker, with the network on every worker's device."""
+    """A network input (h, w, 3) that waits for a worker, with the network on every worker's device."""
 
     priority: int
     order: int
     networks: Sequence[Segmenter] = field(compare=False)
-    x: Array = field(compare=False)
+    x: RGB = field(compare=False)
     deadline: float | None = field(compare=False)  # on the monotonic clock: not begun after it
     since: float = field(compare=False, default_factory=time.monotonic)
     future: Done = field(compare=False, default_factory=Future)
@@ -146,12 +146,12 @@ class Workers:
     def submit(
         self,
         networks: Sequence[Segmenter],
-        x: Array,
+        x: RGB,
         priority: int = USER,
         deadline: float | None = None,
         worker: Worker | None = None,
     ) -> Done:
-        """Queue a network input (3, h, w). A cancelled future is not begun, nor one whose deadline has passed:
+        """Queue a network input (h, w, 3). A cancelled future is not begun, nor one whose deadline has passed:
         that raises Problem 503 `deadline_passed`."""
         item = Item(priority, next(self._order), networks, x, deadline)
         if worker is None:

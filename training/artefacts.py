@@ -148,9 +148,8 @@ def measure(checkpoint: Checkpoint, network: openvino.Model, precision: Precisio
 
 def around(network: openvino.Model | openvino.CompiledModel, checkpoint: Checkpoint, precision: Precision) -> Segmenter:
     """A segmenter of a network that lies nowhere yet."""
-    preprocess = checkpoint.card.preprocess
-    backend = OpenVinoBackend(network, OPENVINO + precision, stride=preprocess.stride)
-    return Segmenter.around(backend, preprocess, checkpoint.card.labels)
+    backend = OpenVinoBackend(network, checkpoint.card.preprocess, OPENVINO + precision)
+    return Segmenter.around(backend, checkpoint.card.labels)
 
 
 def _scorer(checkpoint: Checkpoint, dataset: Dataset) -> Callable[[openvino.CompiledModel, Iterable[int]], tuple[float, None]]:

@@ -73,7 +73,7 @@ class Run:
         self.state = TrainState(self.network, optimizer, average, Sums(len(labels), world.device))
         # what is evaluated and served; validation runs what the service runs, on the network in memory
         self.served = average.network if average is not None else self.network
-        self.segmenter = Segmenter.around(TorchBackend(self.served, world.device), preprocess, labels)
+        self.segmenter = Segmenter.around(TorchBackend(self.served, preprocess, world.device), labels)
         weights = class_weights(survey.train.pixels, world.device) if config.class_weights == "data" else None
         step = Step(
             self.network,

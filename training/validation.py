@@ -34,8 +34,9 @@ class FittedSegmenter:
 
     def __call__(self, photos: Sequence[RGB], sizes: Sequence[Size]) -> list[Labels]:
         """Photographs (h, w, 3) uint8 RGB of the network's size to class indices (H, W) uint8 of `sizes`."""
-        self.logits = self.segmenter.logits(at_once(self.segmenter.preprocess.normalise, photos))
-        return self.segmenter.label_all(self.logits, sizes)
+        logits = self.segmenter.logits(photos)
+        self.logits = [self.segmenter.backend.host(each) for each in logits]
+        return self.segmenter.label_all(logits, sizes)
 
 
 @dataclass

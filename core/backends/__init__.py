@@ -5,15 +5,18 @@ from __future__ import annotations
 import ctypes
 import logging
 import sys
+from abc import ABC, abstractmethod
 from functools import cache
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from core.artefact import PRECISIONS, Artefact, beside, read_artefact
 from core.checkpoint import Checkpoint
+from core.enlarge import label_map
 from core.errors import CheckpointError, InputError
+from core.transforms import Preprocess, Size
 
 log = logging.getLogger("core")
 # OpenVINO and NNCF tell their makers that they are used, from their import on, without being asked to; they do without
@@ -24,20 +27,35 @@ TORCH, OPENVINO = "torch", "openvino-"
 BACKENDS = (TORCH, *(OPENVINO + precision for precision in PRECISIONS))
 
 
-class Backend(Protocol):
+Pictures = npt.NDArray[np.uint8]  # (N, h, w, 3) RGB
+Logits = Any  # (K, h, w) float32 of one picture, where the back end keeps them: an array, or a tensor on a device
+
+
+class Backend(ABC):
     """A network ready to run. `name` says which back end, `device` where, `digest` which artefact, for replies and reports.
 
-    `batch` is the number of pictures that it gains by running together.
+    `batch` is the number of pictures that it gains by running together. A picture gets the same bits whatever it is
+    batched with, and from any thread.
     """
 
     name: str
     device: str
     digest: str
-    batch: int
+    preprocess: Preprocess
+    batch = 1
 
-    def forward(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Network input (N, 3, H, W) to logits (N, K, H, W)."""
-        ...
+    @abstractmethod
+    def forward(self, batch: Pictures) -> list[Logits]:
+        """Pictures (N, h, w, 3) uint8 RGB of the network's size to the logits of each, (K, h, w) float32."""
+
+    def label(self, logits: Logits, size: Size) -> npt.NDArray[np.uint8]:
+        """Logits (K, h, w) to class indices (H, W) uint8: enlarged bilinearly, then argmax."""
+        return label_map(logits, size)
+
+    def host(self, logits: Logits) -> npt.NDArray[np.float32]:
+        """Logits (K, h, w) as an array."""
+        array: npt.NDArray[np.float32] = logits
+        return array
 
 
 def open_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = "auto") -> Backend:
@@ -52,7 +70,7 @@ def open_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = "a
         try:
             from core.backends import openvino_
 
-            return openvino_.OpenVinoBackend.load(artefact, checkpoint.card.preprocess.stride, device)
+            return openvino_.OpenVinoBackend.load(artefact, checkpoint.card.preprocess, device)
         except (CheckpointError, ImportError) as error:
             if backend != "auto":
                 raise

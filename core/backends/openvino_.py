@@ -10,8 +10,10 @@ import numpy.typing as npt
 import openvino
 
 from core.artefact import NETWORK, WEIGHTS, Artefact
+from core.backends import Backend, Pictures
 from core.errors import CheckpointError, InputError
 from core.threads import CPU_THREADS
+from core.transforms import Preprocess
 
 OPTIONS = {
     "PERFORMANCE_HINT": "LATENCY",
@@ -21,20 +23,21 @@ OPTIONS = {
 }
 
 
-class OpenVinoBackend:
-    """Runs a compiled network, each picture alone: the same bits whatever it is batched with, and from any thread."""
+class OpenVinoBackend(Backend):
+    """Runs a compiled network, each picture alone, normalised as in training."""
 
     device = "cpu"
-    batch = 1
 
-    def __init__(self, network: openvino.Model | openvino.CompiledModel, name: str, digest: str = "", stride: int = 1) -> None:
-        self.name, self.digest, self.stride = name, digest, stride
+    def __init__(
+        self, network: openvino.Model | openvino.CompiledModel, preprocess: Preprocess, name: str, digest: str = ""
+    ) -> None:
+        self.name, self.digest, self.preprocess = name, digest, preprocess
         compiled = isinstance(network, openvino.CompiledModel)
         self._compiled = network if compiled else _core().compile_model(network, "CPU", OPTIONS)
         self._own = threading.local()  # a request holds the buffers of one run
 
     @classmethod
-    def load(cls, artefact: Artefact, stride: int, device: str = "auto") -> OpenVinoBackend:
+    def load(cls, artefact: Artefact, preprocess: Preprocess, device: str = "auto") -> OpenVinoBackend:
         """Open an artefact. Raises CheckpointError, and InputError for another device than the CPU."""
         precision = artefact.card.precision
         if device not in ("auto", "cpu"):
@@ -43,20 +46,20 @@ class OpenVinoBackend:
             )
         try:
             network = _core().read_model(artefact.files[NETWORK], artefact.files[WEIGHTS])
-            return cls(network, f"openvino-{precision}", artefact.digest, stride)
+            return cls(network, preprocess, f"openvino-{precision}", artefact.digest)
         except RuntimeError as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise CheckpointError(f"{artefact.folder}: OpenVINO {openvino.__version__} can't run it ({reason})") from None
 
-    def forward(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Network input (N, 3, H, W), any H and W, to logits (N, K, H, W), both float32."""
-        height, width = batch.shape[2:]
-        below, right = -height % self.stride, -width % self.stride
+    def forward(self, batch: Pictures) -> list[npt.NDArray[np.float32]]:
+        """Pictures (N, h, w, 3) uint8 RGB, any h and w, to the logits (K, h, w) float32 of each."""
+        height, width = batch.shape[1:3]
+        below, right = -height % self.preprocess.stride, -width % self.preprocess.stride
         if below or right:  # as the networks do in training
-            batch = np.pad(batch, ((0, 0), (0, 0), (0, below), (0, right)), "edge")
-        request = self._request()
-        logits = [request.infer([x[None]], share_inputs=True)[0] for x in batch]  # copied out: the next run writes there
-        return np.concatenate(logits)[..., :height, :width]
+            batch = np.pad(batch, ((0, 0), (0, below), (0, right), (0, 0)), "edge")
+        request, inputs = self._request(), map(self.preprocess.normalise, batch)
+        logits = [request.infer([x[None]], share_inputs=True)[0] for x in inputs]  # copied out: the next run writes there
+        return [each[0, :, :height, :width] for each in logits]
 
     def _request(self) -> openvino.InferRequest:
         if not hasattr(self._own, "request"):

@@ -11,29 +11,31 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from core.backends import TORCH, Backend, Pictures
 from core.checkpoint import Checkpoint
 from core.errors import CheckpointError, InputError
 from core.labels import VOID
 from core.models import MODELS, build_model
 from core.tensorfile import Tensors
 from core.threads import CPU_THREADS
+from core.transforms import Preprocess
 
 
-class TorchBackend:
+class TorchBackend(Backend):
     """Runs a network in fp32, channels-last.
 
-    A picture gets the same bits whatever it is batched with and whichever process asks: the kernels that torch picks
-    (and so the last bits) depend on the batch size and, on a CPU, on the number of threads. So each picture goes
-    through alone, with a number of threads that the machine gives and no environment changes.
+    The kernels that torch picks (and so the last bits) depend on the batch size and, on a CPU, on the number of threads.
+    So each picture goes through alone, with a number of threads that the machine gives and no environment changes.
     """
 
-    name = "torch"
+    name = TORCH
 
-    def __init__(self, network: nn.Module, device: torch.device | str, digest: str = "") -> None:
-        self.digest = digest
+    def __init__(
+        self, network: nn.Module, preprocess: Preprocess, device: torch.device | str = "cpu", digest: str = ""
+    ) -> None:
+        self.preprocess, self.digest = preprocess, digest
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = str(device)
-        self.batch = 1
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, device: str = "auto") -> TorchBackend:
@@ -44,15 +46,19 @@ class TorchBackend:
             raise CheckpointError(f"{checkpoint.path}: holds a {architecture.name!r}; this program knows {known}")
         network = build_model(architecture.name, classes, architecture.width)
         load_state(network, checkpoint)
-        return cls(network.eval(), choose_device(device), checkpoint.digest)
+        return cls(network.eval(), checkpoint.card.preprocess, choose_device(device), checkpoint.digest)
 
     @torch.inference_mode()
-    def forward(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Network input (N, 3, H, W) to logits (N, K, H, W), both float32."""
-        x = torch.from_numpy(batch).to(self.device).to(memory_format=torch.channels_last)
+    def forward(self, batch: Pictures) -> list[npt.NDArray[np.float32]]:
+        """Pictures (N, h, w, 3) uint8 RGB to the logits (K, h, w) float32 of each."""
+        x = (
+            torch.from_numpy(np.stack([self.preprocess.normalise(rgb) for rgb in batch]))
+            .to(self.device)
+            .to(memory_format=torch.channels_last)
+        )
         with _fixed_threads(), _EXACT_CUDNN:
             logits = torch.cat([self.network(x[n : n + 1]) for n in range(len(x))])
-        return np.asarray(logits.float().cpu().contiguous().numpy(), np.float32)
+        return list(logits.float().cpu().contiguous().numpy())
 
 
 @contextmanager

@@ -20,11 +20,7 @@ TILE = (16, 24)
 def by_pixel(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """A network that sees one pixel at a time: tiles must not change what it says."""
     weights = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    return [np.tensordot(weights, x, 1) for x in inputs]
-
-
-def as_input(rgb: np.ndarray) -> np.ndarray:
-    return rgb.transpose(2, 0, 1).astype(np.float32)
+    return [np.tensordot(weights, x.transpose(2, 0, 1).astype(np.float32), 1) for x in inputs]
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -42,16 +38,14 @@ def test_places_cover_the_side_and_overlap(side: int, tile: int) -> None:
 def test_blended_logits_of_a_network_of_pixels_are_those_of_the_whole(size: tuple[int, int]) -> None:
     rgb = picture(*size)
     found = np.full((5, *size), np.nan)
-    for top, logits in bands(rgb, TILE, as_input, by_pixel):
+    for top, logits in bands(rgb, TILE, by_pixel):
         found[:, top : top + logits.shape[1]] = logits
-    assert np.allclose(found, by_pixel([as_input(rgb)])[0], rtol=1e-5, atol=1e-2)
+    assert np.allclose(found, by_pixel([rgb])[0], rtol=1e-5, atol=1e-2)
 
 
 def test_where_tiles_overlap_each_counts_by_its_distance_from_the_edge() -> None:
     numbers = iter((0.0, 1.0))
-    tiles = bands(
-        np.zeros((1, 28, 3), np.uint8), (1, 16), as_input, lambda xs: [np.full((1, 1, 16), next(numbers)) for _ in xs]
-    )
+    tiles = bands(np.zeros((1, 28, 3), np.uint8), (1, 16), lambda xs: [np.full((1, 1, 16), next(numbers)) for _ in xs])
     _, logits = next(tiles)
     # pixels 12 to 15 are in both: so far are they from the left tile's end and from the right one's begin
     left, right = np.arange(3.5, 0, -1), np.arange(0.5, 4)
@@ -62,7 +56,7 @@ def test_a_band_at_a_time_is_in_memory() -> None:
     rgb = picture(4000, 64)
     whole = 5 * rgb.shape[0] * rgb.shape[1] * 4
     tracemalloc.start()
-    for _ in bands(rgb, (16, 64), as_input, by_pixel):
+    for _ in bands(rgb, (16, 64), by_pixel):
         pass
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -71,7 +65,7 @@ def test_a_band_at_a_time_is_in_memory() -> None:
 
 def test_a_picture_no_larger_than_a_tile_goes_through_as_it_is(checkpoint: Path) -> None:
     segmenter, rgb = Segmenter(checkpoint), picture(64, 48)
-    logits = segmenter.forward(segmenter.preprocess.normalise(rgb)[None])[0]
+    logits = segmenter.forward(rgb[None])[0]
     assert np.array_equal(segmenter.many([rgb], how=How(native=True))[0], segmenter.label(logits, (64, 48)))
 
 
@@ -91,7 +85,7 @@ def test_a_mirrored_photograph_gives_the_mirrored_label_map_with_flip(checkpoint
 def test_flip_is_the_mean_of_both_logits(checkpoint: Path) -> None:
     segmenter, rgb = Segmenter(checkpoint), picture(64, 64)
     x = segmenter.prepare(rgb)
-    there, back = segmenter.logits([x, np.ascontiguousarray(x[..., ::-1])])
+    there, back = segmenter.logits([x, x[:, ::-1]])
     assert np.allclose(segmenter.flipped([x], segmenter.logits)[0], (there + back[..., ::-1]) / 2)
 
 

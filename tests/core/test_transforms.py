@@ -36,6 +36,13 @@ def test_normalised_values_are_the_published_formula(photo: np.ndarray) -> None:
     assert np.allclose(preprocess(photo), expected.transpose(2, 0, 1), atol=1e-5)
 
 
+@pytest.mark.parametrize("cut", [np.s_[:1, :1], np.s_[3:20, 5:40], np.s_[:, ::-1], np.s_[::2, ::3]])
+def test_normalise_takes_parts_and_mirror_images_of_a_picture(photo: np.ndarray, cut: tuple[slice, slice]) -> None:
+    preprocess, part = Preprocess(), photo[cut]
+    scale, shift = preprocess.factors
+    assert np.array_equal(preprocess.normalise(part), (part * scale - shift).transpose(2, 0, 1))
+
+
 def test_restore_is_the_inverse_of_normalise(photo: np.ndarray) -> None:
     preprocess = Preprocess()
     assert np.array_equal(preprocess.restore(preprocess.normalise(photo)), photo)

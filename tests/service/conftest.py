@@ -47,7 +47,7 @@ def shut(app: FastAPI) -> Gate:
     """Keep the service's workers busy until the gate is opened."""
     gate, workers = Gate(), app.state.segmenting.workers
     for _ in workers.each:
-        workers.submit([gate] * len(workers.each), np.zeros((3, 1, 1), np.float32))
+        workers.submit([gate] * len(workers.each), np.zeros((1, 1, 3), np.uint8))
     return gate
 
 

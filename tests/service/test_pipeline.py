@@ -40,7 +40,7 @@ class Noted(Gate):
 
 
 def numbered(number: int, side: int = 1) -> np.ndarray:
-    return np.full((3, side, side), number, np.float32)
+    return np.full((side, side, 3), number, np.uint8)
 
 
 def png(height: int = 90, width: int = 120) -> bytes:
