@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from core.backends import BACKENDS
 from core.errors import InputError
 from core.images import MAX_PIXELS, MAX_SIDE
 
@@ -32,7 +33,7 @@ class Settings(BaseSettings):
     device: str = Field(
         "auto", description="auto (all GPUs, the CPU where there is none), cpu, cuda:N, or some separated by commas"
     )
-    backend: str = Field("auto", description="auto, torch, openvino-int8 or openvino-fp32")
+    backend: str = Field("auto", description=f"auto, {', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}")
     data: Path | None = Field(None, description="data set that /evaluate scores on")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")

@@ -19,7 +19,7 @@ from tests.service.conftest import wait_until_ready
 
 ROOT = Path(__file__).parents[1]
 FILES = {p.relative_to(ROOT).as_posix(): p for room in ("core", "training", "service") for p in (ROOT / room).rglob("*.py")}
-NEEDS_TORCH = {"core/backends/torch_.py"}
+NEEDS_TORCH = {f"core/backends/{name}.py" for name in ("torch_", "gpu", "half", "lanes")}
 
 
 def imports(path: Path) -> set[str]:

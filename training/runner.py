@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch.optim import Adam
 
 from core import tensorfile
-from core.backends.torch_ import TorchBackend
+from core.backends.torch_ import in_memory
 from core.errors import RunError
 from core.models import MODELS
 from core.segmenter import Segmenter
@@ -73,7 +73,7 @@ class Run:
         self.state = TrainState(self.network, optimizer, average, Sums(len(labels), world.device))
         # what is evaluated and served; validation runs what the service runs, on the network in memory
         self.served = average.network if average is not None else self.network
-        self.segmenter = Segmenter.around(TorchBackend(self.served, preprocess, world.device), labels)
+        self.segmenter = Segmenter.around(in_memory(self.served, preprocess, world.device), labels)
         weights = class_weights(survey.train.pixels, world.device) if config.class_weights == "data" else None
         step = Step(
             self.network,

@@ -24,7 +24,11 @@ log = logging.getLogger("core")
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 TORCH, OPENVINO = "torch", "openvino-"
-BACKENDS = (TORCH, *(OPENVINO + precision for precision in PRECISIONS))
+FP16, GRAPHS, COMPILED = "-fp16", "-graphs", "-compiled"  # how torch runs: half precision, CUDA graphs, torch.compile
+BACKENDS = (
+    *(TORCH + half + launched for launched in ("", GRAPHS, COMPILED) for half in ("", FP16)),
+    *(OPENVINO + precision for precision in PRECISIONS),
+)
 
 
 Pictures = npt.NDArray[np.uint8]  # (N, h, w, 3) RGB
@@ -77,13 +81,20 @@ def open_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = "a
             log.warning("not used: %s", error)
     from core.backends import torch_
 
-    return torch_.TorchBackend.load(checkpoint, device)
+    return torch_.open_torch(checkpoint, device, backend if backend.startswith(TORCH) else "auto")
 
 
 def choose_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = "auto") -> tuple[str, str]:
-    """The name of the back end that `open_backend` opens, and the digest of what it runs. Raises as that does."""
+    """The name of the back end that `open_backend` opens, and the digest of what it runs. Raises as that does.
+
+    The name is empty where it takes a GPU to tell: whether half precision keeps the mask is seen there.
+    """
     artefact = _choose(checkpoint, device, backend)
-    return (OPENVINO + artefact.card.precision, artefact.digest) if artefact else (TORCH, checkpoint.digest)
+    if artefact:
+        return OPENVINO + artefact.card.precision, artefact.digest
+    if backend == "auto":
+        return TORCH if _on_cpu(device) else "", checkpoint.digest
+    return backend, checkpoint.digest
 
 
 def _choose(checkpoint: Checkpoint, device: str, backend: str) -> Artefact | None:
@@ -96,7 +107,7 @@ def _choose(checkpoint: Checkpoint, device: str, backend: str) -> Artefact | Non
         raise InputError(f"unknown back end {backend!r}; known: auto, {', '.join(BACKENDS)}")
     if backend.startswith(OPENVINO):
         return read_artefact(beside(checkpoint.path, backend.removeprefix(OPENVINO)), checkpoint.digest)
-    if backend == "auto" and (device == "cpu" or (device == "auto" and not gpus())):
+    if backend == "auto" and _on_cpu(device):
         for precision in PRECISIONS:
             folder = beside(checkpoint.path, precision)
             try:
@@ -105,6 +116,10 @@ def _choose(checkpoint: Checkpoint, device: str, backend: str) -> Artefact | Non
             except CheckpointError as error:
                 log.warning("not used: %s", error)
     return None
+
+
+def _on_cpu(device: str) -> bool:
+    return device == "cpu" or (device == "auto" and not gpus())
 
 
 @cache

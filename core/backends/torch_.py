@@ -22,52 +22,64 @@ from core.transforms import Preprocess
 
 
 class TorchBackend(Backend):
-    """Runs a network in fp32, channels-last.
+    """Runs a network on a CPU in fp32, channels-last.
 
-    The kernels that torch picks (and so the last bits) depend on the batch size and, on a CPU, on the number of threads.
-    So each picture goes through alone, with a number of threads that the machine gives and no environment changes.
+    The kernels that torch picks (and so the last bits) depend on the batch size and on the number of threads. So each
+    picture goes through alone, with a number of threads that the machine gives and no environment changes.
     """
 
-    name = TORCH
+    name, device = TORCH, "cpu"
 
-    def __init__(
-        self, network: nn.Module, preprocess: Preprocess, device: torch.device | str = "cpu", digest: str = ""
-    ) -> None:
+    def __init__(self, network: nn.Module, preprocess: Preprocess, digest: str = "") -> None:
         self.preprocess, self.digest = preprocess, digest
-        self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.device = str(device)
-
-    @classmethod
-    def load(cls, checkpoint: Checkpoint, device: str = "auto") -> TorchBackend:
-        """Build the checkpoint's network on a device and switch it to evaluation."""
-        architecture, classes = checkpoint.card.architecture, len(checkpoint.card.labels)
-        if architecture.name not in MODELS:
-            known = ", ".join(MODELS)
-            raise CheckpointError(f"{checkpoint.path}: holds a {architecture.name!r}; this program knows {known}")
-        network = build_model(architecture.name, classes, architecture.width)
-        load_state(network, checkpoint)
-        return cls(network.eval(), checkpoint.card.preprocess, choose_device(device), checkpoint.digest)
+        self.network = network.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def forward(self, batch: Pictures) -> list[npt.NDArray[np.float32]]:
         """Pictures (N, h, w, 3) uint8 RGB to the logits (K, h, w) float32 of each."""
-        x = (
-            torch.from_numpy(np.stack([self.preprocess.normalise(rgb) for rgb in batch]))
-            .to(self.device)
-            .to(memory_format=torch.channels_last)
-        )
-        with _fixed_threads(), _EXACT_CUDNN:
-            logits = torch.cat([self.network(x[n : n + 1]) for n in range(len(x))])
-        return list(logits.float().cpu().contiguous().numpy())
+        with exact():
+            inputs = (torch.from_numpy(self.preprocess.normalise(rgb))[None] for rgb in batch)
+            logits = [self.network(x.contiguous(memory_format=torch.channels_last))[0] for x in inputs]
+        return [each.float().contiguous().numpy() for each in logits]
+
+
+def in_memory(network: nn.Module, preprocess: Preprocess, device: torch.device) -> Backend:
+    """A network that is in memory already, as in training, on a device, in fp32."""
+    if device.type == "cpu":
+        return TorchBackend(network, preprocess)
+    from core.backends.gpu import GpuBackend
+
+    return GpuBackend(network, preprocess, device)
+
+
+def open_torch(checkpoint: Checkpoint, device: str = "auto", name: str = "auto") -> Backend:
+    """A checkpoint's network in evaluation, on a device and in the way that a back end's name says.
+
+    Raises InputError for a device that is not there, or that can't run it so, and CheckpointError.
+    """
+    architecture, classes = checkpoint.card.architecture, len(checkpoint.card.labels)
+    if architecture.name not in MODELS:
+        known = ", ".join(MODELS)
+        raise CheckpointError(f"{checkpoint.path}: holds a {architecture.name!r}; this program knows {known}")
+    network = build_model(architecture.name, classes, architecture.width).eval()
+    load_state(network, checkpoint)
+    chosen, preprocess = choose_device(device), checkpoint.card.preprocess
+    if chosen.type == "cpu" and name in ("auto", TORCH):
+        return TorchBackend(network, preprocess, checkpoint.digest)
+    from core.backends.gpu import open_gpu
+
+    return open_gpu(network, preprocess, chosen, checkpoint.digest, name)
 
 
 @contextmanager
-def _fixed_threads() -> Iterator[None]:
-    """Run with CPU_THREADS in this thread of Python (to OpenMP the number belongs to the thread that asks)."""
+def exact() -> Iterator[None]:
+    """Run with CPU_THREADS in this thread of Python (to OpenMP the number belongs to the thread that asks), and with the
+    kernels of cuDNN that give the same bits at every run."""
     before = torch.get_num_threads()
     torch.set_num_threads(CPU_THREADS)
     try:
-        yield
+        with _EXACT_CUDNN:
+            yield
     finally:
         torch.set_num_threads(before)
 

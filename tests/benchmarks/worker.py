@@ -19,7 +19,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from core import threads
-from core.backends.torch_ import TorchBackend
+from core.backends.torch_ import in_memory
 from core.datasets import open_dataset
 from core.models import build_model
 from core.models.r2unet import RecurrentResidualBlock
@@ -120,7 +120,7 @@ def validation_work(kind: str, model: str, width: str, batch: str) -> Callable[[
     scenes = SyntheticDataset("val", int(batch), (1024, 2048))  # drawn at their first use only
     dataset = KeptDataset(scenes, Kept(preprocess, whole_labels=True), Contents(pixels=[]))
     network = build_model(model, CLASSES, int(width)).eval()
-    segmenter = Segmenter.around(TorchBackend(network, preprocess, WORLD.device), dataset.labels)
+    segmenter = Segmenter.around(in_memory(network, preprocess, WORLD.device), dataset.labels)
 
     def work() -> None:
         validate(segmenter, dataset, int(batch), WORLD)

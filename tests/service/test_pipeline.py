@@ -246,6 +246,21 @@ def test_metrics_tell_stages_queue_batches_models_and_what_went_wrong(serve) -> 
     assert "process_resident_memory_bytes" in told
 
 
+@pytest.mark.parametrize("query", ["", "flip=true", "resolution=native", "output=overlay"])
+def test_a_back_end_that_keeps_its_logits_on_the_device_serves_what_it_evaluates(serve, checkpoint: Path, query: str) -> None:
+    client = serve(backend="torch-fp16", device="cpu,cpu")
+    with ThreadPoolExecutor(6) as pool:
+        replies = list(pool.map(lambda _: client.post(f"/segment?output=labels&{query}", content=png(150, 200)), range(6)))
+    assert {reply.headers["segment-backend"] for reply in replies} == {"torch-fp16"}
+    assert len({reply.content for reply in replies}) == 1
+    if query != "output=overlay":
+        rgb = cv2.imdecode(np.frombuffer(png(150, 200), np.uint8), cv2.IMREAD_COLOR_RGB)
+        how = How("native" in query, "flip" in query)
+        expected = Segmenter(checkpoint, "cpu", "torch-fp16").many([rgb], how=how)[0]
+        found = cv2.imdecode(np.frombuffer(replies[0].content, np.uint8), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(found, expected)
+
+
 @pytest.mark.parametrize("query", ["resolution=native", "flip=true", "resolution=native&flip=true"])
 def test_native_resolution_and_flip_are_what_the_segmenter_gives(serve, checkpoint: Path, query: str) -> None:
     client = serve()

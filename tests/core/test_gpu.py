@@ -1,0 +1,139 @@
+"""The back end for GPUs, on a GPU where there is one, and all but CUDA graphs on the CPU: the masks of the exact one."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from core.backends import gpu
+from core.backends.gpu import GpuBackend, open_gpu
+from core.backends.half import agreement, like_photographs
+from core.backends.torch_ import TorchBackend
+from core.enlarge import label_map
+from core.errors import InputError
+from core.models import build_model
+from core.segmenter import How, Segmenter
+from core.transforms import Preprocess
+from tests.conftest import make_checkpoint
+
+CUDA = ["cuda"] if torch.cuda.is_available() else []
+DEVICES = ["cpu", *CUDA]
+WAYS = [
+    (device, way)
+    for device in DEVICES
+    for way in ("torch", "torch-fp16", *["torch-graphs", "torch-fp16-graphs"] * (device in CUDA))
+]
+PREPROCESS = Preprocess(mode="stretch", size=(64, 96), stride=8)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return build_model("ddunet", width=4).eval()
+
+
+def pictures(count: int, height: int = 48, width: int = 64) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("size", [(120, 200), (48, 64), (20, 31), (200, 20), (1, 1)])
+def test_labels_are_those_of_enlarging_on_the_host(device: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "BAND", 19 * 200 * 7)  # several bands, the last one shorter
+    backend = GpuBackend(network(), PREPROCESS, torch.device(device))
+    logits = torch.randn(19, 48, 64, generator=torch.Generator().manual_seed(0))
+    labels = backend.label(logits.to(device), size)
+    whole = F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0]
+    two = whole.topk(2, 0).values
+    sure = (two[0] - two[1] > 1e-5).numpy()
+    assert labels.dtype == np.uint8 and sure.mean() > 0.99
+    assert np.array_equal(labels[sure], whole.argmax(0).numpy()[sure])
+    assert np.array_equal(labels[sure], label_map(logits.numpy(), size)[sure])
+
+
+@pytest.mark.parametrize(("device", "way"), WAYS)
+def test_logits_have_the_same_bits_in_any_batch_and_after_other_shapes(device: str, way: str) -> None:
+    backend, batch = GpuBackend(network(), PREPROCESS, torch.device(device), name=way), pictures(gpu.LANES + 2)
+    alone = [backend.host(backend.forward(picture[None])[0]) for picture in batch]
+    backend.forward(pictures(3, 40, 80))
+    together = [backend.host(logits) for logits in backend.forward(batch)]
+    assert all(map(np.array_equal, alone, together))
+    assert not np.array_equal(alone[0], alone[1])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_fp32_gives_the_logits_of_the_back_end_for_cpus(device: str) -> None:
+    here, there = TorchBackend(network(), PREPROCESS), GpuBackend(network(), PREPROCESS, torch.device(device))
+    for a, b in zip(here.forward(pictures(2)), there.forward(pictures(2)), strict=True):
+        assert np.allclose(a, there.host(b), rtol=0, atol=1e-3 * (device in CUDA))  # on a CPU they are the same bits
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["unet", "r2unet", "ddunet"])
+def test_half_precision_keeps_the_masks_of_what_ships(device: str, name: str) -> None:
+    full, half = (Segmenter(name, device, way).backend for way in ("torch", "torch-fp16"))
+    assert agreement(half, full, 1) >= gpu.AGREEMENT
+
+
+def test_the_head_and_what_lies_between_convolutions_stay_in_fp32() -> None:
+    halved = GpuBackend(network(), PREPROCESS, torch.device("cpu"), name="torch-fp16").network
+    found = {type(m).__name__: {p.dtype for p in m.parameters()} for n, m in halved.named_modules() if n != "head"}
+    assert found["Conv2d"] == found["ConvTranspose2d"] == {torch.float16}
+    assert found["BatchNorm2d"] == {p.dtype for p in halved.head.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("scale", "chosen"), [(1, "torch-fp16"), (1e6, "torch")])
+def test_half_precision_is_chosen_where_it_keeps_the_mask(device: str, scale: float, chosen: str) -> None:
+    model = Segmenter("ddunet", "cpu", "torch").backend.network
+    with torch.no_grad():  # larger than half precision can tell, and no matter to what follows
+        model.encoder[0][0][1].weight *= scale
+        model.encoder[0][0][1].bias *= scale
+        model.encoder[0][1][1].running_mean *= scale
+        model.encoder[0][1][1].running_var *= scale**2
+    backend = open_gpu(model, Preprocess(stride=8), torch.device(device), "its digest", "auto")
+    assert (backend.name, backend.digest) == (chosen, "its digest")
+    exact = GpuBackend(copy.deepcopy(model).float(), Preprocess(stride=8), torch.device(device))
+    assert agreement(backend, exact, 1) >= gpu.AGREEMENT
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_compiled_it_gives_the_same_masks_or_says_what_is_lacking(device: str, checkpoint: Path) -> None:
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        with pytest.raises(InputError, match=r"torch-compiled can't run here \(.+\); expected torch"):
+            Segmenter(checkpoint, device, "torch-compiled")
+        return
+    compiled, exact = (Segmenter(checkpoint, device, way) for way in ("torch-compiled", "torch"))
+    assert compiled.backend.name == "torch-compiled"
+    for size in ((64, 64), (50, 90)):
+        (rgb,) = pictures(1, *size)
+        assert np.mean(compiled(rgb) == exact(rgb)) >= 0.999
+
+
+def test_without_a_compiler_the_name_says_what_would_work(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    torch._dynamo.reset()
+    with pytest.raises(InputError, match=r"torch-compiled can't run here \(.+\); expected torch, torch-fp16 or what it lacks"):
+        Segmenter(checkpoint, "cpu", "torch-compiled")
+
+
+def test_graphs_without_a_gpu_are_refused(checkpoint: Path) -> None:
+    with pytest.raises(InputError, match="torch-fp16-graphs: CUDA graphs need a GPU, and not cpu; expected"):
+        Segmenter(checkpoint, "cpu", "torch-fp16-graphs")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("how", [How(), How(flip=True), How(native=True), How(native=True, flip=True)])
+def test_every_way_through_the_network_is_open(device: str, how: How, tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "c.safetensors", "unet")
+    halved, exact = Segmenter(path, device, "torch-fp16"), Segmenter(path, "cpu", "torch")
+    photos = list(like_photographs((90, 120), 2))
+    for a, b in zip(halved.many(photos, how=how), exact.many(photos, how=how), strict=True):
+        assert a.shape == b.shape and np.mean(a == b) > 0.97
