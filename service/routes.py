@@ -15,7 +15,8 @@ from service.evaluations import Evaluations, Job
 from service.gone import ClientGone, unless_gone
 from service.models import Models
 from service.problems import CODES, Problem
-from service.segmenting import Format, Output, Segmenting, Wish
+from service.segmenting import Segmenting
+from service.stages import Format, Output, Wish
 from service.telemetry import CONTENT_TYPE, Telemetry
 from service.upload import read_picture
 
@@ -99,7 +100,7 @@ async def segment(
                     loaded = await unless_gone(request, run_in_threadpool(models.get, model))
                 reply = segmenting.segment(data, loaded, Wish(output, format, How(resolution == "native", flip)), ticket)
                 del data  # the pipeline lets go of it as soon as it is decoded
-                content, media_type, timing = await unless_gone(request, reply)
+                (content, media_type), timing = await unless_gone(request, reply)
     except (ClientGone, ClientDisconnect):
         return Response(status_code=CLIENT_GONE)
     headers = {

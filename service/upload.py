@@ -6,10 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 
 from fastapi import Request
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 
+from service.form import parse_form
 from service.problems import Problem
 
 # a client that is still sending would see a reset instead of the reply, so the rest is read and thrown away
@@ -30,7 +28,7 @@ async def read_picture(request: Request, max_bytes: int, require_room: Callable[
         raise Problem("content_encoding", "a Content-Encoding is not taken; send the picture as it is")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return await _from_form(request.headers, await read_body(request, max_bytes), max_bytes)
+        return _from_form(request.headers["content-type"], await read_body(request, max_bytes))
     if kind and not kind.startswith("image/") and kind != "application/octet-stream":
         raise Problem("unsupported_media_type", f"this content type is not taken; {HOW}")
     data = await read_body(request, max_bytes)
@@ -71,27 +69,17 @@ async def _drain(stream: AsyncGenerator[bytes]) -> None:
         return
 
 
-async def _from_form(headers: Headers, body: bytes, max_bytes: int) -> bytes:
-    async def stream() -> AsyncGenerator[bytes]:
-        yield body
-
-    boundary = parse_options_header(headers["content-type"])[1].get(b"boundary", b"")
-    if boundary and b"--" + boundary + b"--" not in body:
-        raise Problem("malformed_body", f"the multipart body is cut off: its last boundary is missing; {HOW}")
-    parser = MultiPartParser(headers, stream(), max_files=8, max_fields=8)
-    parser.spool_max_size = max_bytes  # the body is in memory already: nothing is spooled to disk
+def _from_form(content_type: str, body: bytes) -> bytes:
     try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError) as error:
+        parts = [(part, part.disposition()) for part in parse_form(content_type, body)]
+    except ValueError as error:
         raise Problem("malformed_body", f"the multipart body can't be read ({error}); {HOW}") from None
-    files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
+    files = [(part, told) for part, told in parts if b"filename" in told]
     if len(files) > 1:
         raise Problem("too_many_files", f"{len(files)} files came; expected one, in the part `file`")
-    part = form.get("file")
-    if not isinstance(part, UploadFile):
-        raise Problem("no_file", f"the form has no file in a part named `file`; {HOW}")
-    data = await part.read()
-    await form.close()
+    data = [part.content() for part, told in files if told.get(b"name") == b"file"]
     if not data:
+        raise Problem("no_file", f"the form has no file in a part named `file`; {HOW}")
+    if not data[0]:
         raise Problem("empty_file", f"the file in the part `file` is empty; {HOW}")
-    return data
+    return data[0]

@@ -101,7 +101,7 @@ def test_a_model_that_can_t_be_loaded_is_listed_and_answers_503(serve, tmp_path:
 
 def test_a_fault_of_the_service_is_a_problem_with_the_request_s_id(serve, monkeypatch: pytest.MonkeyPatch) -> None:
     client = serve()
-    monkeypatch.setattr("service.segmenting.encode_labels", lambda *_: 1 / 0)
+    monkeypatch.setattr("service.stages.masks.indexed_png", lambda *_: 1 / 0)
     reply = client.post("/segment", content=png())
     assert (reply.status_code, reply.json()["code"]) == (500, "internal_error")
     assert reply.json()["request_id"] == reply.headers["x-request-id"]

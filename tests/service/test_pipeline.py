@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import re
 import threading
@@ -21,8 +22,10 @@ from fastapi.testclient import TestClient
 from core.segmenter import How, Segmenter
 from service.admission import Admission
 from service.app import create_app
+from service.flow import Flow
 from service.problems import Problem
 from service.settings import load_settings
+from service.stages import Segmentation
 from service.worker import BACKGROUND, USER, Workers
 from tests.service.conftest import Gate, shut
 
@@ -223,6 +226,19 @@ def test_a_client_that_goes_is_given_up_before_inference(checkpoint: Path, tmp_p
     finally:
         server.should_exit = True
         thread.join()
+
+
+@pytest.mark.parametrize("query", ["", "?output=overlay", "?resolution=native", "?flip=true"])
+def test_nothing_of_a_request_stays_when_it_is_answered(serve, query: str) -> None:
+    client = serve()
+    client.post(f"/segment{query}", content=png())
+    gc.collect()
+    gc.disable()  # what is in a circle would stay until it runs
+    try:
+        assert client.post(f"/segment{query}", content=png()).status_code == 200
+        until(lambda: not any(type(held) in (Segmentation, Flow) for held in gc.get_objects()), 5)
+    finally:
+        gc.enable()
 
 
 def test_metrics_tell_stages_queue_batches_models_and_what_went_wrong(serve) -> None:

@@ -1,0 +1,142 @@
+"""One photograph through the stages of `/segment`: decode, queue, forward, label, encode.
+
+Between the stages goes what the next one needs and nothing else, so that what waits takes little memory.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Executor, wait
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from core import masks
+from core.backends import Logits
+from core.errors import ImageError
+from core.images import RGB, decode_photo
+from core.masks import Labels
+from core.segmenter import PLAIN, How
+from core.transforms import Size
+from service.admission import Ticket
+from service.flow import Flow
+from service.models import Loaded
+from service.problems import Problem
+from service.settings import Settings
+from service.timing import Timing
+from service.worker import Workers
+
+Output = Literal["mask", "labels", "overlay", "json"]
+Format = Literal["jpeg", "png"]
+Reply = tuple[bytes, str]  # and its media type
+LOOK_S = 0.1  # between two looks whether a photograph that takes several runs is still wanted
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a request wants to have back."""
+
+    output: Output = "mask"
+    style: Format = "jpeg"
+    how: How = PLAIN
+
+
+class Pools(NamedTuple):
+    """Where the stages run."""
+
+    decoders: Executor
+    workers: Workers
+    encoders: Executor
+    tilers: Executor  # what takes several runs of the network
+
+
+class Segmentation:
+    """One photograph on its way; `timing` tells what each stage took."""
+
+    def __init__(self, data: bytes, model: Loaded, wish: Wish, ticket: Ticket, settings: Settings, pools: Pools) -> None:
+        self.model, self.wish, self.ticket, self.settings, self.pools = model, wish, ticket, settings, pools
+        self.timing = Timing()
+        self._data = data
+        self._photo: RGB | None = None  # for an overlay
+        self._flow: Flow[Reply] = Flow(self.timing, ticket)
+
+    async def reply(self) -> Reply:
+        """Go all the way. Raises Problem. Cancelled, it begins no stage any more, and ends when the one that runs ends."""
+        if self.wish.how == PLAIN:
+            self._flow.begin(self.pools.decoders, self._prepare)
+        else:
+            self._flow.begin(self.pools.tilers, self._several)
+        return await self._flow.result()
+
+    def _decode(self) -> RGB:
+        self.ticket.require_time()
+        data, self._data = self._data, b""
+        with self.timing.of("decode"):
+            try:
+                photo = decode_photo(data, self.settings.max_pixels, self.settings.max_side, self.ticket.weigh)
+            except ImageError as error:
+                raise Problem(error.code, str(error)) from None
+        self._photo = photo if self.wish.output == "overlay" else None
+        return photo
+
+    def _prepare(self) -> None:
+        photo = self._decode()
+        with self.timing.of("decode"):
+            x = self.model.segmenter.prepare(photo)
+        size, began = (photo.shape[0], photo.shape[1]), time.perf_counter()
+        waiting = self.pools.workers.submit(self.model.segmenters, x, deadline=self.ticket.deadline)
+        self._flow.follow(waiting, lambda outcome: self._inferred(*outcome, began, size))
+
+    def _inferred(self, logits: Logits, waited: float, began: float, size: Size) -> None:
+        self.timing.add("queue", waited)
+        self.timing.add("forward", time.perf_counter() - began - waited)
+        self._flow.begin(self.pools.encoders, lambda: self._label(logits, size))
+
+    def _label(self, logits: Logits, size: Size) -> None:
+        with self.timing.of("label"):
+            labels = self.model.segmenter.label(logits, size)
+        self._encode(labels)
+
+    def _several(self) -> None:
+        photo, segmenter = self._decode(), self.model.segmenter
+        with self.timing.of("label", less="forward"):
+            if self.wish.how.native:
+                labels = segmenter.by_tiles(photo, self._logits_of, flip=self.wish.how.flip)
+            else:
+                (logits,) = segmenter.flipped([segmenter.prepare(photo)], self._logits_of)
+                labels = segmenter.label(logits, (photo.shape[0], photo.shape[1]))
+        self._encode(labels)
+
+    def _logits_of(self, inputs: Sequence[RGB]) -> list[Logits]:
+        """Logits of several inputs, which go to the workers side by side.
+
+        The deadline is for the first of them: what has begun is brought to its end, unless the client goes.
+        """
+        deadline = None if "forward" in self.timing.stages else self.ticket.deadline
+        with self.timing.of("forward"):
+            waiting = [self.pools.workers.submit(self.model.segmenters, x, deadline=deadline) for x in inputs]
+            try:
+                while wait(waiting, LOOK_S).not_done:
+                    if self.ticket.given_up:
+                        raise CancelledError
+                return [future.result()[0] for future in waiting]
+            finally:
+                for future in waiting:  # where one of them failed, nobody needs the others
+                    future.cancel()
+
+    def _encode(self, labels: Labels) -> None:
+        with self.timing.of("encode"):
+            reply = self._encoded(labels)
+        self._flow.end(reply)
+
+    def _encoded(self, labels: Labels) -> Reply:
+        space = self.model.segmenter.labels
+        if self.wish.output == "labels":
+            return masks.grey_png(labels), "image/png"
+        if self.wish.output == "json":
+            return json.dumps(masks.description(labels, space), separators=(",", ":")).encode(), "application/json"
+        if self._photo is None:
+            return masks.indexed_png(labels, space), "image/png"
+        mixed = masks.overlay(self._photo, labels, space)
+        return (masks.photo_jpeg(mixed), "image/jpeg") if self.wish.style == "jpeg" else (masks.photo_png(mixed), "image/png")
