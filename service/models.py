@@ -107,7 +107,10 @@ class Models:
     def _load(self, model: Model) -> Loaded:
         try:
             checkpoint = read_checkpoint(model.path, model.name)
-            segmenters = tuple(Segmenter(checkpoint, device, self.settings.backend) for device in self.devices)
+            first = Segmenter(checkpoint, self.devices[0], self.settings.backend)
+            # whichever worker answers, the reply names one back end
+            others = (Segmenter(checkpoint, device, first.backend.name) for device in self.devices[1:])
+            segmenters = (first, *others)
         except CheckpointError as error:
             model.error = str(error)
         except InputError:

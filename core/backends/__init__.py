@@ -54,11 +54,11 @@ class Backend(ABC):
 
     def label(self, logits: Logits, size: Size) -> npt.NDArray[np.uint8]:
         """Logits (K, h, w) to class indices (H, W) uint8: enlarged bilinearly, then argmax."""
-        return label_map(logits, size)
+        return label_map(self.host(logits), size)
 
     def host(self, logits: Logits) -> npt.NDArray[np.float32]:
-        """Logits (K, h, w) as an array."""
-        array: npt.NDArray[np.float32] = logits
+        """Logits (K, h, w), those of another back end as well, as an array."""
+        array: npt.NDArray[np.float32] = logits if isinstance(logits, np.ndarray) else logits.cpu().numpy()
         return array
 
 

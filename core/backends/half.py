@@ -10,7 +10,8 @@ from core.transforms import Size
 
 
 def halve(network: nn.Module) -> None:
-    """Half precision for convolutions, not for what comes between them, nor for the head, whose logits decide."""
+    """Half precision for convolutions but the head, whose logits decide; what lies between takes it from them, with batch
+    norm's statistics and factors in fp32."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             if name == "head":

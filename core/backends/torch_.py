@@ -49,7 +49,8 @@ def in_memory(network: nn.Module, preprocess: Preprocess, device: torch.device) 
         return TorchBackend(network, preprocess)
     from core.backends.gpu import GpuBackend
 
-    return GpuBackend(network, preprocess, device)
+    # on the stream that training uses, whose memory no other stream could take
+    return GpuBackend(network, preprocess, device, lanes=1)
 
 
 def open_torch(checkpoint: Checkpoint, device: str = "auto", name: str = "auto") -> Backend:

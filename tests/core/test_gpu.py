@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import shutil
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from torch.nn import functional as F
 from core.backends import gpu
 from core.backends.gpu import GpuBackend, open_gpu
 from core.backends.half import agreement, like_photographs
-from core.backends.torch_ import TorchBackend
+from core.backends.torch_ import TorchBackend, in_memory
 from core.enlarge import label_map
 from core.errors import InputError
 from core.models import build_model
@@ -58,7 +61,10 @@ def test_labels_are_those_of_enlarging_on_the_host(device: str, size: tuple[int,
 
 
 @pytest.mark.parametrize(("device", "way"), WAYS)
-def test_logits_have_the_same_bits_in_any_batch_and_after_other_shapes(device: str, way: str) -> None:
+def test_logits_have_the_same_bits_in_any_batch_and_after_other_shapes(
+    device: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.backends.lanes.SHAPES", 1)  # graphs of one shape give way to those of another
     backend, batch = GpuBackend(network(), PREPROCESS, torch.device(device), name=way), pictures(gpu.LANES + 2)
     alone = [backend.host(backend.forward(picture[None])[0]) for picture in batch]
     backend.forward(pictures(3, 40, 80))
@@ -81,7 +87,7 @@ def test_half_precision_keeps_the_masks_of_what_ships(device: str, name: str) ->
     assert agreement(half, full, 1) >= gpu.AGREEMENT
 
 
-def test_the_head_and_what_lies_between_convolutions_stay_in_fp32() -> None:
+def test_the_head_and_batch_norm_stay_in_fp32() -> None:
     halved = GpuBackend(network(), PREPROCESS, torch.device("cpu"), name="torch-fp16").network
     found = {type(m).__name__: {p.dtype for p in m.parameters()} for n, m in halved.named_modules() if n != "head"}
     assert found["Conv2d"] == found["ConvTranspose2d"] == {torch.float16}
@@ -116,12 +122,51 @@ def test_compiled_it_gives_the_same_masks_or_says_what_is_lacking(device: str, c
         assert np.mean(compiled(rgb) == exact(rgb)) >= 0.999
 
 
-def test_without_a_compiler_the_name_says_what_would_work(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
-    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+def test_without_a_compiler_the_name_says_what_would_work(checkpoint: Path) -> None:
     torch._dynamo.reset()
-    with pytest.raises(InputError, match=r"torch-compiled can't run here \(.+\); expected torch, torch-fp16 or what it lacks"):
+    lacking = torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True})
+    expected = r"torch-compiled can't run here \(.+\); expected torch, torch-fp16 or what it lacks"
+    with lacking, pytest.raises(InputError, match=expected):
         Segmenter(checkpoint, "cpu", "torch-compiled")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_compiled_it_takes_many_shapes_in_whichever_thread(device: str) -> None:
+    if not shutil.which("g++"):
+        return
+    backend = GpuBackend(nn.Conv2d(3, 19, 1), PREPROCESS, torch.device(device), name="torch-compiled")
+    with ThreadPoolExecutor(1) as pool:
+        for width in range(8, 20):
+            assert pool.submit(backend.forward, pictures(1, 8, width)).result()[0].shape == (19, 8, width)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_network_that_is_let_go_is_gone_at_once(device: str) -> None:
+    gc.disable()
+    try:
+        backend = GpuBackend(network(), PREPROCESS, torch.device(device))
+        backend.forward(pictures(1))
+        seen = weakref.ref(backend.network)
+        del backend
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_in_training_the_weights_of_the_moment_are_run(device: str) -> None:
+    trained, photos = network().to(device), pictures(1)
+    backend = in_memory(trained, PREPROCESS, torch.device(device))
+    before = backend.host(backend.forward(photos)[0])
+    with torch.no_grad():
+        trained.head.bias += 1
+    assert np.allclose(backend.host(backend.forward(photos)[0]), before + 1, atol=1e-4)
+    assert {p.dtype for p in trained.parameters()} == {torch.float32}
+
+
+def test_logits_of_another_device_s_worker_are_taken_by_any_back_end() -> None:
+    logits = torch.randn(19, 48, 64)
+    assert np.array_equal(TorchBackend(network(), PREPROCESS).label(logits, (90, 120)), label_map(logits.numpy(), (90, 120)))
 
 
 def test_graphs_without_a_gpu_are_refused(checkpoint: Path) -> None:
