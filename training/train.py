@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from core.datasets import listing
 from core.errors import InputError
+from core.memory import keep_freed_memory
 from core.models import MODELS
 from training.config import TrainConfig, load_config, settle
 from training.data import Survey
@@ -25,7 +26,6 @@ from training.distributed import join, restarts
 from training.launcher import STOPPED, job, launch, processes_to_launch, read_orders, stopped_before
 from training.loading import EpochBatches
 from training.lock import only_writer
-from training.memory import keep_freed_memory
 from training.network import new_network
 from training.paths import require_folder
 from training.run_folder import RunFolder

@@ -15,10 +15,13 @@ from core.backends import TORCH, Backend, Pictures
 from core.checkpoint import Checkpoint
 from core.errors import CheckpointError, InputError
 from core.labels import VOID
+from core.memory import keep_freed_memory
 from core.models import MODELS, build_model
 from core.tensorfile import Tensors
 from core.threads import CPU_THREADS
 from core.transforms import Preprocess
+
+KEPT = 256 << 20  # bytes that stay with the process between two pictures
 
 
 class TorchBackend(Backend):
@@ -65,6 +68,8 @@ def open_torch(checkpoint: Checkpoint, device: str = "auto", name: str = "auto")
     network = build_model(architecture.name, classes, architecture.width).eval()
     load_state(network, checkpoint)
     chosen, preprocess = choose_device(device), checkpoint.card.preprocess
+    if chosen.type == "cpu":
+        keep_freed_memory(KEPT)
     if chosen.type == "cpu" and name in ("auto", TORCH):
         return TorchBackend(network, preprocess, checkpoint.digest)
     from core.backends.gpu import open_gpu

@@ -21,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from core import threads
 from core.backends.torch_ import in_memory
 from core.datasets import open_dataset
+from core.memory import keep_freed_memory
 from core.models import build_model
 from core.models.r2unet import RecurrentResidualBlock
 from core.segmenter import Segmenter
@@ -33,7 +34,6 @@ from training.distributed import World
 from training.kept import Contents, Kept, KeptDataset
 from training.loading import Batch, EpochBatches, Loader
 from training.losses import Loss
-from training.memory import keep_freed_memory
 from training.step import Step, Sums
 from training.validation import validate
 

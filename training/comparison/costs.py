@@ -15,6 +15,7 @@ from torch.optim import Adam
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.checkpoint import Architecture
+from core.memory import keep_freed_memory
 from core.models import build_model
 from core.transforms import Size
 from training.comparison.contestants import Contestant
@@ -22,7 +23,7 @@ from training.comparison.peak import Peak
 from training.distributed import World
 from training.loading import Batch
 from training.losses import Loss
-from training.memory import keep_freed_memory, out_of_memory
+from training.memory import out_of_memory
 from training.network import use_bf16
 from training.progress import bar
 from training.step import Step, Sums
