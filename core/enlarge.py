@@ -1,4 +1,4 @@
-"""Logits at the network's size to a label map at the picture's size: bilinear, then argmax, worked out at borders only."""
+"""Array at the network's size to a label map at the picture's size: bilinear, then argmax, worked out at borders only."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from core.transforms import Size
 
-Logits = npt.NDArray[np.float32]  # (K, h, w)
+Array = npt.NDArray[np.float32]
 MIXED_AT_MOST = 0.5  # of the cells: beyond it, working out all of them at once is faster
 
 
-def label_map(logits: Logits, size: Size) -> npt.NDArray[np.uint8]:
+def label_map(logits: Array, size: Size) -> npt.NDArray[np.uint8]:
     """(K, h, w) float32 logits to (H, W) uint8 class indices: bilinear with half-pixel centres, then argmax.
 
     Between four neighbours whose best class is the same, every bilinear mix of them has that class too: mixing keeps
@@ -63,7 +63,7 @@ class _Cells:
         return cls(low, high, of, count, pixels, (position - floor).astype(np.float32)[pixels])
 
 
-def _argmax(logits: Logits) -> npt.NDArray[np.uint8]:
+def _argmax(logits: Array) -> npt.NDArray[np.uint8]:
     """numpy.argmax over the classes, several times as fast."""
     best, labels = logits[0].copy(), np.zeros(logits.shape[1:], np.uint8)
     for k in range(1, len(logits)):
@@ -82,7 +82,7 @@ def _differ(best: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
 
 
 def _label_cells(
-    logits: Logits,
+    logits: Array,
     rows: _Cells,
     columns: _Cells,
     i: npt.NDArray[np.intp],
@@ -105,7 +105,7 @@ def _label_cells(
     labels[rows.pixels[i][:, :, None], columns.pixels[j][:, None, :]] = found
 
 
-def _between_two(values: Logits, possible: npt.NDArray[np.bool_], down: Logits, right: Logits) -> npt.NDArray[np.uint8]:
+def _between_two(values: Array, possible: npt.NDArray[np.bool_], down: Array, right: Array) -> npt.NDArray[np.uint8]:
     """Labels (n, r, s) of cells in which two classes can win, most of all: the sign of their difference tells which does."""
     first, last = possible.argmax(0), len(possible) - 1 - possible[::-1].argmax(0)
     cells = np.arange(values.shape[2])
@@ -115,7 +115,7 @@ def _between_two(values: Logits, possible: npt.NDArray[np.bool_], down: Logits, 
     return found
 
 
-def _among_many(values: Logits, possible: npt.NDArray[np.bool_], down: Logits, right: Logits) -> npt.NDArray[np.uint8]:
+def _among_many(values: Array, possible: npt.NDArray[np.bool_], down: Array, right: Array) -> npt.NDArray[np.uint8]:
     """Labels (n, r, s) of cells in which any number of classes can win."""
     best = np.full((values.shape[2], down.shape[1], right.shape[2]), -np.inf, np.float32)
     found = np.zeros(best.shape, np.uint8)
@@ -128,7 +128,7 @@ def _among_many(values: Logits, possible: npt.NDArray[np.bool_], down: Logits, r
     return found
 
 
-def _mix(corners: npt.NDArray[np.float32], down: Logits, right: Logits) -> npt.NDArray[np.float32]:
+def _mix(corners: npt.NDArray[np.float32], down: Array, right: Array) -> npt.NDArray[np.float32]:
     """Corners (4, n) to the bilinear values (n, r, s) between them, by weights (n, r, 1) and (n, 1, s)."""
     upper_left, upper_right, lower_left, lower_right = corners[:, :, None, None]
     left = upper_left + (lower_left - upper_left) * down
@@ -136,7 +136,7 @@ def _mix(corners: npt.NDArray[np.float32], down: Logits, right: Logits) -> npt.N
     return mixed
 
 
-def _label_all(logits: Logits, size: Size) -> npt.NDArray[np.uint8]:
+def _label_all(logits: Array, size: Size) -> npt.NDArray[np.uint8]:
     """Enlarge or shrink every channel whole, one at a time, so that the memory is that of two of them and not of K."""
     width_height = (size[1], size[0])
     best = cv2.resize(logits[0], width_height, interpolation=cv2.INTER_LINEAR)
@@ -148,7 +148,7 @@ def _label_all(logits: Logits, size: Size) -> npt.NDArray[np.uint8]:
     return labels
 
 
-def confidence(logits: Logits, size: Size) -> npt.NDArray[np.float32]:
+def confidence(logits: Array, size: Size) -> npt.NDArray[np.float32]:
     """(K, h, w) float32 logits to the probability (H, W) float32, 1/K..1, of the class that `label_map` gives each pixel:
     the largest softmax of the enlarged logits."""
     width_height = (size[1], size[0])

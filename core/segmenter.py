@@ -112,7 +112,8 @@ class Segmenter:
         tile = (max(stride, size[0] // stride * stride), max(stride, size[1] // stride * stride))
 
         def through(inputs: Sequence[RGB]) -> Sequence[npt.NDArray[np.float32]]:
-            return self.flipped(inputs, logits_of) if flip else [self.backend.host(logits) for logits in logits_of(inputs)]
+            logits = self.flipped(inputs, logits_of) if flip else logits_of(inputs)
+            return [self.backend.host(each) for each in logits]
 
         labels = np.empty(rgb.shape[:2], np.uint8)
         for top, logits in bands(rgb, tile, through):
@@ -120,11 +121,10 @@ class Segmenter:
             labels[top : top + rows] = self.label(logits, (rows, rgb.shape[1]), threshold)
         return labels
 
-    def flipped(self, inputs: Sequence[RGB], logits_of: LogitsOf) -> list[npt.NDArray[np.float32]]:
+    def flipped(self, inputs: Sequence[RGB], logits_of: LogitsOf) -> list[Logits]:
         """The mean of the logits of each input and of its mirror image, turned back."""
-        both = [self.backend.host(logits) for logits in logits_of([*inputs, *(x[:, ::-1] for x in inputs)])]
-        half = np.float32(0.5)
-        return [half * (a + b[..., ::-1]) for a, b in zip(both[: len(inputs)], both[len(inputs) :], strict=True)]
+        both = logits_of([*inputs, *(x[:, ::-1] for x in inputs)])
+        return [self.backend.with_mirrored(*pair) for pair in zip(both[: len(inputs)], both[len(inputs) :], strict=True)]
 
     def label_all(self, logits: Sequence[Logits], sizes: Sequence[Size], threshold: float | None = None) -> list[Labels]:
         """`label` for several photographs, side by side."""

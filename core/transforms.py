@@ -62,7 +62,7 @@ class Preprocess(BaseModel):
         return x
 
     def __call__(self, rgb: RGB) -> npt.NDArray[np.float32]:
-        """Photograph (H, W, 3) uint8 RGB to network input (3, H', W') float32."""
+        """Photograph (H, W, 3) uint8 RGB to (3, H', W') float32 at the network's size, normalised."""
         return self.normalise(self.resize(rgb))
 
     def restore(self, x: npt.NDArray[np.float32]) -> RGB:

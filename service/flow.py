@@ -51,6 +51,8 @@ class Flow(Generic[Result]):
             then(ended.result())
         except BaseException as error:  # whoever waits for the result gets it
             self._result.set_exception(error)
+        finally:
+            del ended  # which holds the error, whose traceback holds what is here
 
     async def result(self) -> Result:
         """The result, or what a stage raised. Cancelled, begin no stage any more, and end when the one that runs ends,
@@ -64,3 +66,5 @@ class Flow(Generic[Result]):
                     future.cancel()
                 await asyncio.sleep(0.01)
             raise
+        finally:
+            del self._result  # another such circle, with what the stage that failed had in its hands

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.backends import OPENVINO, choose_backend, gpus
+from core.backends import OPENVINO, TORCH, choose_backend, gpus
 from core.checkpoint import SUFFIX, Card, Checkpoint, best_of, read_checkpoint, shipped
 from core.errors import CheckpointError, InputError
 from core.segmenter import Segmenter
@@ -56,6 +56,8 @@ class Models:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.devices = find_devices(settings.device, settings.backend)
+        mixed = len({device == "cpu" for device in self.devices}) > 1
+        self.backend = TORCH if mixed and settings.backend == "auto" else settings.backend  # what both can run
         self.models = {name: Model(name, path) for name, path in find_models(settings.checkpoints).items()}
         self.default = settings.model or next(iter(self.models))
         if self.default not in self.models:
@@ -107,7 +109,7 @@ class Models:
     def _load(self, model: Model) -> Loaded:
         try:
             checkpoint = read_checkpoint(model.path, model.name)
-            first = Segmenter(checkpoint, self.devices[0], self.settings.backend)
+            first = Segmenter(checkpoint, self.devices[0], self.backend)
             # whichever worker answers, the reply names one back end
             others = (Segmenter(checkpoint, device, first.backend.name) for device in self.devices[1:])
             segmenters = (first, *others)
@@ -126,7 +128,7 @@ class Models:
 
     def _told_of(self, model: Model, checkpoint: Checkpoint) -> None:
         model.card, model.checkpoint = checkpoint.card, checkpoint.digest
-        model.backend, model.digest = choose_backend(checkpoint, self.devices[0], self.settings.backend)
+        model.backend, model.digest = choose_backend(checkpoint, self.devices[0], self.backend)
 
     def describe(self) -> dict[str, Any]:
         """What `GET /models` answers."""

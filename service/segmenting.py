@@ -14,7 +14,7 @@ from service.telemetry import Telemetry
 from service.timing import Timing
 from service.worker import Workers
 
-TILERS = 2  # photographs that go by tiles at once: each holds a band of logits, and two keep a device busy
+TILERS = 2  # for each device, photographs that take several runs: each holds a band of logits, and two keep it busy
 
 
 class Segmenting:
@@ -28,7 +28,7 @@ class Segmenting:
             decoders=ThreadPoolExecutor(settings.threads, "decode"),
             workers=self.workers,
             encoders=ThreadPoolExecutor(settings.threads, "encode"),
-            tilers=ThreadPoolExecutor(TILERS, "tiles"),
+            tilers=ThreadPoolExecutor(TILERS * devices, "tiles"),
         )
         telemetry.watch(lambda: self.admission.requests, lambda: self.admission.pixels, lambda: len(self.workers))
 

@@ -31,7 +31,9 @@ class Settings(BaseSettings):
     )
     model: str | None = Field(None, description="name of the default model; the first one found where not told")
     device: str = Field(
-        "auto", description="auto (all GPUs, the CPU where there is none), cpu, cuda:N, or some separated by commas"
+        "auto",
+        description="auto (all GPUs, the CPU where there is none), cpu, cuda:N, or some separated by commas"
+        " (where both kinds are among them, `auto` is torch)",
     )
     backend: str = Field("auto", description=f"auto, {', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}")
     data: Path | None = Field(None, description="data set that /evaluate scores on")

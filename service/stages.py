@@ -25,7 +25,7 @@ from service.models import Loaded
 from service.problems import Problem
 from service.settings import Settings
 from service.timing import Timing
-from service.worker import Workers
+from service.worker import Done, Workers
 
 Output = Literal["mask", "labels", "overlay", "json"]
 Format = Literal["jpeg", "png"]
@@ -106,6 +106,7 @@ class Segmentation:
             else:
                 (logits,) = segmenter.flipped([segmenter.prepare(photo)], self._logits_of)
                 labels = segmenter.label(logits, (photo.shape[0], photo.shape[1]))
+        self._require_client()
         self._encode(labels)
 
     def _logits_of(self, inputs: Sequence[RGB]) -> list[Logits]:
@@ -113,17 +114,24 @@ class Segmentation:
 
         The deadline is for the first of them: what has begun is brought to its end, unless the client goes.
         """
-        deadline = None if "forward" in self.timing.stages else self.ticket.deadline
+        first = "forward" not in self.timing.stages
         with self.timing.of("forward"):
-            waiting = [self.pools.workers.submit(self.model.segmenters, x, deadline=deadline) for x in inputs]
+            waiting: list[Done] = []
             try:
+                for x in inputs:
+                    self._require_client()
+                    deadline = self.ticket.deadline if first and not waiting else None
+                    waiting.append(self.pools.workers.submit(self.model.segmenters, x, deadline=deadline))
                 while wait(waiting, LOOK_S).not_done:
-                    if self.ticket.given_up:
-                        raise CancelledError
+                    self._require_client()
                 return [future.result()[0] for future in waiting]
             finally:
                 for future in waiting:  # where one of them failed, nobody needs the others
                     future.cancel()
+
+    def _require_client(self) -> None:
+        if self.ticket.given_up:
+            raise CancelledError
 
     def _encode(self, labels: Labels) -> None:
         with self.timing.of("encode"):

@@ -124,6 +124,7 @@ class Worker:
                     if first.priority == BACKGROUND:
                         self._background = time.monotonic()
                     return batch
+                del first  # while it waits, nothing of what nobody wants any more
 
     def _waits_for_a_gap(self, item: Item) -> bool:
         if item.priority == USER or self._stopping or self.quiet():

@@ -56,6 +56,11 @@ class Backend(ABC):
         """Logits (K, h, w) to class indices (H, W) uint8: enlarged bilinearly, then argmax."""
         return label_map(self.host(logits), size)
 
+    def with_mirrored(self, logits: Logits, mirrored: Logits) -> Logits:
+        """The mean of logits (K, h, w) and of those of the mirror image, turned back."""
+        mean: npt.NDArray[np.float32] = np.float32(0.5) * (self.host(logits) + self.host(mirrored)[..., ::-1])
+        return mean
+
     def host(self, logits: Logits) -> npt.NDArray[np.float32]:
         """Logits (K, h, w), those of another back end as well, as an array."""
         array: npt.NDArray[np.float32] = logits if isinstance(logits, np.ndarray) else logits.cpu().numpy()

@@ -1,4 +1,4 @@
-"""The PyTorch back end on a GPU: photographs go there as bytes and come back as label maps."""
+"""The PyTorch back end on a GPU: photographs go there as bytes and come back as label maps (tiles as logits)."""
 
 from __future__ import annotations
 
@@ -85,9 +85,14 @@ class GpuBackend(Backend):
         return logits[0].float().contiguous()
 
     @torch.inference_mode()
+    def with_mirrored(self, logits: Logits, mirrored: Logits) -> Logits:
+        """The mean of logits (K, h, w) and of those of the mirror image, turned back."""
+        return 0.5 * (logits + mirrored.to(logits.device).flip(-1))
+
+    @torch.inference_mode()
     def label(self, logits: Logits, size: Size) -> npt.NDArray[np.uint8]:
         """Logits (K, h, w) to class indices (H, W) uint8, enlarged where they are, a band of rows at a time."""
-        if isinstance(logits, np.ndarray):  # of tiles or mirror images, put together here
+        if isinstance(logits, np.ndarray):  # of tiles, put together here
             return super().label(logits, size)
         labels = torch.empty(size, dtype=torch.uint8, pin_memory=self._cuda)
         rows = max(1, BAND // (len(logits) * size[1]))

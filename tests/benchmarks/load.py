@@ -43,7 +43,7 @@ def post(connection: http.client.HTTPConnection, body: bytes, seen: Seen, late: 
         connection.request("POST", "/segment", body, headers)
         reply = connection.getresponse()
         content = reply.read()
-    except OSError:
+    except (OSError, http.client.HTTPException):
         connection.close()
         seen.errors += 1
         return

@@ -130,10 +130,9 @@ def test_without_a_compiler_the_name_says_what_would_work(checkpoint: Path) -> N
         Segmenter(checkpoint, "cpu", "torch-compiled")
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++; .ci/run installs it")
 @pytest.mark.parametrize("device", DEVICES)
 def test_compiled_it_takes_many_shapes_in_whichever_thread(device: str) -> None:
-    if not shutil.which("g++"):
-        return
     backend = GpuBackend(nn.Conv2d(3, 19, 1), PREPROCESS, torch.device(device), name="torch-compiled")
     with ThreadPoolExecutor(1) as pool:
         for width in range(8, 20):

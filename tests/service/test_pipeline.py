@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from service.app import create_app
 from service.flow import Flow
 from service.problems import Problem
 from service.settings import load_settings
-from service.stages import Segmentation
+from service.stages import Segmentation, Wish
 from service.worker import BACKGROUND, USER, Workers
 from tests.service.conftest import Gate, shut
 
@@ -229,16 +229,29 @@ def test_a_client_that_goes_is_given_up_before_inference(checkpoint: Path, tmp_p
 
 
 @pytest.mark.parametrize("query", ["", "?output=overlay", "?resolution=native", "?flip=true"])
-def test_nothing_of_a_request_stays_when_it_is_answered(serve, query: str) -> None:
-    client = serve()
-    client.post(f"/segment{query}", content=png())
+@pytest.mark.parametrize(("picture", "status"), [(png(), 200), (png()[:60], 422), (png(400, 300), 413)])
+def test_nothing_of_a_request_stays_when_it_is_answered(serve, query: str, picture: bytes, status: int) -> None:
+    client = serve(max_pixels=100_000)
+    client.post(f"/segment{query}", content=picture)
     gc.collect()
     gc.disable()  # what is in a circle would stay until it runs
     try:
-        assert client.post(f"/segment{query}", content=png()).status_code == 200
+        assert client.post(f"/segment{query}", content=picture).status_code == status
         until(lambda: not any(type(held) in (Segmentation, Flow) for held in gc.get_objects()), 5)
     finally:
         gc.enable()
+
+
+def test_a_photograph_of_many_tiles_whose_client_has_gone_is_given_up_between_them(serve) -> None:
+    client = serve()
+    model, segmenting = client.app.state.models.get(), client.app.state.segmenting
+    with segmenting.admission.entered() as ticket:
+        segmentation = Segmentation(png(), model, Wish(how=How(native=True)), ticket, segmenting.settings, segmenting._pools)
+        assert len(segmentation._logits_of([np.zeros((64, 64, 3), np.uint8)] * 3)) == 3
+        ticket.given_up = True
+        with pytest.raises(CancelledError):
+            segmentation._logits_of([np.zeros((64, 64, 3), np.uint8)])
+    assert not len(segmenting.workers)
 
 
 def test_metrics_tell_stages_queue_batches_models_and_what_went_wrong(serve) -> None:
@@ -262,19 +275,17 @@ def test_metrics_tell_stages_queue_batches_models_and_what_went_wrong(serve) -> 
     assert "process_resident_memory_bytes" in told
 
 
-@pytest.mark.parametrize("query", ["", "flip=true", "resolution=native", "output=overlay"])
+@pytest.mark.parametrize("query", ["", "flip=true", "resolution=native"])
 def test_a_back_end_that_keeps_its_logits_on_the_device_serves_what_it_evaluates(serve, checkpoint: Path, query: str) -> None:
     client = serve(backend="torch-fp16", device="cpu,cpu")
     with ThreadPoolExecutor(6) as pool:
         replies = list(pool.map(lambda _: client.post(f"/segment?output=labels&{query}", content=png(150, 200)), range(6)))
     assert {reply.headers["segment-backend"] for reply in replies} == {"torch-fp16"}
     assert len({reply.content for reply in replies}) == 1
-    if query != "output=overlay":
-        rgb = cv2.imdecode(np.frombuffer(png(150, 200), np.uint8), cv2.IMREAD_COLOR_RGB)
-        how = How("native" in query, "flip" in query)
-        expected = Segmenter(checkpoint, "cpu", "torch-fp16").many([rgb], how=how)[0]
-        found = cv2.imdecode(np.frombuffer(replies[0].content, np.uint8), cv2.IMREAD_UNCHANGED)
-        assert np.array_equal(found, expected)
+    rgb = cv2.imdecode(np.frombuffer(png(150, 200), np.uint8), cv2.IMREAD_COLOR_RGB)
+    expected = Segmenter(checkpoint, "cpu", "torch-fp16").many([rgb], how=How("native" in query, "flip" in query))[0]
+    found = cv2.imdecode(np.frombuffer(replies[0].content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(found, expected)
 
 
 @pytest.mark.parametrize("query", ["resolution=native", "flip=true", "resolution=native&flip=true"])

@@ -9,7 +9,7 @@ import pytest
 import core.checkpoint
 from core.checkpoint import read_checkpoint, shipped
 from core.errors import InputError
-from service.models import find_models
+from service.models import Models, find_models
 from service.settings import load_settings
 from tests.conftest import make_checkpoint
 
@@ -56,6 +56,12 @@ def test_models_tell_classes_colours_scores_and_digest(serve, checkpoint: Path) 
     assert (model["architecture"], model["loaded"], model["error"]) == ("ddunet", True, None)
     assert model["digest"] == read_checkpoint(checkpoint).digest
     assert model["labels"]["classes"][10] == {"name": "sky", "colour": [70, 130, 180]}
+
+
+def test_cpu_and_gpu_together_answer_by_torch(checkpoint: Path) -> None:
+    settings = load_settings(checkpoints=[checkpoint], device="cpu,cuda:0")
+    assert Models(settings).backend == "torch"
+    assert Models(load_settings(checkpoints=[checkpoint], device="cpu,cpu")).backend == "auto"
 
 
 def test_alive_and_ready(serve) -> None:

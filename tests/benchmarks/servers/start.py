@@ -61,9 +61,9 @@ class Server:
 
     @property
     def memory(self) -> float:
-        """Resident bytes of its processes."""
+        """Resident bytes of its processes; what several of them share counts once (Linux's PSS)."""
         whole = psutil.Process(self.process.pid)
-        return float(sum(process.memory_info().rss for process in (whole, *whole.children(recursive=True))))
+        return float(sum(process.memory_full_info().pss for process in (whole, *whole.children(recursive=True))))
 
     def close(self) -> None:
         os.killpg(self.process.pid, signal.SIGTERM)
