@@ -60,11 +60,10 @@ def write_artefact(folder: Path, card: ArtefactCard, files: dict[str, bytes]) ->
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     document = card.model_copy(update={"files": hashes}).model_dump(mode="json")
     own = tensorfile.digest(document, {})
-    text = json.dumps({**document, "digest": own}, indent=2, ensure_ascii=False) + "\n"
     new, old = temporary_beside(folder), temporary_beside(folder)
     make_folder(new)
     try:
-        for name, data in {**files, CARD: text.encode()}.items():
+        for name, data in {**files, CARD: _written(document, own)}.items():
             write_atomically(new / name, [data])
         if folder.exists():
             folder.rename(old)
@@ -101,10 +100,15 @@ def read_artefact(folder: Path, source: str) -> Artefact:
     return Artefact(folder, card, own, files)
 
 
+def _written(document: dict[str, Any], digest: str) -> bytes:
+    return (json.dumps({**document, "digest": digest}, indent=2, ensure_ascii=False) + "\n").encode()
+
+
 def _read_card(folder: Path) -> tuple[ArtefactCard, str]:
     path = folder / CARD
     try:
-        document: dict[str, Any] = dict(json.loads(tensorfile.read_bytes(path)))
+        data = tensorfile.read_bytes(path)
+        document: dict[str, Any] = dict(json.loads(data))
         own = document.pop("digest", None)
         card = ArtefactCard.model_validate(document)
     except ValidationError as error:
@@ -113,6 +117,7 @@ def _read_card(folder: Path) -> tuple[ArtefactCard, str]:
         raise
     except (ValueError, TypeError, RecursionError):
         raise CheckpointError(f"{path}: not the card of an artefact: no JSON object") from None
-    if own != tensorfile.digest(document, {}):
+    # 1e-05 and 1E-05 are one number and one digest: a card is taken only as it was written
+    if own != tensorfile.digest(document, {}) or data != _written(document, own):
         raise CheckpointError(f"{path}: damaged: it does not match its digest; copy it again, or export it again")
     return card, own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from core.errors import ImageError, InputError
 RGB = npt.NDArray[np.uint8]  # (H, W, 3), red first, 0..255
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 16_384
+MAX_SCANS = 100  # of a JPEG: each takes as long as a picture, and fits into some bytes
+# of JPEG segments: what lies between these (RSTn, FF00, reserved ones) is passed over without a length by decoders
+MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 # libpng and libjpeg would print a line for each damaged byte of an upload
@@ -50,6 +54,8 @@ def decode_photo(
         )
     if frames > 1:
         raise ImageError(f"the picture has {frames} frames; expected one: send a still picture", "animated_image")
+    if scans(data) > MAX_SCANS:
+        raise ImageError(f"the picture comes in more than {MAX_SCANS} scans; save it anew")
     weigh(width * height)
     try:
         rgb = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
@@ -66,11 +72,29 @@ def _read_header(data: bytes) -> tuple[int, int, int]:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as picture:
             frames = 1 if picture.format in ("JPEG", "MPO") else int(getattr(picture, "n_frames", 1))
             return picture.width, picture.height, frames
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning can be made an error
         raise ImageError(f"the picture has too many pixels ({error}); send a smaller one", "too_large") from None
     except Exception as error:  # Pillow raises many kinds on damaged files: OSError, SyntaxError, KeyError, ...
         reason = "its header can't be read" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ImageError(f"the picture is damaged ({reason})") from None
+
+
+def scans(data: bytes) -> int:
+    """The scans of a JPEG, those of thumbnails and of further pictures after its end left out; 0 of another format.
+
+    As soon as there are more than MAX_SCANS, that is what is told.
+    """
+    if not data.startswith(b"\xff\xd8") or data.count(b"\xff\xda") <= MAX_SCANS:
+        return 0
+    found, place = 0, 2
+    while found <= MAX_SCANS and (marker := MARKER.search(data, place)):
+        place = marker.end()
+        kind = data[place - 1]
+        if kind == 0xD9:  # the end
+            break
+        found += kind == 0xDA
+        place += int.from_bytes(data[place : place + 2], "big")
+    return found
 
 
 def _describe(data: bytes) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core.artefact import beside, read_artefact
 from core.backends import choose_backend
 from core.checkpoint import read_checkpoint
 from core.datasets import open_dataset
@@ -54,6 +55,23 @@ def test_logits_have_the_same_bits_in_any_batch(made: Path, photo: np.ndarray, b
     x = segmenter.prepare(photo)
     alone, first, second = segmenter.forward(x[None])[0], *segmenter.forward(np.stack([x, x[:, ::-1].copy()]))
     assert np.array_equal(alone, first) and not np.array_equal(alone, second)
+
+
+def test_every_single_bit_flip_is_noticed(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(beside(made, "int8"), tmp_path / "m.int8")
+    digest, rng, noticed = read_checkpoint(made).digest, np.random.default_rng(0), 0
+    for path in sorted((tmp_path / "m.int8").iterdir()):
+        data = path.read_bytes()
+        for place in rng.integers(0, len(data), 134):
+            damaged = bytearray(data)
+            damaged[place] ^= 1 << int(rng.integers(8))
+            path.write_bytes(damaged)
+            with pytest.raises(CheckpointError, match=r"m\.int8"):
+                read_artefact(tmp_path / "m.int8", digest)
+            noticed += 1
+        path.write_bytes(data)
+    assert noticed >= 400
+    assert read_artefact(tmp_path / "m.int8", digest).card.precision == "int8"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 65), (64, 64)])
@@ -153,7 +171,7 @@ from pathlib import Path
 from fastapi.testclient import TestClient
 from service.app import create_app
 from service.settings import load_settings
-settings = load_settings(checkpoints=[Path({str(made)!r})], state=Path({str(tmp_path)!r}), device="cpu")
+settings = load_settings(checkpoints=[Path({str(made)!r})], state=Path({str(tmp_path)!r}), device="cpu", allowed_hosts="*")
 with TestClient(create_app(settings)) as client:
     while client.get("/readyz").status_code != 200:
         time.sleep(0.01)
