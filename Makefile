@@ -31,18 +31,23 @@ $(VENV)/servers/.ready: $(READY) tests/benchmarks/servers/requirements.txt
 bench: $(VENV)/servers/.ready ## the figures of docs/performance.md, measured side by side: half an hour
 	$(BIN)/python -m tests.benchmarks
 
-soak: $(READY) ## kill training fifty times, strike a save at each of its system calls (needs strace): half an hour
+soak: $(READY) ## kills of training by the dozen, saves struck at each system call (needs strace), the service's bad days: three quarters of an hour
 	$(BIN)/python -m tests.soak
+	OPENAPI_EXAMPLES=500 $(BIN)/python -m pytest -q -s tests/service/test_openapi.py
 
 serve: $(READY) ## serve what lies in runs/ on http://localhost:8000
 	$(BIN)/python -m service
 
-check: $(READY) ## formatting, lint, types, container files
+check: $(READY) ## formatting, lint, types, container files, known holes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/hadolint --failure-threshold warning Dockerfile.train Dockerfile.serve
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/bandit --quiet --recursive --severity-level medium core service training
+	@if $(BIN)/python -c "import urllib.request as r; r.urlopen('https://pypi.org/pypi/pip/json', timeout=10)" 2>/dev/null; \
+	then $(BIN)/pip-audit --progress-spinner off --disable-pip --require-hashes -r requirements-serve.txt -r requirements-train.txt; \
+	else echo "pip-audit: its database can't be reached; not asked"; fi
 
 lock: ## pin the newest releases that fit pyproject.toml, with their hashes
 	for set in serve train; do \

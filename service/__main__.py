@@ -19,6 +19,7 @@ from fastapi import FastAPI
 
 from core.errors import InputError
 from service.app import create_app
+from service.protocol import Protocol
 from service.settings import PREFIX, Settings, load_settings
 
 PROBES = re.compile(r"GET /(healthz|readyz) ")
@@ -31,6 +32,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal came."""
         app: FastAPI = self.config.app  # type: ignore[assignment]
+        app.state.ready = False
         if evaluations := getattr(app.state, "evaluations", None):
             evaluations.stop()
         super().handle_exit(sig, frame)
@@ -61,13 +63,13 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    # h11: its limits on headers are what the parser of uvicorn's default lacks
+    # on h11: its limits on headers are what the parser of uvicorn's default lacks
     server = Server(
         uvicorn.Config(
             app,
             settings.host,
             settings.port,
-            http="h11",
+            http=Protocol,
             ws="none",
             log_config=None,
             server_header=False,

@@ -1,11 +1,11 @@
-"""Admission: how many requests and megapixels may be inside at once; whoever comes beyond is told when to try again."""
+"""Admission: how many requests, megapixels and bytes may be inside at once; whoever comes beyond is told when to try again."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from service.problems import Problem, deadline_passed
@@ -17,9 +17,9 @@ SMOOTHING = 0.1  # of the mean time between two that leave
 class Admission:
     """Counts what is inside; safe from any thread."""
 
-    def __init__(self, max_requests: int, max_pixels: int, seconds: float = math.inf) -> None:
-        self.max_requests, self.max_pixels, self.seconds = max_requests, max_pixels, seconds
-        self.requests = self.pixels = 0
+    def __init__(self, max_requests: int, max_pixels: int, seconds: float = math.inf, max_bytes: float = math.inf) -> None:
+        self.max_requests, self.max_pixels, self.seconds, self.max_bytes = max_requests, max_pixels, seconds, max_bytes
+        self.requests = self.pixels = self.bytes = 0
         self._lock = threading.Lock()
         self._emptied = -math.inf  # when the last one left
         self._pace = 0.0  # seconds from one that leaves to the next, while others wait
@@ -33,6 +33,28 @@ class Admission:
         """Raise Problem 503 `overloaded` where one more would be too many."""
         if self.requests >= self.max_requests:
             raise self._full(f"{self.requests} requests are inside")
+
+    @contextmanager
+    def uploading(self) -> Iterator[Callable[[int], None]]:
+        """Tell how many bytes of a body have come: they count until the end, and before its request is inside.
+
+        Whoever sends slowly takes no request's place. More than there is room for: Problem 503 `overloaded`.
+        """
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            with self._lock:
+                if self.bytes + size > self.max_bytes:
+                    raise self._full(f"{self.bytes / 1e6:.0f} MB of uploads are inside")
+                self.bytes += size
+                held += size
+
+        try:
+            yield hold
+        finally:
+            with self._lock:
+                self.bytes -= held
 
     @contextmanager
     def entered(self) -> Iterator[Ticket]:

@@ -8,17 +8,19 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import numpy as np
 from fastapi import FastAPI, Request
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core import __version__
 from core.errors import InputError
 from service import problems
 from service.evaluations import Evaluations, job_folder
+from service.guard import Guard
 from service.models import Models
 from service.problems import Problem
 from service.routes import router
@@ -30,6 +32,8 @@ log = logging.getLogger("service")
 
 
 OnUnusable = Callable[[str, int], None]
+# of its replies, for pages of other sites
+EXPOSED = ["Segment-Model", "Segment-Digest", "Segment-Backend", "Server-Timing", "X-Request-ID", "Location", "Retry-After"]
 
 
 def create_app(settings: Settings, on_unusable: OnUnusable = lambda *_: None) -> FastAPI:
@@ -67,9 +71,19 @@ def create_app(settings: Settings, on_unusable: OnUnusable = lambda *_: None) ->
     app.state.models = models
     app.state.telemetry = Telemetry()
     app.state.ready = False
+    app.state.reloading = asyncio.Lock()
     app.include_router(router)
     problems.install(app)
+    app.add_middleware(Guard, settings=settings)
     app.add_middleware(RequestIds)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=EXPOSED,
+        )
     return app
 
 
@@ -77,8 +91,7 @@ async def _warm(app: FastAPI, models: Models, on_unusable: OnUnusable) -> None:
     """Load the default model and let it answer once; only then is the service ready."""
     try:
         loaded = await run_in_threadpool(models.get)
-        blank = np.zeros((64, 128, 3), np.uint8)
-        await app.state.segmenting.warm(loaded, blank)
+        await app.state.segmenting.warm(loaded)
     except InputError as error:
         on_unusable(str(error), 2)
     except Problem:
@@ -111,11 +124,18 @@ class RequestIds:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"  # a browser must not guess at what goes out
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_id)
+        except asyncio.CancelledError:  # the service was told to stop, and this took longer than it waits for
+            if not begun:
+                await problems.reply(Request(scope), problems.shutting_down())(scope, receive, send_with_id)
+        except ClientDisconnect:  # nobody is there to be told
+            return
         except Exception:
             log.exception("request %s failed", request_id)
             if begun:

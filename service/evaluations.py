@@ -10,7 +10,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from errno import EACCES
@@ -23,12 +23,12 @@ from core import evaluation
 from core.datasets import FolderDataset, Sample, list_splits, open_dataset
 from core.errors import InputError, first_fault
 from core.evaluation import CheckpointInfo, Report
-from core.files import write_atomically
+from core.files import remove_temporaries, write_atomically
 from core.images import RGB
 from core.masks import Labels
 from core.transforms import Size
 from service.models import Loaded
-from service.problems import Problem
+from service.problems import Problem, shutting_down
 from service.worker import BACKGROUND, Workers
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
@@ -36,6 +36,7 @@ NICE = 15  # of 19
 BATCH = 1  # photographs at a time: a user's picture waits for few of them
 QUIET_S = 1.0  # after a request an evaluation rests between its photographs for so long
 REST = 2.0  # times what it worked
+EVENTS_S = 0.25  # between two looks whether a job has changed
 
 log = logging.getLogger("service")
 
@@ -72,6 +73,10 @@ class Stopped(Exception):
     """The service is going down; the job is interrupted."""
 
 
+class Cancelled(Exception):
+    """Somebody does not want the job any more."""
+
+
 def job_folder(state: Path) -> Path:
     """Where the jobs lie, made where it is not there. Raises InputError where it can't be written to."""
     folder = state / "evaluations"
@@ -95,6 +100,7 @@ class Evaluations:
         self._futures: dict[str, Future[None]] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._cancelled: set[str] = set()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="evaluation", initializer=_step_back)
 
     def restore(self) -> None:
@@ -104,6 +110,7 @@ class Evaluations:
                 list_splits(self.data)
         except InputError as error:  # not the end: the rest of the service does without
             log.warning("SEGMENT_DATA: %s; /evaluate will answer no_data", error)
+        remove_temporaries(self.folder)
         for path in sorted(self.folder.glob("*.json")):
             try:
                 job = Job.model_validate_json(path.read_bytes())
@@ -149,7 +156,10 @@ class Evaluations:
             )
             self._store(job)  # first: a job that can't be written is not begun
             self._jobs[job.id] = job
-            self._futures[job.id] = self._pool.submit(self._run, job, model, dataset)
+            try:
+                self._futures[job.id] = self._pool.submit(self._run, job, model, dataset)
+            except RuntimeError:  # the pool takes no more
+                raise shutting_down() from None
         return job
 
     def _open(self, split: str) -> FolderDataset:
@@ -165,12 +175,41 @@ class Evaluations:
 
     async def wait(self, job: Job) -> Report:
         """Wait until a job has ended, without a thread. Raises Problem 500 `evaluation_failed` where it has no report."""
-        future = self._futures[job.id]
-        if not future.cancelled():
-            await asyncio.shield(asyncio.wrap_future(future))
+        await self._ended(job)
+        if job.state == "cancelled":
+            raise Problem("evaluation_cancelled", f"somebody ended the evaluation before it was done; see /evaluate/{job.id}")
+        if job.state == "interrupted" or job.active:
+            raise shutting_down()
         if job.report is None:
             raise Problem("evaluation_failed", f"the evaluation ended without a report ({job.state}); see /evaluate/{job.id}")
         return job.report
+
+    async def cancel(self, job: Job) -> None:
+        """End a job, and return when it has ended. Raises Problem 409 `evaluation_finished`."""
+        if not job.active:
+            raise Problem("evaluation_finished", f"this evaluation has ended already ({job.state})")
+        self._cancelled.add(job.id)
+        if self._futures[job.id].cancel():  # it had not begun
+            self._change(job, state="cancelled", finished=_now())
+        await self._ended(job)
+        if job.state != "cancelled":
+            raise Problem("evaluation_finished", f"this evaluation has ended meanwhile ({job.state})")
+
+    async def _ended(self, job: Job) -> None:
+        """Wait until a job's thread is through with it, without a thread; one that was never begun is."""
+        await asyncio.wait((asyncio.wrap_future(self._futures[job.id]),))
+
+    async def events(self, job: Job) -> AsyncIterator[Job]:
+        """The job at once, whenever it has changed, and when it has ended."""
+        told = None
+        while True:
+            active, now = job.active, (job.state, job.progress.done)
+            if now != told:
+                yield job
+            if not active or (self._stopping.is_set() and job.state == "queued"):
+                return
+            told = now
+            await asyncio.sleep(EVENTS_S)
 
     def jobs(self) -> list[Job]:
         """All jobs, the newest first."""
@@ -194,6 +233,8 @@ class Evaluations:
                 backend=model.segmenter.backend.name,
             )
             self._change(job, report=evaluation.report(tally, info, dataset), finished=_now(), state="done")
+        except Cancelled:
+            self._change(job, state="cancelled", finished=_now())
         except Stopped:
             self._change(job, state="interrupted", finished=_now())
         except InputError as error:
@@ -223,6 +264,8 @@ class Evaluations:
     def _progress(self, job: Job) -> Callable[[int, Sequence[Sample]], None]:
         def progress(done: int, _: Sequence[Sample]) -> None:
             job.progress = Progress(done=done, total=job.progress.total)
+            if job.id in self._cancelled:
+                raise Cancelled
             if self._stopping.is_set():
                 raise Stopped
 

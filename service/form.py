@@ -33,6 +33,8 @@ def parse_form(content_type: str, body: bytes) -> list[Part]:
         raise ValueError("no boundary is told")
     if body.rfind(b"--" + boundary + b"--") < 0:  # from the end, where it is
         raise ValueError("it is cut off: its last boundary is missing")
+    if body.count(b"\r\n--" + boundary) > MOST + 1:  # content has no such lines; to try each would take seconds
+        raise ValueError(f"it has more than {MOST} parts")
     parts: list[Part] = []
     name, value = bytearray(), bytearray()
 

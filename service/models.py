@@ -28,6 +28,7 @@ class Model:
 
     name: str
     path: Path
+    root: Path  # the source that it was found in
     card: Card | None = None
     checkpoint: str = ""  # its digest
     backend: str = ""
@@ -40,9 +41,15 @@ class Loaded:
     """A model ready to answer, with the digest of what was loaded."""
 
     name: str
-    architecture: str
     digest: str
     segmenters: tuple[Segmenter, ...]  # one for each device
+    card: Card
+    checkpoint: str  # its digest
+
+    @property
+    def architecture(self) -> str:
+        """For reports."""
+        return self.card.architecture.name
 
     @property
     def segmenter(self) -> Segmenter:
@@ -58,7 +65,10 @@ class Models:
         self.devices = find_devices(settings.device, settings.backend)
         mixed = len({device == "cpu" for device in self.devices}) > 1
         self.backend = TORCH if mixed and settings.backend == "auto" else settings.backend  # what both can run
-        self.models = {name: Model(name, path) for name, path in find_models(settings.checkpoints).items()}
+        self.models = {
+            name: Model(name, path, next((s for s in settings.checkpoints if path.is_relative_to(s)), path))
+            for name, path in find_models(settings.checkpoints).items()
+        }
         self.default = settings.model or next(iter(self.models))
         if self.default not in self.models:
             raise InputError(f"SEGMENT_MODEL: no model {self.default!r}; found: {', '.join(self.models)}")
@@ -71,6 +81,7 @@ class Models:
         for model in self.models.values():
             if model.card is None and model.error is None:
                 try:
+                    _require_inside(model)
                     self._told_of(model, read_checkpoint(model.path, model.name))
                 except CheckpointError as error:
                     model.error = str(error)
@@ -88,17 +99,35 @@ class Models:
         """The model, loaded; slow the first time. Raises Problem: 404 `unknown_model`, 503 `model_unusable`."""
         name = name or self.default
         if name not in self.models:
-            raise Problem("unknown_model", f"there is no model of this name; known: {', '.join(self.models)}")
+            raise self._unknown()
         ready = self._recent(name)
         if ready:
             return ready
         with self._loading:  # one at a time; those that are loaded are answered meanwhile
             ready = self._recent(name) or self._load(self.models[name])
-            with self._lock:
-                self._loaded[name] = ready
-                while len(self._loaded) > self.settings.max_loaded:
-                    self._loaded.popitem(last=False)
+            self.replace(ready)
             return ready
+
+    def read_again(self, name: str) -> Loaded:
+        """The model as its file is now, not yet in place of the one that answers. Raises as `get` does."""
+        if name not in self.models:
+            raise self._unknown()
+        with self._loading:
+            return self._load(self.models[name])
+
+    def replace(self, fresh: Loaded) -> None:
+        """Let requests that come from now on be answered by this one; those inside keep theirs."""
+        model, backend = self.models[fresh.name], fresh.segmenter.backend
+        with self._lock:
+            model.card, model.checkpoint, model.error = fresh.card, fresh.checkpoint, None
+            model.backend, model.digest = backend.name, backend.digest
+            self._loaded[fresh.name] = fresh
+            self._loaded.move_to_end(fresh.name)
+            while len(self._loaded) > self.settings.max_loaded:
+                self._loaded.popitem(last=False)
+
+    def _unknown(self) -> Problem:
+        return Problem("unknown_model", f"there is no model of this name; known: {', '.join(self.models)}")
 
     def _recent(self, name: str) -> Loaded | None:
         with self._lock:
@@ -108,6 +137,7 @@ class Models:
 
     def _load(self, model: Model) -> Loaded:
         try:
+            _require_inside(model)
             checkpoint = read_checkpoint(model.path, model.name)
             first = Segmenter(checkpoint, self.devices[0], self.backend)
             # whichever worker answers, the reply names one back end
@@ -121,9 +151,7 @@ class Models:
             log.exception("the model %s could not be loaded", model.name)
             model.error = f"{type(error).__name__}: the service's log holds the rest"
         else:
-            model.card, model.checkpoint, model.error = checkpoint.card, checkpoint.digest, None
-            model.backend, model.digest = segmenters[0].backend.name, segmenters[0].backend.digest
-            return Loaded(model.name, checkpoint.card.architecture.name, model.digest, segmenters)
+            return Loaded(model.name, first.backend.digest, segmenters, checkpoint.card, checkpoint.digest)
         raise Problem("model_unusable", f"the model {model.name} can't be used; GET /models tells why")
 
     def _told_of(self, model: Model, checkpoint: Checkpoint) -> None:
@@ -133,6 +161,10 @@ class Models:
     def describe(self) -> dict[str, Any]:
         """What `GET /models` answers."""
         return {"default": self.default, "models": [self._describe(model) for model in self.models.values()]}
+
+    def describe_one(self, name: str) -> dict[str, Any]:
+        """One of them."""
+        return self._describe(self.models[name])
 
     def _describe(self, model: Model) -> dict[str, Any]:
         card = model.card
@@ -164,6 +196,12 @@ class Models:
             "devices": loaded and [segmenter.backend.device for segmenter in loaded.segmenters],
             "error": model.error,
         }
+
+
+def _require_inside(model: Model) -> None:
+    """Raise CheckpointError where a link leads out of the folder that the operator named; a file that he named may be one."""
+    if model.root.is_dir() and not model.path.resolve().is_relative_to(model.root.resolve()):
+        raise CheckpointError(f"{model.path}: a link that leads out of {model.root}; name its target in SEGMENT_CHECKPOINTS")
 
 
 def find_devices(wish: str, backend: str = "auto") -> list[str]:

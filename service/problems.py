@@ -14,12 +14,19 @@ from starlette.exceptions import HTTPException
 CODES = {
     "bad_request": 400,
     "malformed_body": 400,
+    "unknown_host": 400,
     "too_many_files": 400,
+    "no_key": 401,
+    "foreign_origin": 403,
+    "wrong_role": 403,
     "not_found": 404,
     "unknown_evaluation": 404,
     "unknown_model": 404,
     "unknown_split": 404,
     "method_not_allowed": 405,
+    "slow_body": 408,
+    "evaluation_cancelled": 409,
+    "evaluation_finished": 409,
     "evaluation_running": 409,
     "labels_differ": 409,
     "no_data": 409,
@@ -38,6 +45,7 @@ CODES = {
     "model_unusable": 503,
     "not_ready": 503,
     "overloaded": 503,
+    "shutting_down": 503,
 }
 
 
@@ -53,6 +61,11 @@ class Problem(Exception):
 def deadline_passed() -> Problem:
     """For a request that has been inside for too long."""
     return Problem("deadline_passed", "the service was too busy to answer in time; try again later", {"Retry-After": "5"})
+
+
+def shutting_down() -> Problem:
+    """For a request that the service's end does not leave time for."""
+    return Problem("shutting_down", "the service ends; send it again in a moment", {"Retry-After": "10"})
 
 
 def reply(request: Request, problem: Problem) -> JSONResponse:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -20,6 +22,7 @@ from service.stages import Format, Output, Wish
 from service.telemetry import CONTENT_TYPE, Telemetry
 from service.upload import read_picture
 
+log = logging.getLogger("service")
 router = APIRouter()
 CLIENT_GONE = 499  # nobody reads it but the log
 PRINTABLE = "".join(chr(code) for code in range(32, 127) if chr(code) != "%")
@@ -92,8 +95,8 @@ async def segment(
     telemetry: Telemetry = request.app.state.telemetry
     name = model or models.default
     try:
-        with telemetry.counted(name if name in models.models else "unknown"):
-            data = await read_picture(request, segmenting.settings.max_bytes, segmenting.admission.require_room)
+        with telemetry.counted(name if name in models.models else "unknown"), segmenting.admission.uploading() as hold:
+            data = await read_picture(request, segmenting.settings.max_bytes, segmenting.admission.require_room, hold)
             with segmenting.admission.entered() as ticket:
                 loaded = models.ready(model)
                 if loaded is None:
@@ -116,6 +119,22 @@ async def segment(
 async def models(request: Request) -> JSONResponse:
     """Every model: architecture, classes with colours, scores, digest, whether it is loaded, what is wrong with it."""
     return JSONResponse(request.app.state.models.describe())
+
+
+@router.post("/models/{name}/reload", responses=_errors("unknown_model", "model_unusable"))
+async def reload(request: Request, name: str) -> JSONResponse:
+    """Serve what the model's file holds now. Requests under way end with what they began with; where the new file can't
+    be used, so do those that follow."""
+    models: Models = request.app.state.models
+    async with request.app.state.reloading:  # of two at once the later one rules
+        fresh = await run_in_threadpool(models.read_again, name)
+        try:
+            await request.app.state.segmenting.warm(fresh)
+        except Exception:
+            log.exception("the model %s, read again, could not answer", name)
+            raise Problem("model_unusable", f"the model {name} could not answer; the one before goes on") from None
+        models.replace(fresh)
+    return JSONResponse(models.describe_one(name))
 
 
 @router.post(
@@ -158,6 +177,31 @@ async def get_evaluation(request: Request, job_id: str) -> Job:
     """State, progress and, once done, the report."""
     job: Job = request.app.state.evaluations.job(job_id)
     return job
+
+
+@router.get(
+    "/evaluate/{job_id}/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}}, **_errors("unknown_evaluation")},
+)
+async def follow_evaluation(request: Request, job_id: str) -> StreamingResponse:
+    """Server-sent events: the evaluation without its report, now, at every progress, and at its end; `event` is its state."""
+    evaluations: Evaluations = request.app.state.evaluations
+    job = evaluations.job(job_id)
+
+    async def lines() -> AsyncIterator[str]:
+        async for now in evaluations.events(job):
+            yield f"event: {now.state}\ndata: {now.model_dump_json(exclude={'report'})}\n\n"
+
+    return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+
+@router.delete("/evaluate/{job_id}", status_code=204, responses=_errors("unknown_evaluation", "evaluation_finished"))
+async def cancel_evaluation(request: Request, job_id: str) -> Response:
+    """End an evaluation that has not ended."""
+    evaluations: Evaluations = request.app.state.evaluations
+    await evaluations.cancel(evaluations.job(job_id))
+    return Response(status_code=204)
 
 
 @router.get("/healthz")

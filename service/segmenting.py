@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from core.images import RGB
+import numpy as np
+
 from service.admission import Admission, Ticket
 from service.models import Loaded
 from service.settings import Settings
@@ -22,7 +23,9 @@ class Segmenting:
 
     def __init__(self, settings: Settings, devices: int, telemetry: Telemetry) -> None:
         self.settings, self.telemetry = settings, telemetry
-        self.admission = Admission(settings.queue, int(settings.queue_megapixels * 1e6), settings.deadline)
+        self.admission = Admission(
+            settings.queue, int(settings.queue_megapixels * 1e6), settings.deadline, settings.queue_bytes
+        )
         self.workers = Workers(devices, quiet=lambda: not self.admission.requests, batched=telemetry.batch.observe)
         self._pools = Pools(
             decoders=ThreadPoolExecutor(settings.threads, "decode"),
@@ -48,8 +51,8 @@ class Segmenting:
             self.telemetry.stage.labels(stage).observe(seconds)
         return reply, segmentation.timing
 
-    async def warm(self, model: Loaded, rgb: RGB) -> None:
+    async def warm(self, model: Loaded) -> None:
         """Let every worker's network answer once: the first run is slower than those that follow."""
-        x = model.segmenter.prepare(rgb)
+        x = model.segmenter.prepare(np.zeros((64, 128, 3), np.uint8))
         for worker in self.workers.each:
             await asyncio.wrap_future(self.workers.submit(model.segmenters, x, worker=worker))

@@ -13,51 +13,70 @@ from service.problems import Problem
 # a client that is still sending would see a reset instead of the reply, so the rest is read and thrown away
 DRAIN_BYTES = 64_000_000
 DRAIN_SECONDS = 5
+BODY_SECONDS = 120.0  # for a whole body,
+CHUNK_SECONDS = 10.0  # and for its next bytes
 
 HOW = "send `-F file=@photo.jpg`, or the picture itself with `-H 'Content-Type: image/jpeg' --data-binary @photo.jpg`"
 
 
-async def read_picture(request: Request, max_bytes: int, require_room: Callable[[], None] = lambda: None) -> bytes:
-    """The encoded picture of a request. Raises Problem: 400, 413, 415 or 422, and what `require_room` raises, at once."""
+async def read_picture(
+    request: Request,
+    max_bytes: int,
+    require_room: Callable[[], None] = lambda: None,
+    hold: Callable[[int], None] = lambda _: None,
+) -> bytes:
+    """The encoded picture of a request. Raises Problem: 400, 408, 413, 415 or 422, what `require_room` raises, at once, and
+    what `hold` raises, which is told the bytes as they come."""
     try:
         require_room()
     except Problem:
-        await _drain(request.stream())
+        await drain(request.stream())
         raise
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Problem("content_encoding", "a Content-Encoding is not taken; send the picture as it is")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return _from_form(request.headers["content-type"], await read_body(request, max_bytes))
+        return _from_form(request.headers["content-type"], await read_body(request, max_bytes, hold))
     if kind and not kind.startswith("image/") and kind != "application/octet-stream":
         raise Problem("unsupported_media_type", f"this content type is not taken; {HOW}")
-    data = await read_body(request, max_bytes)
+    data = await read_body(request, max_bytes, hold)
     if not data:
         raise Problem("no_file", f"the request has no body; {HOW}")
     return data
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body. Raises Problem 413 as soon as it is known to be over the limit."""
+async def read_body(request: Request, max_bytes: int, hold: Callable[[int], None] = lambda _: None) -> bytes:
+    """The whole body. Raises Problem 413 as soon as it is known to be over the limit, and 408 where it comes too slowly."""
     over = Problem("too_large", f"the request is larger than {max_bytes:,} bytes; send a smaller or more compressed picture")
     declared = request.headers.get("content-length", "")
     stream = request.stream()
     if declared.isdigit() and int(declared) > max_bytes:
-        await _drain(stream)
+        await drain(stream)
         raise over
     chunks: list[bytes] = []
-    size = 0
-    async for chunk in stream:
-        size += len(chunk)
-        if size > max_bytes:
-            chunks.clear()
-            await _drain(stream)
-            raise over
-        chunks.append(chunk)
+    size, now = 0, asyncio.get_running_loop().time
+    end = now() + BODY_SECONDS
+    try:
+        async with asyncio.timeout(CHUNK_SECONDS) as late:
+            async for chunk in stream:
+                size += len(chunk)
+                if size > max_bytes:
+                    raise over
+                hold(len(chunk))
+                chunks.append(chunk)
+                late.reschedule(min(end, now() + CHUNK_SECONDS))
+    except Problem:
+        chunks.clear()
+        await drain(stream)
+        raise
+    except TimeoutError:
+        slow = f"no byte of the body for {CHUNK_SECONDS:g} s, or not all of it in {BODY_SECONDS:g} s; send it faster"
+        raise Problem("slow_body", slow, {"Connection": "close"}) from None
     return b"".join(chunks)
 
 
-async def _drain(stream: AsyncGenerator[bytes]) -> None:
+async def drain(stream: AsyncGenerator[bytes]) -> None:
+    """Read what still comes, and throw it away: at most DRAIN_BYTES in DRAIN_SECONDS."""
     size = 0
     try:
         async with asyncio.timeout(DRAIN_SECONDS):

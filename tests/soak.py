@@ -1,6 +1,6 @@
-"""`make soak`: kills by the dozen, and a save struck at every one of its system calls as the kernel sees them.
+"""`make soak`: kills by the dozen, a save struck at every one of its system calls, the service's bad days.
 
-python -m tests.soak [TRIALS]      prints a line a trial
+python -m tests.soak [PART...]      kills, saves, service; prints a line a trial
 """
 
 from __future__ import annotations
@@ -14,8 +14,19 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from tests.conftest import make_checkpoint
 from tests.machine import machine
+from tests.mutations import main as mutations
 from tests.saved import MARK, look, prepare
+from tests.service.hardships import (
+    IN_FLIGHT,
+    capacity,
+    crowded,
+    killed_while_it_evaluates,
+    silent_sockets,
+    stopped_with_requests_in_flight,
+)  # fmt: skip
+from tests.service.process import Process
 from tests.training.kills import EPOCHS, ROOT, STEPS, Victim, differences, trial
 from training.run_folder import RunFolder
 from training.synthesize import write_scene
@@ -91,12 +102,45 @@ def saves(folder: Path) -> bool:
     return good
 
 
-def main(trials: int = 50) -> int:
+def bad_days(folder: Path) -> bool:
+    """Stops, kills and crowds of the service, and mutated pictures; whether all went as promised."""
+    checkpoint = make_checkpoint(folder / "m.safetensors", "unet", 8, size=(128, 128))
+    data = folder / "val scenes"
+    for index in range(60):
+        write_scene(data, "val", index, (64, 128), seed=0)
+    wrong = [told for seed in range(20) for told in stopped_with_requests_in_flight(checkpoint, folder / f"stop{seed}", seed)]
+    print(f"20 SIGTERMs with {IN_FLIGHT} requests in flight: {wrong or 'none of the accepted lost'}", flush=True)
+    torn = killed_while_it_evaluates(checkpoint, data, folder / "killed", 10)
+    print(f"10 SIGKILLs during evaluations: {torn or 'the list is right, no file torn'}", flush=True)
+    good = not wrong and not torn
+    for silent in (0, 200):
+        service = Process(folder / f"crowd{silent}", SEGMENT_CHECKPOINTS=checkpoint, SEGMENT_QUEUE=16)
+        service.until_ready()
+        able = capacity(service, 10)
+        with silent_sockets(service, silent):
+            crowd = crowded(service, 60, 4 * able)
+        service.process.kill()
+        service.ended()
+        memory = f"{crowd.memory[0] / 1e6:.0f} to {max(crowd.memory) / 1e6:.0f} MB"
+        print(
+            f"four times the {able:.0f} a second that it can, for 60 s, beside {silent} silent sockets: {dict(crowd.replies)},"
+            f" {crowd.served:.0f} masks a second; /healthz p99 {1000 * crowd.slowest_health:.0f} ms; memory {memory}",
+            flush=True,
+        )
+        good = good and set(crowd.replies) <= {"200", "503 overloaded"} and crowd.slowest_health < 1
+        good = good and max(crowd.memory) < 1.5 * crowd.memory[len(crowd.memory) // 6]
+    return mutations(100_000, 1) == 0 and good
+
+
+PARTS = {"kills": lambda folder: kills(folder, 50), "saves": saves, "service": bad_days}
+
+
+def main(*parts: str) -> int:
     print(f"{machine()}\n", flush=True)
     with tempfile.TemporaryDirectory() as name:
-        good = [kills(Path(name), trials), saves(Path(name))]
+        good = [PARTS[part](Path(name)) for part in parts or PARTS]
         return 0 if all(good) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:])))
+    sys.exit(main(*sys.argv[1:]))

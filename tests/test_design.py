@@ -90,7 +90,7 @@ def test_a_fourth_architecture_goes_through_train_evaluate_and_service(
     assert cli("train", "--model", "toy", "--data", scenes, *flags)[0] == 0
     code, out, _ = cli("evaluate", tmp_path / "toy", "--data", scenes)
     assert code == 0 and "toy (toy, torch)" in out
-    settings = load_settings(checkpoints=[tmp_path / "toy"], state=tmp_path / "state")
+    settings = load_settings(checkpoints=[tmp_path / "toy"], state=tmp_path / "state", allowed_hosts="testserver")
     with TestClient(create_app(settings)) as client:
         wait_until_ready(client)
         photo = next(scenes.glob("leftImg8bit/val/*/*.png")).read_bytes()

@@ -49,7 +49,7 @@ def test_codes_and_statuses_stand_in_the_table() -> None:
 
 def test_settings_and_defaults_stand_in_the_table() -> None:
     def shown(value: object) -> str:
-        return ":".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+        return ":".join(map(str, value)) if isinstance(value, list | tuple) else "" if value is None else str(value)
 
     fields = Settings.model_fields
     assert table("Settings") == [[PREFIX + k.upper(), shown(f.default), f.description] for k, f in fields.items()]
@@ -58,7 +58,7 @@ def test_settings_and_defaults_stand_in_the_table() -> None:
 def test_every_endpoint_stands_in_the_document(checkpoint: Path, tmp_path: Path) -> None:
     app = create_app(load_settings(checkpoints=[checkpoint], state=tmp_path))
     for path in app.openapi()["paths"]:
-        assert path.replace("{job_id}", "ID") in API
+        assert path.replace("{job_id}", "ID").replace("{name}", "NAME") in API
 
 
 def commands() -> list[str]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from service.app import create_app
+from service.protocol import Protocol
 from service.settings import load_settings
 
 Serve = Callable[..., TestClient]
@@ -51,13 +53,39 @@ def shut(app: FastAPI) -> Gate:
     return gate
 
 
+@contextmanager
+def listening(app: FastAPI) -> Iterator[int]:
+    """The service on a port, as `python -m service` has it, in a thread of this process."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, http=Protocol, ws="none", log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until(lambda: server.started and app.state.ready)
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def until(holds: Callable[[], object], seconds: float = 20) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
 @pytest.fixture
 def serve(tmp_path: Path, checkpoint: Path) -> Iterator[Serve]:
     """Starts a service with these settings; `checkpoint` is served where they don't tell others."""
     with ExitStack() as stack:
 
         def start(ready: bool = True, **settings: object) -> TestClient:
-            app = create_app(load_settings(**{"checkpoints": [checkpoint], "state": tmp_path / "state", **settings}))
+            app = create_app(
+                load_settings(
+                    **{"checkpoints": [checkpoint], "state": tmp_path / "state", "allowed_hosts": ["testserver"], **settings}
+                )
+            )
             client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
             return wait_until_ready(client) if ready else client
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from service.evaluations import Evaluations
+from tests.conftest import make_checkpoint
 from tests.service.conftest import shut
 
 
@@ -108,6 +110,43 @@ def test_an_evaluation_rests_between_photographs_while_requests_come(
     monkeypatch.setattr(evaluations._stopping, "wait", rested.append)
     assert client.post("/evaluate?wait=true").status_code == 200
     assert len(rested) == rests and all(seconds > 0 for seconds in rested)
+
+
+def events(client, location: str) -> list[tuple[str, dict]]:
+    told = client.get(f"{location}/events").text.strip().split("\n\n")
+    lines = [dict(line.split(": ", 1) for line in event.split("\n")) for event in told]
+    return [(line["event"], json.loads(line["data"])) for line in lines]
+
+
+def test_events_tell_the_progress_and_the_end(serve, scenes: Path) -> None:
+    client = serve(data=scenes)
+    gate = shut(client.app)
+    location = client.post("/evaluate").headers["location"]
+    threading.Timer(0.5, gate.set).start()
+    told = events(client, location)
+    assert told[0][0] in ("queued", "running") and told[-1][0] == "done"
+    assert told[-1][1]["progress"] == {"done": 5, "total": 5} and "report" not in told[-1][1]
+    assert events(client, location) == told[-1:]  # afterwards the end alone
+    assert client.get("/evaluate/nobody/events").status_code == 404
+
+
+def test_a_running_and_a_waiting_one_can_be_cancelled(serve, scenes: Path, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "two" / "second.safetensors", seed=2)
+    make_checkpoint(tmp_path / "two" / "first.safetensors", seed=1)
+    client = serve(data=scenes, checkpoints=[tmp_path / "two"])
+    gate = shut(client.app)
+    running, waiting = (client.post(f"/evaluate?model={name}").headers["location"] for name in ("first", "second"))
+    assert client.delete(waiting).status_code == 204
+    threading.Timer(0.5, gate.set).start()
+    assert client.delete(running).status_code == 204
+    for location in (running, waiting):
+        job = client.get(location).json()
+        assert job["state"] == "cancelled" and job["finished"] and job["report"] is None
+        stored = tmp_path / "state" / "evaluations" / f"{location.rpartition('/')[2]}.json"
+        assert json.loads(stored.read_text())["state"] == "cancelled"
+        again = client.delete(location)
+        assert (again.status_code, again.json()["code"]) == (409, "evaluation_finished")
+    assert client.post("/evaluate?model=first&wait=true").status_code == 200
 
 
 def test_a_state_that_can_t_be_written_does_not_block_the_model(serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:

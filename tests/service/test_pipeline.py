@@ -16,7 +16,6 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 
 from core.segmenter import How, Segmenter
@@ -27,7 +26,7 @@ from service.problems import Problem
 from service.settings import load_settings
 from service.stages import Segmentation, Wish
 from service.worker import BACKGROUND, USER, Workers
-from tests.service.conftest import Gate, shut
+from tests.service.conftest import Gate, listening, shut, until
 
 
 class Noted(Gate):
@@ -48,13 +47,6 @@ def numbered(number: int, side: int = 1) -> np.ndarray:
 
 def png(height: int = 90, width: int = 120) -> bytes:
     return cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))[1].tobytes()
-
-
-def until(holds, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_users_pictures_go_before_evaluation() -> None:
@@ -208,13 +200,9 @@ def test_a_request_that_was_given_up_weighs_nothing() -> None:
 
 @pytest.mark.parametrize("query", ["", "?resolution=native"])
 def test_a_client_that_goes_is_given_up_before_inference(checkpoint: Path, tmp_path: Path, query: str) -> None:
-    app = create_app(load_settings(checkpoints=[checkpoint], state=tmp_path / "state", port=0))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, http="h11", log_config=None))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        until(lambda: server.started and app.state.ready)
-        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    app = create_app(load_settings(checkpoints=[checkpoint], state=tmp_path / "state"))
+    with listening(app) as port:
+        url = f"http://127.0.0.1:{port}"
         gate = shut(app)
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{url}/segment{query}", content=png(300, 300), timeout=httpx.Timeout(5, read=0.3))
@@ -223,9 +211,6 @@ def test_a_client_that_goes_is_given_up_before_inference(checkpoint: Path, tmp_p
         until(lambda: 'segment_requests_total{code="client_gone",model="random"} 1.0' in httpx.get(f"{url}/metrics").text)
         until(lambda: not len(app.state.segmenting.workers))
         assert "segment_batch_pictures_count 2.0" in httpx.get(f"{url}/metrics").text  # warming up, and the gate
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.mark.parametrize("query", ["", "?output=overlay", "?resolution=native", "?flip=true"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -17,46 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.service.process import ROOT, Process
 from training.synthesize import write_scene
-
-ROOT = Path(__file__).parents[2]
-
-
-class Process:
-    """`python -m service` on a free port."""
-
-    def __init__(self, tmp_path: Path, cwd: Path = ROOT, **settings: object) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        given = {"SEGMENT_PORT": self.port, "SEGMENT_STATE": tmp_path / "state", **settings}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "service"],
-            cwd=cwd,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **{key: str(value) for key, value in given.items()}},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def until_ready(self) -> None:
-        for _ in range(1200):
-            try:
-                if httpx.get(f"{self.url}/readyz").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            assert self.process.poll() is None, self.process.communicate()[0]
-            time.sleep(0.05)
-        raise AssertionError("not ready")
-
-    def ended(self) -> tuple[int, str]:
-        out = self.process.communicate(timeout=60)[0]
-        return self.process.returncode, out
 
 
 @pytest.fixture
@@ -138,6 +99,6 @@ def test_an_evaluation_that_is_waited_for_does_not_hold_up_a_stop(start, checkpo
             time.sleep(0.01)
         service.process.send_signal(signal.SIGTERM)
         assert service.ended()[0] == 0
-        assert waiting.result().json()["code"] == "evaluation_failed"
+        assert waiting.result().json()["code"] == "shutting_down"
     stored = json.loads(next((tmp_path / "state" / "evaluations").glob("*.json")).read_text())
     assert stored["state"] == "interrupted"

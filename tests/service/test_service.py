@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 import core.checkpoint
@@ -12,6 +15,8 @@ from core.errors import InputError
 from service.models import Models, find_models
 from service.settings import load_settings
 from tests.conftest import make_checkpoint
+
+PNG = cv2.imencode(".png", np.zeros((20, 30, 3), np.uint8))[1].tobytes()
 
 
 def best(folder: Path) -> Path:
@@ -62,6 +67,48 @@ def test_cpu_and_gpu_together_answer_by_torch(checkpoint: Path) -> None:
     settings = load_settings(checkpoints=[checkpoint], device="cpu,cuda:0")
     assert Models(settings).backend == "torch"
     assert Models(load_settings(checkpoints=[checkpoint], device="cpu,cpu")).backend == "auto"
+
+
+def test_reload_serves_what_the_file_holds_now(serve, tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "m.safetensors", seed=1)
+    client = serve(checkpoints=[path])
+    old = client.get("/models").json()["models"][0]["digest"]
+    make_checkpoint(path, seed=2)
+    assert client.post("/segment", content=PNG).headers["segment-digest"] == old
+    told = client.post("/models/m/reload").json()
+    assert told["digest"] != old and told["error"] is None
+    assert client.post("/segment", content=PNG).headers["segment-digest"] == told["digest"]
+
+
+def test_where_the_new_file_can_t_be_used_the_old_one_keeps_serving(serve, tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "m.safetensors", seed=1)
+    client = serve(checkpoints=[path])
+    old = client.get("/models").json()["models"][0]["digest"]
+    path.write_bytes(path.read_bytes()[:-1])
+    refused = client.post("/models/m/reload")
+    assert (refused.status_code, refused.json()["code"]) == (503, "model_unusable")
+    reply = client.post("/segment", content=PNG)
+    assert reply.status_code == 200 and reply.headers["segment-digest"] == old
+    assert "m.safetensors" in client.get("/models").json()["models"][0]["error"]
+
+
+def test_an_unknown_model_can_t_be_reloaded(serve) -> None:
+    for name in ("nobody", "..%2fx", "%2e%2e"):
+        reply = serve().post(f"/models/{name}/reload")
+        assert reply.status_code == 404 and reply.json()["code"] in ("unknown_model", "not_found")
+
+
+def test_no_request_is_lost_while_a_model_is_reloaded(serve, tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "m.safetensors", seed=1)
+    client = serve(checkpoints=[path])
+    with ThreadPoolExecutor(4) as pool:
+        replies = [pool.submit(client.post, "/segment", content=PNG) for _ in range(60)]
+        digests = set()
+        for seed in range(2, 6):
+            make_checkpoint(path, seed=seed)
+            digests.add(client.post("/models/m/reload").json()["digest"])
+        assert {reply.result().status_code for reply in replies} == {200}
+    assert len(digests) == 4
 
 
 def test_alive_and_ready(serve) -> None:

@@ -1,0 +1,64 @@
+"""HTTP/1.1 with deadlines that uvicorn lacks: for headers, for what follows a reply, for replies that nobody reads."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEADER_SECONDS = 10.0  # from the connection, or from the reply before, to the end of a request's header
+READ_SECONDS = 120.0  # for a reply to be taken
+
+
+class Protocol(H11Protocol):
+    """Closes a connection whose next header is not whole in time, or whose reply is not read.
+
+    A body has deadlines where it is read; what still comes of one after its reply has that of a header.
+    """
+
+    _late: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client connected."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """A reply has been given to the transport."""
+        super().on_response_complete()
+        self._watch()
+        if self._unread is not None:
+            self._unread.cancel()
+        self._unread = self.loop.call_later(READ_SECONDS, self._abort_unread)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is closed."""
+        for timer in (self._late, self._unread):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:  # a request is under way
+            if self._late is not None:
+                self._late.cancel()
+                self._late = None
+        elif self._late is None:
+            self._late = self.loop.call_later(HEADER_SECONDS, self._close)
+
+    def _close(self) -> None:
+        self._late = None
+        if self.transport.get_write_buffer_size():  # of a reply, which has a deadline of its own
+            self._watch()
+        else:
+            self.transport.close()
+
+    def _abort_unread(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
