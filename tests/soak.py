@@ -20,13 +20,10 @@ from tests.mutations import main as mutations
 from tests.saved import MARK, look, prepare
 from tests.service.hardships import (
     IN_FLIGHT,
-    capacity,
-    crowded,
+    asked_for_four_times_what_it_can,
     killed_while_it_evaluates,
-    silent_sockets,
     stopped_with_requests_in_flight,
-)  # fmt: skip
-from tests.service.process import Process
+)
 from tests.training.kills import EPOCHS, ROOT, STEPS, Victim, differences, trial
 from training.run_folder import RunFolder
 from training.synthesize import write_scene
@@ -114,16 +111,10 @@ def bad_days(folder: Path) -> bool:
     print(f"10 SIGKILLs during evaluations: {torn or 'the list is right, no file torn'}", flush=True)
     good = not wrong and not torn
     for silent in (0, 200):
-        service = Process(folder / f"crowd{silent}", SEGMENT_CHECKPOINTS=checkpoint, SEGMENT_QUEUE=16)
-        service.until_ready()
-        able = capacity(service, 10)
-        with silent_sockets(service, silent):
-            crowd = crowded(service, 60, 4 * able)
-        service.process.kill()
-        service.ended()
+        crowd = asked_for_four_times_what_it_can(checkpoint, folder / f"crowd{silent}", 60, silent, SEGMENT_QUEUE=16)
         memory = f"{crowd.memory[0] / 1e6:.0f} to {max(crowd.memory) / 1e6:.0f} MB"
         print(
-            f"four times the {able:.0f} a second that it can, for 60 s, beside {silent} silent sockets: {dict(crowd.replies)},"
+            f"four times what it can, for 60 s, beside {silent} silent sockets: {dict(crowd.replies)},"
             f" {crowd.served:.0f} masks a second; /healthz p99 {1000 * crowd.slowest_health:.0f} ms; memory {memory}",
             flush=True,
         )

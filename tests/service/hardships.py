@@ -180,3 +180,16 @@ def silent_sockets(service: Process, count: int) -> Iterator[None]:
 def capacity(service: Process, seconds: float = 3) -> float:
     """Masks a second with four clients that ask one after another."""
     return crowded(service, seconds, 1e9, 4).served
+
+
+def asked_for_four_times_what_it_can(checkpoint: Path, folder: Path, seconds: float, silent: int, **told: object) -> Crowd:
+    """A crowd for some seconds, beside so many silent sockets."""
+    service = Process(folder, SEGMENT_CHECKPOINTS=checkpoint, **told)
+    try:
+        service.until_ready()
+        able = capacity(service, max(3, seconds / 6))
+        with silent_sockets(service, silent):
+            return crowded(service, seconds, 4 * able)
+    finally:
+        service.process.kill()
+        service.ended()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import cv2
-import numpy as np
 import pytest
 
 from core.errors import InputError
 from service.settings import load_settings
+from tests.pictures import encoded
 
 PICTURE, OPERATOR = "p" * 20, "o" * 20
 KEYS = f"segment:{PICTURE},operate:{OPERATOR}"
-PNG = cv2.imencode(".png", np.zeros((20, 30, 3), np.uint8))[1].tobytes()
+PNG = encoded()
 FOR_ALL = [("GET", path) for path in ("/", "/healthz", "/readyz", "/docs", "/openapi.json")]
 FOR_PICTURES = [("POST", "/segment"), ("GET", "/models"), ("GET", "/nowhere"), ("GET", "/docs/"), ("GET", "/healthz/")]
 FOR_OPERATORS = [

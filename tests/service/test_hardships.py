@@ -8,13 +8,10 @@ import pytest
 
 from tests.conftest import make_checkpoint
 from tests.service.hardships import (
-    capacity,
-    crowded,
+    asked_for_four_times_what_it_can,
     killed_while_it_evaluates,
-    silent_sockets,
     stopped_with_requests_in_flight,
-)  # fmt: skip
-from tests.service.process import Process
+)
 from training.synthesize import write_scene
 
 
@@ -32,15 +29,7 @@ def test_a_service_that_was_killed_knows_its_evaluations(checkpoint: Path, tmp_p
 @pytest.mark.parametrize("silent", [0, 200])
 def test_four_times_its_capacity_is_turned_away_politely(tmp_path: Path, silent: int) -> None:
     checkpoint = make_checkpoint(tmp_path / "m.safetensors", "unet", 8, size=(128, 128))
-    service = Process(tmp_path, SEGMENT_CHECKPOINTS=checkpoint, SEGMENT_QUEUE=8)
-    try:
-        service.until_ready()
-        able = capacity(service)
-        with silent_sockets(service, silent):
-            crowd = crowded(service, 6, 4 * able)
-    finally:
-        service.process.kill()
-        service.ended()
+    crowd = asked_for_four_times_what_it_can(checkpoint, tmp_path, 6, silent, SEGMENT_QUEUE=8)
     assert set(crowd.replies) == {"200", "503 overloaded"}
     assert crowd.replies["200"] and crowd.slowest_health < 1
     assert max(crowd.memory) < 1.5 * crowd.memory[0]

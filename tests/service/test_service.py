@@ -5,8 +5,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
 import core.checkpoint
@@ -15,8 +13,9 @@ from core.errors import InputError
 from service.models import Models, find_models
 from service.settings import load_settings
 from tests.conftest import make_checkpoint
+from tests.pictures import encoded
 
-PNG = cv2.imencode(".png", np.zeros((20, 30, 3), np.uint8))[1].tobytes()
+PNG = encoded()
 
 
 def best(folder: Path) -> Path:

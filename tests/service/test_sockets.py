@@ -9,17 +9,16 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import cv2
 import httpx
-import numpy as np
 import pytest
 from fastapi import FastAPI
 
 from service.app import create_app
 from service.settings import load_settings
+from tests.pictures import encoded
 from tests.service.conftest import listening, until
 
-PNG = cv2.imencode(".png", np.zeros((20, 30, 3), np.uint8))[1].tobytes()
+PNG = encoded()
 HEAD = b"POST /segment HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
 SILENT = 200  # sockets
 
