@@ -159,6 +159,7 @@ class Evaluations:
             try:
                 self._futures[job.id] = self._pool.submit(self._run, job, model, dataset)
             except RuntimeError:  # the pool takes no more
+                self._change(job, state="interrupted", finished=_now())
                 raise shutting_down() from None
         return job
 

@@ -112,6 +112,16 @@ def test_an_evaluation_rests_between_photographs_while_requests_come(
     assert len(rested) == rests and all(seconds > 0 for seconds in rested)
 
 
+def test_one_that_comes_while_the_service_ends_is_told_so_and_listed_as_interrupted(serve, scenes: Path) -> None:
+    client = serve(data=scenes)
+    client.app.state.evaluations.stop()
+    reply = client.post("/evaluate?wait=true")
+    assert (reply.status_code, reply.json()["code"]) == (503, "shutting_down")
+    (job,) = client.get("/evaluate").json()["evaluations"]
+    assert job["state"] == "interrupted"
+    assert client.delete(f"/evaluate/{job['id']}").json()["code"] == "evaluation_finished"
+
+
 def events(client, location: str) -> list[tuple[str, dict]]:
     told = client.get(f"{location}/events").text.strip().split("\n\n")
     lines = [dict(line.split(": ", 1) for line in event.split("\n")) for event in told]
