@@ -63,7 +63,7 @@ def _errors(*codes: str) -> dict[int | str, dict[str, Any]]:
 PICTURE_ERRORS = (
     "malformed_body", "too_many_files", "unknown_model", "too_large", "content_encoding", "not_an_image",
     "unsupported_media_type", "animated_image", "broken_image", "empty_file", "invalid_parameter", "no_file", "deadline_passed",
-    "model_unusable", "overloaded",
+    "model_unusable", "overloaded", "slow_body", "shutting_down",
 )  # fmt: skip
 
 
@@ -144,7 +144,7 @@ async def reload(request: Request, name: str) -> JSONResponse:
         200: {"description": "the report, where wait=true"},
         202: {"description": "started; Location names it", "model": Job},
         **_errors("unknown_model", "unknown_split", "evaluation_running", "labels_differ", "no_data", "invalid_parameter",
-                  "evaluation_failed", "model_unusable"),
+                  "evaluation_cancelled", "evaluation_failed", "model_unusable", "shutting_down"),
     },
 )  # fmt: skip
 async def start_evaluation(
