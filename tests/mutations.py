@@ -25,7 +25,7 @@ GOOD = [
     secret_png(),
     encoded("JPEG"),
     encoded("JPEG", progressive=True),
-    turned(6),
+    turned(6, quality=100),
     encoded("WEBP"),
     encoded("WEBP", lossless=True),
     turned(3, "PNG"),

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import io
 import struct
+import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
+PNGSUITE = Path(__file__).parent / "core" / "pngsuite"
+VALID = sorted(PNGSUITE.glob("*.png"))
+BROKEN_SIGNATURE = ("xs1n0g01", "xs2n0g01", "xs4n0g01", "xs7n0g01", "xcrn0g04", "xlfn0g04")
+BROKEN = {path: "not_an_image" if path.stem in BROKEN_SIGNATURE else "broken_image" for path in PNGSUITE.glob("broken/*.png")}
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -20,11 +26,21 @@ def photo(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
     return (smooth + rng.normal(0, 6, smooth.shape)).clip(0, 255).astype(np.uint8)
 
 
-def encoded(format: str = "PNG", picture: np.ndarray | None = None, **options: object) -> bytes:
+def encoded(format: str = "PNG", picture: Image.Image | np.ndarray | None = None, **options: object) -> bytes:
     """A picture as a file."""
     file = io.BytesIO()
-    Image.fromarray(photo() if picture is None else picture).save(file, format, **options)
+    picture = photo() if picture is None else picture
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(file, format, **options)
     return file.getvalue()
+
+
+def pillows(data: bytes) -> np.ndarray:
+    """What Pillow makes of a file, upright: (H, W, 3), 16 bits of grey shifted to 8 (converting them would saturate)."""
+    with Image.open(io.BytesIO(data)) as file:
+        picture = ImageOps.exif_transpose(file)
+        if picture.mode.startswith("I"):
+            return np.stack([(np.asarray(picture) >> 8).astype(np.uint8)] * 3, -1)
+        return np.asarray(picture.convert("RGB"))
 
 
 def chunk(kind: bytes, data: bytes = b"", crc: int | None = None) -> bytes:
@@ -103,11 +119,35 @@ def secret_png() -> bytes:
     """A PNG with words in its metadata."""
     text = PngImagePlugin.PngInfo()
     text.add_text("Comment", "a secret")
-    return encoded(pnginfo=text)
+    text.add_itxt("XML:com.adobe.xmp", "a secret", zip=True)
+    return encoded(pnginfo=text, icc_profile=b"a secret" * 20, exif=secret_exif())
 
 
-def turned(orientation: int, format: str = "JPEG") -> bytes:
+def secret_exif() -> Image.Exif:
+    """Metadata with words in them."""
+    exif = Image.Exif()
+    exif[0x010E] = "a secret"
+    return exif
+
+
+def zipped(words: bytes = b"a secret") -> bytes:
+    """A ZIP archive."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("page.html", b"<script>" + words + b"</script>")
+    return file.getvalue()
+
+
+def two_pictures() -> bytes:
+    """What phones write: one JPEG after another, of which the first is the photograph."""
+    file = io.BytesIO()
+    first, second = (Image.fromarray(photo(seed=seed)) for seed in (0, 5))
+    first.save(file, "MPO", save_all=True, append_images=[second.resize((30, 20))], quality=95)
+    return file.getvalue()
+
+
+def turned(orientation: int, format: str = "JPEG", **options: object) -> bytes:
     """A picture whose EXIF tells how it was held."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encoded(format, exif=exif, **({"quality": 100} if format == "JPEG" else {}))
+    return encoded(format, exif=exif, **options)
