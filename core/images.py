@@ -23,7 +23,7 @@ MAX_SCANS = 100  # of a JPEG: each takes as long as a picture, and fits into som
 MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
-# libpng and libjpeg would print a line for each damaged byte of an upload
+# it would log a line for each damaged picture
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 

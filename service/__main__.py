@@ -8,7 +8,9 @@ SEGMENT_DATA=datasets/cityscapes python -m service           with data for /eval
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
+import os
 import re
 import signal
 import sys
@@ -48,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.parse_args(arguments)
+    mute_decoders()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # probes come every few seconds and would bury the rest
     logging.getLogger("uvicorn.access").addFilter(lambda record: not PROBES.search(record.getMessage()))
@@ -88,6 +91,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {reason}", file=sys.stderr)
         return code
     return 0
+
+
+def mute_decoders() -> None:
+    """Leave standard error to Python: libpng and libjpeg write a line for each fault of an upload, which would fill a log."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    faulthandler.enable(sys.stderr)  # what ends the process from within such a library is told all the same
+    with open(os.devnull, "wb") as nothing:  # noqa: PTH123
+        os.dup2(nothing.fileno(), 2)
 
 
 if __name__ == "__main__":

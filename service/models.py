@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.backends import OPENVINO, TORCH, choose_backend, gpus
+from core.backends import OPENVINO, TORCH, check_weights, choose_backend, gpus
 from core.checkpoint import SUFFIX, Card, Checkpoint, best_of, read_checkpoint, shipped
 from core.errors import CheckpointError, InputError
 from core.segmenter import Segmenter
@@ -82,7 +82,9 @@ class Models:
             if model.card is None and model.error is None:
                 try:
                     _require_inside(model)
-                    self._told_of(model, read_checkpoint(model.path, model.name))
+                    checkpoint = read_checkpoint(model.path, model.name)
+                    check_weights(checkpoint)
+                    self._told_of(model, checkpoint)
                 except CheckpointError as error:
                     model.error = str(error)
 

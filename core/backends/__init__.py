@@ -89,6 +89,15 @@ def open_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = "a
     return torch_.open_torch(checkpoint, device, backend if backend.startswith(TORCH) else "auto")
 
 
+def check_weights(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError where the weights do not fit their architecture, as far as that is known without importing torch:
+    where no other model runs on it, it is noticed as this one is opened."""
+    if "torch" in sys.modules:
+        from core.backends import torch_
+
+        torch_.check_weights(checkpoint)
+
+
 def choose_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = "auto") -> tuple[str, str]:
     """The name of the back end that `open_backend` opens, and the digest of what it runs. Raises as that does.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -61,11 +62,7 @@ def open_torch(checkpoint: Checkpoint, device: str = "auto", name: str = "auto")
 
     Raises InputError for a device that is not there, or that can't run it so, and CheckpointError.
     """
-    architecture, classes = checkpoint.card.architecture, len(checkpoint.card.labels)
-    if architecture.name not in MODELS:
-        known = ", ".join(MODELS)
-        raise CheckpointError(f"{checkpoint.path}: holds a {architecture.name!r}; this program knows {known}")
-    network = build_model(architecture.name, classes, architecture.width).eval()
+    network = _build(checkpoint).eval()
     load_state(network, checkpoint)
     chosen, preprocess = choose_device(device), checkpoint.card.preprocess
     if chosen.type == "cpu":
@@ -75,6 +72,21 @@ def open_torch(checkpoint: Checkpoint, device: str = "auto", name: str = "auto")
     from core.backends.gpu import open_gpu
 
     return open_gpu(network, preprocess, chosen, checkpoint.digest, name)
+
+
+def check_weights(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError where the weights do not fit their architecture; takes no memory for a network."""
+    with torch.device("meta"):
+        _require_fit(_build(checkpoint).state_dict(), checkpoint)
+
+
+def _build(checkpoint: Checkpoint) -> nn.Module:
+    """A network of the checkpoint's architecture, without its weights."""
+    architecture = checkpoint.card.architecture
+    if architecture.name not in MODELS:
+        known = ", ".join(MODELS)
+        raise CheckpointError(f"{checkpoint.path}: holds a {architecture.name!r}; this program knows {known}")
+    return build_model(architecture.name, len(checkpoint.card.labels), architecture.width)
 
 
 @contextmanager
@@ -147,8 +159,16 @@ def load_state(network: nn.Module, checkpoint: Checkpoint, new_head: bool = Fals
     checkpoint's; their names are returned. Raises CheckpointError that names what is missing, left over or of another shape.
     """
     own = network.state_dict()
-    given = {name: torch.from_numpy(np.array(array)) for name, array in checkpoint.tensors.items()}
     fresh = {name for name in own if new_head and name.startswith("head.")}
+    _require_fit(own, checkpoint, fresh)
+    given = {name: torch.from_numpy(np.array(array)) for name, array in checkpoint.tensors.items() if name not in fresh}
+    network.load_state_dict({**own, **given})
+    return sorted(fresh)
+
+
+def _require_fit(own: dict[str, Tensor], checkpoint: Checkpoint, fresh: AbstractSet[str] = frozenset()) -> None:
+    """Raise CheckpointError where the checkpoint's names or shapes are others than a network's, shapes of `fresh` aside."""
+    given = checkpoint.tensors
     other = {name for name in own.keys() & given.keys() if own[name].shape != given[name].shape}
     problems = (
         *(f"{name} is missing" for name in sorted(own.keys() - given.keys())),
@@ -158,8 +178,6 @@ def load_state(network: nn.Module, checkpoint: Checkpoint, new_head: bool = Fals
     if problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise CheckpointError(f"{checkpoint.path}: its weights do not fit its architecture: {problems[0]}{more}")
-    network.load_state_dict({**own, **{name: given[name] for name in given if name not in fresh}})
-    return sorted(fresh)
 
 
 def confusion(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.pictures import chunks, encoded, png_of
 from tests.service.process import ROOT, Process
 from training.synthesize import write_scene
 
@@ -67,6 +68,26 @@ def test_a_taken_port_ends_with_1(start, checkpoint: Path) -> None:
         taken.listen()
         code, out = start(SEGMENT_CHECKPOINTS=checkpoint, SEGMENT_PORT=taken.getsockname()[1]).ended()
     assert code == 1 and "address already in use" in out
+
+
+def test_faults_of_an_upload_do_not_fill_the_log(start, checkpoint: Path) -> None:
+    service = start(SEGMENT_CHECKPOINTS=checkpoint)
+    service.until_ready()
+    # libpng would warn of each of them
+    (first, *rest), faults = chunks(encoded()), [(b"hIST", b"12")] * 1000
+    reply = httpx.post(f"{service.url}/segment", content=png_of([first, *faults, *rest]))
+    assert reply.status_code == 200
+    service.process.terminate()
+    code, out = service.ended()
+    assert code == 0 and "POST /segment" in out and "libpng" not in out and out.count("\n") < 20
+
+
+def test_a_crash_is_told_all_the_same(start, checkpoint: Path) -> None:
+    service = start(SEGMENT_CHECKPOINTS=checkpoint)
+    service.until_ready()
+    service.process.send_signal(signal.SIGABRT)
+    code, out = service.ended()
+    assert code == -signal.SIGABRT and "Fatal Python error: Aborted" in out
 
 
 def test_help_lists_every_setting() -> None:
