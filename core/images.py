@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,14 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from core.anatomy import pixels_only
 from core.errors import ImageError, InputError
 
 RGB = npt.NDArray[np.uint8]  # (H, W, 3), red first, 0..255
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 16_384
-MAX_SCANS = 100  # of a JPEG: each takes as long as a picture, and fits into some bytes
-# of JPEG segments: what lies between these (RSTn, FF00, reserved ones) is passed over without a length by decoders
-MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 # it would log a line for each damaged picture
@@ -46,6 +43,7 @@ def decode_photo(
     """
     if not is_photo(data[:12]):
         raise ImageError(f"{_describe(data)}; expected a JPEG, PNG or WebP picture", "not_an_image")
+    essential = pixels_only(data)
     width, height, frames = _read_header(data)
     if width * height > max_pixels or max(width, height) > max_side:
         raise ImageError(
@@ -54,11 +52,9 @@ def decode_photo(
         )
     if frames > 1:
         raise ImageError(f"the picture has {frames} frames; expected one: send a still picture", "animated_image")
-    if scans(data) > MAX_SCANS:
-        raise ImageError(f"the picture comes in more than {MAX_SCANS} scans; save it anew")
     weigh(width * height)
     try:
-        rgb = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        rgb = cv2.imdecode(np.frombuffer(essential, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:
         rgb = None
     if rgb is None:
@@ -74,27 +70,8 @@ def _read_header(data: bytes) -> tuple[int, int, int]:
             return picture.width, picture.height, frames
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning can be made an error
         raise ImageError(f"the picture has too many pixels ({error}); send a smaller one", "too_large") from None
-    except Exception as error:  # Pillow raises many kinds on damaged files: OSError, SyntaxError, KeyError, ...
-        reason = "its header can't be read" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise ImageError(f"the picture is damaged ({reason})") from None
-
-
-def scans(data: bytes) -> int:
-    """The scans of a JPEG, those of thumbnails and of further pictures after its end left out; 0 of another format.
-
-    As soon as there are more than MAX_SCANS, that is what is told.
-    """
-    if not data.startswith(b"\xff\xd8") or data.count(b"\xff\xda") <= MAX_SCANS:
-        return 0
-    found, place = 0, 2
-    while found <= MAX_SCANS and (marker := MARKER.search(data, place)):
-        place = marker.end()
-        kind = data[place - 1]
-        if kind == 0xD9:  # the end
-            break
-        found += kind == 0xDA
-        place += int.from_bytes(data[place : place + 2], "big")
-    return found
+    except Exception:  # many kinds on damaged files: OSError, SyntaxError, KeyError, ...; its words may repeat what came
+        raise ImageError("the picture is damaged: its header can't be read; expected a whole JPEG, PNG or WebP") from None
 
 
 def _describe(data: bytes) -> str:

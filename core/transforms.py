@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
@@ -12,6 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from core.images import RGB
 
 Size = tuple[int, int]  # (height, width) in pixels
+# a card with other numbers would fail at the first photograph, or take all memory
+Side = Annotated[int, Field(ge=1, le=4096)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]
 
 
 class Preprocess(BaseModel):
@@ -24,10 +28,10 @@ class Preprocess(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: Literal["stretch", "fit"] = "fit"
-    size: tuple[int, int] = Field(default=(256, 256))
+    size: tuple[Side, Side] = Field(default=(256, 256))
     stride: int = Field(default=16, ge=1, le=256)
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[Finite, Finite, Finite] = (0.485, 0.456, 0.406)
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
 
     def shape(self, height: int, width: int) -> Size:
         """Size of the network's input for a photograph of this size."""

@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from types import FrameType
 
 import uvicorn
@@ -96,6 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
 def mute_decoders() -> None:
     """Leave standard error to Python: libpng and libjpeg write a line for each fault of an upload, which would fill a log."""
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # so does Pillow, and Python remembers each
     faulthandler.enable(sys.stderr)  # what ends the process from within such a library is told all the same
     with open(os.devnull, "wb") as nothing:  # noqa: PTH123
         os.dup2(nothing.fileno(), 2)

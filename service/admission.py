@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from service.problems import Problem, deadline_passed
 
 RETRY_AT_MOST = 60  # seconds
+LONG = 0.25  # of the requests may be such as take several runs of the network, minutes for a large photograph
 SMOOTHING = 0.1  # of the mean time between two that leave
 
 
@@ -19,7 +20,8 @@ class Admission:
 
     def __init__(self, max_requests: int, max_pixels: int, seconds: float = math.inf, max_bytes: float = math.inf) -> None:
         self.max_requests, self.max_pixels, self.seconds, self.max_bytes = max_requests, max_pixels, seconds, max_bytes
-        self.requests = self.pixels = self.bytes = 0
+        self.max_long = max(1, int(max_requests * LONG))
+        self.requests = self.long = self.pixels = self.bytes = 0
         self._lock = threading.Lock()
         self._emptied = -math.inf  # when the last one left
         self._pace = 0.0  # seconds from one that leaves to the next, while others wait
@@ -57,13 +59,27 @@ class Admission:
                 self.bytes -= held
 
     @contextmanager
-    def entered(self) -> Iterator[Ticket]:
-        """Be inside. Raises Problem 503 `overloaded`."""
+    def replying(self, size: int) -> Iterator[None]:
+        """A reply of so many bytes is being sent: whoever reads it slowly leaves less room for uploads."""
+        with self._lock:
+            self.bytes += size
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.bytes -= size
+
+    @contextmanager
+    def entered(self, long: bool = False) -> Iterator[Ticket]:
+        """Be inside; a long one takes several runs of the network. Raises Problem 503 `overloaded`."""
         with self._lock:
             self.require_room()
+            if long and self.long >= self.max_long:
+                raise self._full(f"{self.long} requests that take several runs of the network are inside")
             if not self.requests:
                 self._left = time.monotonic()
             self.requests += 1
+            self.long += long
         ticket = Ticket(self)
         try:
             yield ticket
@@ -75,6 +91,7 @@ class Admission:
             with self._lock:
                 ticket.given_up = True
                 self.requests -= 1
+                self.long -= long
                 self.pixels -= ticket.pixels
                 self._emptied = time.monotonic()
 

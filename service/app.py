@@ -90,7 +90,7 @@ def create_app(settings: Settings, on_unusable: OnUnusable = lambda *_: None) ->
 async def _warm(app: FastAPI, models: Models, on_unusable: OnUnusable) -> None:
     """Load the default model and let it answer once; only then is the service ready."""
     try:
-        loaded = await run_in_threadpool(models.get)
+        loaded = await models.load()
         await app.state.segmenting.warm(loaded)
     except InputError as error:
         on_unusable(str(error), 2)
@@ -127,6 +127,7 @@ class RequestIds:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
                 headers["X-Content-Type-Options"] = "nosniff"  # a browser must not guess at what goes out
+                headers["X-Frame-Options"] = "DENY"  # a page of another site must not lead clicks to it
             await send(message)
 
         try:

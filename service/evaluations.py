@@ -11,13 +11,15 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from datetime import UTC, datetime
 from errno import EACCES
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from core import evaluation
 from core.datasets import FolderDataset, Sample, list_splits, open_dataset
@@ -36,6 +38,8 @@ NICE = 15  # of 19
 BATCH = 1  # photographs at a time: a user's picture waits for few of them
 QUIET_S = 1.0  # after a request an evaluation rests between its photographs for so long
 REST = 2.0  # times what it worked
+LOOK_S = 0.1  # between two looks whether the job is still to go on
+KEPT = 1000  # evaluations that have ended, the newest
 EVENTS_S = 0.25  # between two looks whether a job has changed
 
 log = logging.getLogger("service")
@@ -108,7 +112,7 @@ class Evaluations:
         try:
             if self.data is not None:
                 list_splits(self.data)
-        except InputError as error:  # not the end: the rest of the service does without
+        except (InputError, OSError) as error:  # not the end: the rest of the service does without
             log.warning("SEGMENT_DATA: %s; /evaluate will answer no_data", error)
         remove_temporaries(self.folder)
         for path in sorted(self.folder.glob("*.json")):
@@ -120,6 +124,7 @@ class Evaluations:
             self._jobs[job.id] = job
             if job.active:
                 self._change(job, state="interrupted", finished=_now())
+        self._forget()
 
     def stop(self) -> None:
         """Let the running job stop at its next batch and no other begin; returns at once."""
@@ -130,7 +135,7 @@ class Evaluations:
         """Stop and wait; what did not end is written as interrupted."""
         self.stop()
         self._pool.shutdown()
-        for job in self._jobs.values():
+        for job in list(self._jobs.values()):  # one that comes late may be added meanwhile
             if job.active:
                 self._change(job, state="interrupted", finished=_now())
 
@@ -155,13 +160,26 @@ class Evaluations:
                 progress=Progress(done=0, total=len(dataset)),
             )
             self._store(job)  # first: a job that can't be written is not begun
-            self._jobs[job.id] = job
             try:
                 self._futures[job.id] = self._pool.submit(self._run, job, model, dataset)
             except RuntimeError:  # the pool takes no more
                 self._change(job, state="interrupted", finished=_now())
                 raise shutting_down() from None
+            finally:
+                self._jobs[job.id] = job
+                self._forget()
         return job
+
+    def _forget(self) -> None:
+        """Let go of the oldest, and of what only a job that goes on needs."""
+        ended = [job for job in self.jobs() if not job.active]
+        for job in ended:
+            self._futures.pop(job.id, None)
+            self._cancelled.discard(job.id)
+        for job in ended[KEPT:]:
+            del self._jobs[job.id]
+            with suppress(OSError):
+                (self.folder / f"{job.id}.json").unlink(missing_ok=True)
 
     def _open(self, split: str) -> FolderDataset:
         if self.data is None:
@@ -173,6 +191,8 @@ class Evaluations:
             return open_dataset(self.data, split)
         except InputError as error:
             raise Problem("no_data", str(error)) from None
+        except OSError as error:
+            raise Problem("no_data", f"the service's data can't be read ({error.strerror})") from None
 
     async def wait(self, job: Job) -> Report:
         """Wait until a job has ended, without a thread. Raises Problem 500 `evaluation_failed` where it has no report."""
@@ -190,15 +210,17 @@ class Evaluations:
         if not job.active:
             raise Problem("evaluation_finished", f"this evaluation has ended already ({job.state})")
         self._cancelled.add(job.id)
-        if self._futures[job.id].cancel():  # it had not begun
-            self._change(job, state="cancelled", finished=_now())
+        future = self._futures.get(job.id)
+        if future and future.cancel():  # it had not begun
+            await run_in_threadpool(self._change, job, state="cancelled", finished=_now())
         await self._ended(job)
         if job.state != "cancelled":
             raise Problem("evaluation_finished", f"this evaluation has ended meanwhile ({job.state})")
 
     async def _ended(self, job: Job) -> None:
         """Wait until a job's thread is through with it, without a thread; one that was never begun is."""
-        await asyncio.wait((asyncio.wrap_future(self._futures[job.id]),))
+        if future := self._futures.get(job.id):
+            await asyncio.wait((asyncio.wrap_future(future),))
 
     async def events(self, job: Job) -> AsyncIterator[Job]:
         """The job at once, whenever it has changed, and when it has ended."""
@@ -226,7 +248,7 @@ class Evaluations:
     def _run(self, job: Job, model: Loaded, dataset: FolderDataset) -> None:
         try:
             self._change(job, started=_now(), state="running")
-            tally = evaluation.count(self._through_worker(model), dataset, BATCH, progress=self._progress(job))
+            tally = evaluation.count(self._through_worker(job, model), dataset, BATCH, progress=self._progress(job))
             info = CheckpointInfo(
                 name=model.name,
                 architecture=model.architecture,
@@ -246,7 +268,7 @@ class Evaluations:
                 job, state="failed", error=f"{type(error).__name__}: the service's log holds the rest", finished=_now()
             )
 
-    def _through_worker(self, model: Loaded) -> evaluation.Segment:
+    def _through_worker(self, job: Job, model: Loaded) -> evaluation.Segment:
         """Segments as users' pictures are segmented, at low priority; the pictures are prepared in this thread."""
         segmenter = model.segmenter
 
@@ -258,17 +280,26 @@ class Evaluations:
                 self._stopping.wait(REST * (time.monotonic() - since))
             since = time.monotonic()
             waiting = [self.workers.submit(model.segmenters, segmenter.prepare(rgb), BACKGROUND) for rgb in photos]
+            try:
+                while wait(waiting, LOOK_S).not_done:  # as long as users' pictures come without a gap
+                    self._require_wanted(job)
+            finally:
+                for future in waiting:
+                    future.cancel()
             return [segmenter.label(future.result()[0], size) for future, size in zip(waiting, sizes, strict=True)]
 
         return some
 
+    def _require_wanted(self, job: Job) -> None:
+        if job.id in self._cancelled:
+            raise Cancelled
+        if self._stopping.is_set():
+            raise Stopped
+
     def _progress(self, job: Job) -> Callable[[int, Sequence[Sample]], None]:
         def progress(done: int, _: Sequence[Sample]) -> None:
             job.progress = Progress(done=done, total=job.progress.total)
-            if job.id in self._cancelled:
-                raise Cancelled
-            if self._stopping.is_set():
-                raise Stopped
+            self._require_wanted(job)
 
         return progress
 

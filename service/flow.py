@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future
 from typing import Any, Generic, TypeVar
 
 from service.admission import Ticket
+from service.problems import deadline_passed
 from service.timing import Timing
 
 Result = TypeVar("Result")
@@ -21,6 +23,7 @@ class Flow(Generic[Result]):
     def __init__(self, timing: Timing, ticket: Ticket) -> None:
         self._timing, self._ticket = timing, ticket
         self._begun: list[Future[Any]] = []
+        self._started = False
         self._result: Future[Result] = Future()
         self._result.set_running_or_notify_cancel()  # from now on it ends by what a stage says only
 
@@ -29,6 +32,7 @@ class Flow(Generic[Result]):
         submitted = time.perf_counter()
 
         def run() -> None:
+            self._started = True
             self._timing.add("queue", time.perf_counter() - submitted)
             if self._ticket.given_up:
                 raise CancelledError
@@ -55,10 +59,16 @@ class Flow(Generic[Result]):
             del ended  # which holds the error, whose traceback holds what is here
 
     async def result(self) -> Result:
-        """The result, or what a stage raised. Cancelled, begin no stage any more, and end when the one that runs ends,
-        since it holds memory until then."""
+        """The result, or what a stage raised, or `deadline_passed` where it has not begun by then. Cancelled, begin no stage
+        any more, and end when the one that runs ends, since it holds memory until then."""
+        waiting, late = asyncio.wrap_future(self._result), self._ticket.deadline - time.monotonic()
         try:
-            return await asyncio.wrap_future(self._result)
+            if math.isfinite(late):
+                await asyncio.wait((waiting,), timeout=late)
+                if not self._started and all(future.cancel() for future in tuple(self._begun)):
+                    waiting.cancel()
+                    raise deadline_passed()
+            return await waiting
         except asyncio.CancelledError:
             self._ticket.given_up = True
             while self._begun:

@@ -8,6 +8,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 MOST = 16  # parts
+BOUNDARY = 70  # bytes (RFC 2046, section 5.1.1); comparing longer ones can take minutes
+TAIL = 4096  # bytes, in which the last boundary mostly is
 
 
 @dataclass
@@ -31,7 +33,10 @@ def parse_form(content_type: str, body: bytes) -> list[Part]:
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not boundary:
         raise ValueError("no boundary is told")
-    if body.rfind(b"--" + boundary + b"--") < 0:  # from the end, where it is
+    if len(boundary) > BOUNDARY:
+        raise ValueError(f"its boundary is longer than {BOUNDARY} bytes")
+    last = b"--" + boundary + b"--"
+    if last not in body[-TAIL:] and last not in body:  # not from the end: Python's search backwards is quadratic
         raise ValueError("it is cut off: its last boundary is missing")
     if body.count(b"\r\n--" + boundary) > MOST + 1:  # content has no such lines; to try each would take seconds
         raise ValueError(f"it has more than {MOST} parts")

@@ -44,7 +44,7 @@ class Guard:
 
     def _require(self, scope: Scope) -> None:
         headers, path = Headers(scope=scope), scope["path"]
-        self._framing(headers)
+        self._framing(scope, headers)
         if path not in PROBES:
             self._host(headers)
         if scope["method"] not in READING:
@@ -52,12 +52,15 @@ class Guard:
         if self.settings.api_keys and path not in OPEN and not path.startswith(OPEN_FILES):
             self._key(headers, "operate" if OPERATE.match(path) else "segment")
 
-    def _framing(self, headers: Headers) -> None:
+    def _framing(self, scope: Scope, headers: Headers) -> None:
         if "transfer-encoding" in headers and "content-length" in headers:
             both = "the length is told twice; send Content-Length or Transfer-Encoding, not both"
             raise Problem("bad_request", both, {"Connection": "close"})  # RFC 9112, section 6.1
-        if sum(len(name) + len(value) for name, value in headers.raw) > HEADER_BYTES:
-            raise Problem("bad_request", f"the headers are longer than {HEADER_BYTES:,} bytes", {"Connection": "close"})
+        target = len(scope["raw_path"]) + len(scope["query_string"])  # which would be written to the log
+        if target + sum(len(name) + len(value) for name, value in headers.raw) > HEADER_BYTES:
+            raise Problem(
+                "bad_request", f"the headers and the address are longer than {HEADER_BYTES:,} bytes", {"Connection": "close"}
+            )
 
     def _host(self, headers: Headers) -> None:
         """A page of another site that resolves its name to this machine sends its own name (DNS rebinding)."""

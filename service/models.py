@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from service.problems import Problem
 from service.settings import Settings
 
 log = logging.getLogger("service")
+Stamp = tuple[int, int, int]  # a file's inode, bytes and time of change
 
 
 @dataclass
@@ -34,6 +39,7 @@ class Model:
     backend: str = ""
     digest: str = ""
     error: str | None = None
+    bad: Stamp | None = None  # of the file that the error is of
 
 
 @dataclass(frozen=True)
@@ -75,18 +81,17 @@ class Models:
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._lock = threading.Lock()
         self._loading = threading.Lock()
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loading")
 
     def inspect(self) -> None:
         """Read every file once, so that `/models` tells scores and faults before a model is asked for."""
         for model in self.models.values():
             if model.card is None and model.error is None:
-                try:
+                with self._blamed(model), suppress(Problem):
                     _require_inside(model)
                     checkpoint = read_checkpoint(model.path, model.name)
                     check_weights(checkpoint)
                     self._told_of(model, checkpoint)
-                except CheckpointError as error:
-                    model.error = str(error)
 
     def ready(self, name: str | None = None) -> Loaded | None:
         """The model where it is loaded already, at once."""
@@ -97,31 +102,43 @@ class Models:
         with self._lock:
             return list(self._loaded.values())
 
+    async def load(self, name: str | None = None) -> Loaded:
+        """`get`, in a thread of its own: a model that takes long to load keeps no other work from its threads."""
+        if ready := self.ready(name):
+            return ready
+        return await asyncio.get_running_loop().run_in_executor(self._loader, self.get, name)
+
     def get(self, name: str | None = None) -> Loaded:
         """The model, loaded; slow the first time. Raises Problem: 404 `unknown_model`, 503 `model_unusable`."""
         name = name or self.default
         if name not in self.models:
             raise self._unknown()
-        ready = self._recent(name)
-        if ready:
-            return ready
         with self._loading:  # one at a time; those that are loaded are answered meanwhile
-            ready = self._recent(name) or self._load(self.models[name])
-            self.replace(ready)
-            return ready
+            if ready := self._recent(name):
+                return ready
+            model = self.models[name]
+            if model.bad and model.bad == _stamp(model.path):  # to read it again for each request would keep all others waiting
+                raise self._unusable(model)
+            fresh = self._load(model)
+            self.replace(fresh)
+            return fresh
 
-    def read_again(self, name: str) -> Loaded:
+    async def read_again(self, name: str) -> Loaded:
         """The model as its file is now, not yet in place of the one that answers. Raises as `get` does."""
         if name not in self.models:
             raise self._unknown()
-        with self._loading:
-            return self._load(self.models[name])
+
+        def read() -> Loaded:
+            with self._loading:
+                return self._load(self.models[name])
+
+        return await asyncio.get_running_loop().run_in_executor(self._loader, read)
 
     def replace(self, fresh: Loaded) -> None:
         """Let requests that come from now on be answered by this one; those inside keep theirs."""
         model, backend = self.models[fresh.name], fresh.segmenter.backend
         with self._lock:
-            model.card, model.checkpoint, model.error = fresh.card, fresh.checkpoint, None
+            model.card, model.checkpoint, model.error, model.bad = fresh.card, fresh.checkpoint, None, None
             model.backend, model.digest = backend.name, backend.digest
             self._loaded[fresh.name] = fresh
             self._loaded.move_to_end(fresh.name)
@@ -138,13 +155,22 @@ class Models:
             return self._loaded.get(name)
 
     def _load(self, model: Model) -> Loaded:
-        try:
+        with self._blamed(model):
             _require_inside(model)
             checkpoint = read_checkpoint(model.path, model.name)
             first = Segmenter(checkpoint, self.devices[0], self.backend)
             # whichever worker answers, the reply names one back end
             others = (Segmenter(checkpoint, device, first.backend.name) for device in self.devices[1:])
             segmenters = (first, *others)
+        return Loaded(model.name, first.backend.digest, segmenters, checkpoint.card, checkpoint.digest)
+
+    @contextmanager
+    def _blamed(self, model: Model) -> Iterator[None]:
+        """What goes wrong with a model's file is noted as its error. Raises Problem; InputError where a setting is wrong."""
+        stamp = _stamp(model.path)  # before it is read: another file may take its place meanwhile
+        try:
+            yield
+            return
         except CheckpointError as error:
             model.error = str(error)
         except InputError:
@@ -152,9 +178,12 @@ class Models:
         except Exception as error:  # out of memory, a driver's fault: this model's trouble, not the service's
             log.exception("the model %s could not be loaded", model.name)
             model.error = f"{type(error).__name__}: the service's log holds the rest"
-        else:
-            return Loaded(model.name, first.backend.digest, segmenters, checkpoint.card, checkpoint.digest)
-        raise Problem("model_unusable", f"the model {model.name} can't be used; GET /models tells why")
+            stamp = None  # it may not be the file's fault
+        model.bad = stamp
+        raise self._unusable(model)
+
+    def _unusable(self, model: Model) -> Problem:
+        return Problem("model_unusable", f"the model {model.name} can't be used; GET /models tells why")
 
     def _told_of(self, model: Model, checkpoint: Checkpoint) -> None:
         model.card, model.checkpoint = checkpoint.card, checkpoint.digest
@@ -198,6 +227,15 @@ class Models:
             "devices": loaded and [segmenter.backend.device for segmenter in loaded.segmenters],
             "error": model.error,
         }
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """What changes where a file is replaced or written to; None where there is none."""
+    try:
+        told = path.stat()
+    except OSError:
+        return None
+    return told.st_ino, told.st_size, told.st_mtime_ns
 
 
 def _require_inside(model: Model) -> None:

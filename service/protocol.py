@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_SECONDS = 10.0  # from the connection, or from the reply before, to the end of a request's header
-READ_SECONDS = 120.0  # for a reply to be taken
+READ_SECONDS = 120.0  # for what of a reply has been handed over to be read
 
 
 class Protocol(H11Protocol):
@@ -33,9 +34,25 @@ class Protocol(H11Protocol):
         """A reply has been given to the transport."""
         super().on_response_complete()
         self._watch()
+        self._await_reader()
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than the reply comes."""
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        """It has read what there was."""
+        super().resume_writing()
         if self._unread is not None:
             self._unread.cancel()
-        self._unread = self.loop.call_later(READ_SECONDS, self._abort_unread)
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP; where a reply has been sent for it already, nothing more can be said."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed."""
@@ -43,6 +60,11 @@ class Protocol(H11Protocol):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
+
+    def _await_reader(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+        self._unread = self.loop.call_later(READ_SECONDS, self._abort_unread)
 
     def _watch(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:  # a request is under way

@@ -12,7 +12,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse,
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from core.segmenter import How
+from core.segmenter import PLAIN, How
+from service.download import Download
 from service.evaluations import Evaluations, Job
 from service.gone import ClientGone, unless_gone
 from service.models import Models
@@ -93,15 +94,15 @@ async def segment(
     models: Models = request.app.state.models
     segmenting: Segmenting = request.app.state.segmenting
     telemetry: Telemetry = request.app.state.telemetry
-    name = model or models.default
+    name, how = model or models.default, How(resolution == "native", flip)
     try:
         with telemetry.counted(name if name in models.models else "unknown"), segmenting.admission.uploading() as hold:
             data = await read_picture(request, segmenting.settings.max_bytes, segmenting.admission.require_room, hold)
-            with segmenting.admission.entered() as ticket:
+            with segmenting.admission.entered(long=how != PLAIN) as ticket:
                 loaded = models.ready(model)
                 if loaded is None:
-                    loaded = await unless_gone(request, run_in_threadpool(models.get, model))
-                reply = segmenting.segment(data, loaded, Wish(output, format, How(resolution == "native", flip)), ticket)
+                    loaded = await unless_gone(request, models.load(model))
+                reply = segmenting.segment(data, loaded, Wish(output, format, how), ticket)
                 del data  # the pipeline lets go of it as soon as it is decoded
                 (content, media_type), timing = await unless_gone(request, reply)
     except (ClientGone, ClientDisconnect):
@@ -112,7 +113,7 @@ async def segment(
         "Segment-Backend": loaded.segmenter.backend.name,
         "Server-Timing": timing.header(),
     }
-    return Response(content, media_type=media_type, headers=headers)
+    return Download(content, media_type, headers, segmenting.admission)
 
 
 @router.get("/models")
@@ -127,7 +128,7 @@ async def reload(request: Request, name: str) -> JSONResponse:
     be used, so do those that follow."""
     models: Models = request.app.state.models
     async with request.app.state.reloading:  # of two at once the later one rules
-        fresh = await run_in_threadpool(models.read_again, name)
+        fresh = await models.read_again(name)
         try:
             await request.app.state.segmenting.warm(fresh)
         except Exception:
@@ -156,7 +157,7 @@ async def start_evaluation(
     """Score the served artefact on a split of the service's data; users' pictures go first."""
     models: Models = request.app.state.models
     evaluations: Evaluations = request.app.state.evaluations
-    loaded = await run_in_threadpool(models.get, model)
+    loaded = await models.load(model)
     job = await run_in_threadpool(evaluations.start, loaded, split)
     where = {"Location": f"/evaluate/{job.id}"}
     if wait:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,6 +54,9 @@ class Telemetry:
             self.seconds.labels(model).observe(time.perf_counter() - began)
         except Problem as problem:
             code = problem.code
+            raise
+        except asyncio.CancelledError:  # the service ends
+            code = "shutting_down"
             raise
         except (ClientGone, ClientDisconnect):
             code = "client_gone"

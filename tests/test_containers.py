@@ -74,3 +74,4 @@ def test_serve_reads_what_train_writes() -> None:
 def test_containers_are_guarded(service: str) -> None:
     settings = COMPOSE["services"][service]
     assert settings["read_only"] is True and settings["cap_drop"] == ["ALL"]
+    assert settings["logging"]["options"]["max-size"]

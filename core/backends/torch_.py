@@ -62,6 +62,7 @@ def open_torch(checkpoint: Checkpoint, device: str = "auto", name: str = "auto")
 
     Raises InputError for a device that is not there, or that can't run it so, and CheckpointError.
     """
+    check_weights(checkpoint)  # first: the card may promise a network that there is no memory for
     network = _build(checkpoint).eval()
     load_state(network, checkpoint)
     chosen, preprocess = choose_device(device), checkpoint.card.preprocess

@@ -56,7 +56,9 @@ def shut(app: FastAPI) -> Gate:
 @contextmanager
 def listening(app: FastAPI) -> Iterator[int]:
     """The service on a port, as `python -m service` has it, in a thread of this process."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, http=Protocol, ws="none", log_config=None))
+    # what ends a connection is not uvicorn's own deadline between two requests
+    config = uvicorn.Config(app, port=0, http=Protocol, ws="none", log_config=None, timeout_keep_alive=600)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

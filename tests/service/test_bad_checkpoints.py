@@ -84,6 +84,10 @@ KINDS: dict[str, Callable[[Path], object]] = {
     "another number of classes": changed(lambda _, tensors: tensors.update({"head.bias": tensors["head.bias"][:5]})),
     "a tensor missing": changed(lambda _, tensors: tensors.pop("head.bias")),
     "a tensor too many": changed(lambda _, tensors: tensors.update(extra=np.ones(3, np.float32))),
+    "no pixels": changed(lambda document, _: document["preprocess"].update(size=[0, 0])),
+    "more pixels than memory": changed(lambda document, _: document["preprocess"].update(size=[30_000, 30_000])),
+    "a deviation of 0": changed(lambda document, _: document["preprocess"].update(std=[0, 0, 0])),
+    "a network of 40 GB": changed(lambda document, _: document["architecture"].update(width=1024)),
     "a schema from the future": changed(lambda document, _: document.update(schema_version=2)),
     "an entry from the future": changed(lambda document, _: document.update(colour="red")),
     "a link out of the folder": linked,
@@ -152,3 +156,19 @@ def test_at_a_reload_the_old_one_serves_on(start, tmp_path: Path, kind: str) -> 
     assert after.status_code == 200 and after.content == before.content
     assert after.headers["segment-digest"] == before.headers["segment-digest"]
     assert not Path("ran").exists()
+
+
+def test_a_bad_one_is_read_once_and_again_when_it_has_changed(start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(
+        "service.models.read_checkpoint", lambda path, name: [read.append(path), read_checkpoint(path, name)][1]
+    )
+    client, _ = start(["good", "bad"], "bad", "one bit")
+    path = tmp_path / "models" / "bad.safetensors"
+    until(lambda: client.get("/models").json()["models"][0]["error"])
+    for _ in range(5):
+        refused(client, "bad", "/segment?model=bad")
+    assert read.count(path) == 1
+    shutil.copy(tmp_path / "models" / "good.safetensors", path)
+    assert client.post("/segment?model=bad", content=PNG).status_code == 200
+    assert read.count(path) == 2

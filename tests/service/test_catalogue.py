@@ -137,6 +137,10 @@ CASES: dict[str, tuple[dict, str]] = {
         {"content": b"x", "headers": {"Content-Type": f"multipart/form-data; boundary={'x' * 10_000}"}},
         "malformed_body",
     ),
+    "a boundary of 10 KB in 20 MB that are almost all boundaries": (
+        {"content": b"-" * 20_000_000, "headers": {"Content-Type": f"multipart/form-data; boundary=x{'-' * 10_000}"}},
+        "malformed_body",
+    ),
     "a form cut off in its header": ({"content": b"--x\r\nContent-Disp", "headers": FORM}, "malformed_body"),
     "a form cut off in its part": ({"content": part(), "headers": FORM}, "malformed_body"),
     "no form at all": ({"content": b"garbage\r\n--x--\r\n", "headers": FORM}, "malformed_body"),

@@ -147,8 +147,8 @@ def test_a_running_and_a_waiting_one_can_be_cancelled(serve, scenes: Path, tmp_p
     gate = shut(client.app)
     running, waiting = (client.post(f"/evaluate?model={name}").headers["location"] for name in ("first", "second"))
     assert client.delete(waiting).status_code == 204
-    threading.Timer(0.5, gate.set).start()
-    assert client.delete(running).status_code == 204
+    assert client.delete(running).status_code == 204  # however long the worker is busy with others
+    gate.set()
     for location in (running, waiting):
         job = client.get(location).json()
         assert job["state"] == "cancelled" and job["finished"] and job["report"] is None
@@ -157,6 +157,24 @@ def test_a_running_and_a_waiting_one_can_be_cancelled(serve, scenes: Path, tmp_p
         again = client.delete(location)
         assert (again.status_code, again.json()["code"]) == (409, "evaluation_finished")
     assert client.post("/evaluate?model=first&wait=true").status_code == 200
+
+
+def test_the_newest_evaluations_are_kept(serve, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.evaluations.KEPT", 2)
+    client = serve(data=scenes)
+    made = [client.post("/evaluate?wait=true").headers["location"].rpartition("/")[2] for _ in range(5)]
+    listed = [job["id"] for job in client.get("/evaluate").json()["evaluations"]]
+    assert listed == made[:-4:-1]  # the last one had not ended as it was begun
+    assert {path.stem for path in (tmp_path / "state" / "evaluations").iterdir()} == set(listed)
+
+
+def test_data_that_may_not_be_read_is_no_data(serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("service.evaluations.list_splits", locked)
+    reply = serve(data=scenes).post("/evaluate")
+    assert (reply.status_code, reply.json()["code"]) == (409, "no_data")
 
 
 def test_a_state_that_can_t_be_written_does_not_block_the_model(serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:

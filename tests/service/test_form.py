@@ -36,6 +36,18 @@ def test_more_parts_than_anybody_needs_are_refused() -> None:
         parts_of([("part", (None, b""))] * (MOST + 1))
 
 
+@pytest.mark.parametrize("boundary", [b"x" + b"-" * 70, b"x" + b"-" * 10_000])
+def test_a_boundary_longer_than_any_is_not_looked_for(boundary: bytes) -> None:
+    with pytest.raises(ValueError, match="longer than 70 bytes"):
+        parse_form("multipart/form-data; boundary=" + boundary.decode(), b"-" * 20_000_000)
+
+
+def test_what_follows_the_last_boundary_is_passed_over() -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    (part,) = parse_form("multipart/form-data; boundary=x", head + b"content\r\n--x--\r\n" + b"-" * 100_000)
+    assert part.content() == b"content"
+
+
 def test_what_is_wrong_with_a_form_is_told_without_its_bytes() -> None:
     with pytest.raises(ValueError, match="not as RFC 7578 wants them"):
         parse_form("multipart/form-data; boundary=x", b"secret\r\n--x--\r\n")

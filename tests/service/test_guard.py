@@ -130,5 +130,6 @@ def test_pages_of_sites_that_are_let_in_can(serve) -> None:
 
 
 @pytest.mark.parametrize("path", ["/segment", "/models", "/nowhere", "/healthz", "/docs"])
-def test_browsers_are_told_not_to_guess(serve, path: str) -> None:
-    assert serve().get(path).headers["x-content-type-options"] == "nosniff"
+def test_browsers_are_told_not_to_guess_and_not_to_frame(serve, path: str) -> None:
+    headers = serve().get(path).headers
+    assert (headers["x-content-type-options"], headers["x-frame-options"]) == ("nosniff", "DENY")

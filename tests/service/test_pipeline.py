@@ -23,6 +23,7 @@ from service.admission import Admission
 from service.app import create_app
 from service.flow import Flow
 from service.problems import Problem
+from service.segmenting import TILERS
 from service.settings import load_settings
 from service.stages import Segmentation, Wish
 from service.worker import BACKGROUND, USER, Workers
@@ -170,6 +171,34 @@ def test_a_request_that_waits_longer_than_the_deadline_503(serve) -> None:
         time.sleep(0.1)
         gate.set()
         assert (late.result().status_code, late.result().json()["code"]) == (503, "deadline_passed")
+
+
+def test_what_takes_several_runs_leaves_most_places_to_the_rest(serve) -> None:
+    client = serve(queue=4)
+    gate = shut(client.app)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(client.post, "/segment?flip=true", content=png())
+        until(lambda: client.app.state.segmenting.admission.long)
+        second = client.post("/segment?resolution=native", content=png())
+        assert (second.status_code, second.json()["code"]) == (503, "overloaded")
+        plain = pool.submit(client.post, "/segment", content=png())
+        until(lambda: client.app.state.segmenting.admission.requests == 2)
+        gate.set()
+        assert first.result().status_code == plain.result().status_code == 200
+    assert client.post("/segment?flip=true", content=png()).status_code == 200
+
+
+def test_what_has_no_thread_by_its_deadline_is_given_up_then(serve) -> None:
+    client = serve(deadline=0.3)
+    gate = shut(client.app)
+    with ThreadPoolExecutor(TILERS) as pool:
+        busy = [pool.submit(client.post, "/segment?flip=true", content=png()) for _ in range(TILERS)]
+        until(lambda: client.app.state.segmenting.admission.long == TILERS)
+        reply = client.post("/segment?flip=true", content=png())  # and not when the gate is opened
+        assert (reply.status_code, reply.json()["code"]) == (503, "deadline_passed")
+        gate.set()
+        assert {each.result().status_code for each in busy} <= {200, 503}
+    assert client.app.state.segmenting.admission.requests == 0
 
 
 def test_retry_after_grows_with_the_line() -> None:
