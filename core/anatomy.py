@@ -15,21 +15,51 @@ KEPT = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
 # of JPEG segments: what lies between these (RSTn, FF00, reserved ones) is passed over without a length by decoders
 MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
 ALONE = {0x00, 0x01, *range(0xD0, 0xDA)}  # second bytes that no length follows
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+UNKNOWN = {*range(0x02, 0xC0), 0xC8, 0xDE, 0xDF, *range(0xF0, 0xFE)}  # reserved, or of hierarchical pictures
 
 
 def pixels_only(data: bytes) -> bytes:
     """What a decoder needs of a file: a PNG without the chunks that say nothing of its pixels, anything else as it is.
 
     libpng would inflate every text and profile, wherever it stands. Raises ImageError where a PNG has more chunks, or a
-    JPEG more segments or scans, than a photograph has.
+    JPEG more scans, than a photograph has.
     """
     if data.startswith(PNG):
         return _essential(data)
-    if data.startswith(JPEG):
-        _require_short_lead(data)
-        if scans(data) > MAX_SCANS:
-            raise ImageError(f"the picture comes in more than {MAX_SCANS} scans; save it anew")
+    if data.startswith(JPEG) and scans(data) > MAX_SCANS:
+        raise ImageError(f"the picture comes in more than {MAX_SCANS} scans; save it anew")
     return data
+
+
+def jpeg_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a JPEG, from the one frame header before its first scan; no other segment is looked into.
+
+    Raises ImageError where there is none, or where it stands behind more segments than photographs have.
+    """
+    size, place = None, 2
+    for _ in range(MAX_LEAD):
+        if place + 4 > len(data):
+            break
+        kind, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        if data[place] != 0xFF or kind == 0xFF:  # what decoders skip byte by byte
+            place += 1
+        elif kind in ALONE:
+            place += 2
+        elif kind == 0xDA:
+            if size is None or 0 in size:
+                break
+            return size
+        elif kind in UNKNOWN or length < 2 or (kind in FRAMES and size):
+            raise ImageError("the picture is damaged, or of a kind of JPEG that nobody reads; expected a whole one")
+        else:
+            if kind in FRAMES:
+                height, width = data[place + 5 : place + 7], data[place + 7 : place + 9]
+                size = int.from_bytes(width, "big"), int.from_bytes(height, "big")
+            place += 2 + length
+    else:
+        raise ImageError(f"the picture has more than {MAX_LEAD:,} segments before its first scan; save it anew")
+    raise ImageError("the picture is damaged: no size and no pixels; expected a whole JPEG")
 
 
 def scans(data: bytes) -> int:
@@ -69,20 +99,3 @@ def _essential(data: bytes) -> bytes:
         place = end
     kept.append(data[begin:place])
     return data if len(kept) == 2 and place == len(data) else b"".join(kept)
-
-
-def _require_short_lead(data: bytes) -> None:
-    place = 2
-    for _ in range(MAX_LEAD):
-        if place + 4 > len(data):
-            return  # no scan: what decodes it tells so
-        kind = data[place + 1]
-        if data[place] != 0xFF or kind == 0xFF:  # what decoders skip byte by byte
-            place += 1
-        elif kind in ALONE:
-            place += 2
-        elif kind == 0xDA:
-            return
-        else:
-            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    raise ImageError(f"the picture has more than {MAX_LEAD:,} segments before its first scan; save it anew")

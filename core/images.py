@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from core.anatomy import pixels_only
+from core.anatomy import JPEG, jpeg_size, pixels_only
 from core.errors import ImageError, InputError
 
 RGB = npt.NDArray[np.uint8]  # (H, W, 3), red first, 0..255
@@ -64,14 +64,15 @@ def decode_photo(
 
 def _read_header(data: bytes) -> tuple[int, int, int]:
     """Width, height and number of frames (1 for a JPEG, whatever else it carries)."""
+    if data.startswith(JPEG):
+        return *jpeg_size(data), 1  # Pillow would read every segment, some of them byte by byte
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as picture:
-            frames = 1 if picture.format in ("JPEG", "MPO") else int(getattr(picture, "n_frames", 1))
-            return picture.width, picture.height, frames
+        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as picture:
+            return picture.width, picture.height, int(getattr(picture, "n_frames", 1))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning can be made an error
         raise ImageError(f"the picture has too many pixels ({error}); send a smaller one", "too_large") from None
     except Exception:  # many kinds on damaged files: OSError, SyntaxError, KeyError, ...; its words may repeat what came
-        raise ImageError("the picture is damaged: its header can't be read; expected a whole JPEG, PNG or WebP") from None
+        raise ImageError("the picture is damaged: its header can't be read; expected a whole PNG or WebP") from None
 
 
 def _describe(data: bytes) -> str:

@@ -212,7 +212,8 @@ class Evaluations:
         self._cancelled.add(job.id)
         future = self._futures.get(job.id)
         if future and future.cancel():  # it had not begun
-            await run_in_threadpool(self._change, job, state="cancelled", finished=_now())
+            job.finished, job.state = _now(), "cancelled"  # before anybody who waits for it looks
+            await run_in_threadpool(self._change, job)
         await self._ended(job)
         if job.state != "cancelled":
             raise Problem("evaluation_finished", f"this evaluation has ended meanwhile ({job.state})")
@@ -241,9 +242,10 @@ class Evaluations:
 
     def job(self, job_id: str) -> Job:
         """One job. Raises Problem 404 `unknown_evaluation`."""
-        if job_id not in self._jobs:
+        job = self._jobs.get(job_id)
+        if job is None:
             raise Problem("unknown_evaluation", "there is no evaluation of this id; GET /evaluate lists them")
-        return self._jobs[job_id]
+        return job
 
     def _run(self, job: Job, model: Loaded, dataset: FolderDataset) -> None:
         try:
@@ -277,7 +279,7 @@ class Evaluations:
         def some(photos: Sequence[RGB], sizes: Sequence[Size]) -> list[Labels]:
             nonlocal since
             if self.quiet_s() < QUIET_S:  # rest in proportion to what the last ones took, decoding and counting included
-                self._stopping.wait(REST * (time.monotonic() - since))
+                self._rest(job, REST * (time.monotonic() - since))
             since = time.monotonic()
             waiting = [self.workers.submit(model.segmenters, segmenter.prepare(rgb), BACKGROUND) for rgb in photos]
             try:
@@ -289,6 +291,11 @@ class Evaluations:
             return [segmenter.label(future.result()[0], size) for future, size in zip(waiting, sizes, strict=True)]
 
         return some
+
+    def _rest(self, job: Job, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self._stopping.wait(min(left, LOOK_S)):
+            self._require_wanted(job)
 
     def _require_wanted(self, job: Job) -> None:
         if job.id in self._cancelled:

@@ -70,6 +70,7 @@ class Flow(Generic[Result]):
                     raise deadline_passed()
             return await waiting
         except asyncio.CancelledError:
+            waiting.cancel()  # what it would be told nobody asks for any more
             self._ticket.given_up = True
             while self._begun:
                 for future in tuple(self._begun):

@@ -58,6 +58,7 @@ class Guard:
             raise Problem("bad_request", both, {"Connection": "close"})  # RFC 9112, section 6.1
         target = len(scope["raw_path"]) + len(scope["query_string"])  # which would be written to the log
         if target + sum(len(name) + len(value) for name, value in headers.raw) > HEADER_BYTES:
+            scope["path"], scope["raw_path"], scope["query_string"] = "/", b"/", b""  # the log is written from what is left
             raise Problem(
                 "bad_request", f"the headers and the address are longer than {HEADER_BYTES:,} bytes", {"Connection": "close"}
             )

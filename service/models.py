@@ -21,7 +21,7 @@ from service.problems import Problem
 from service.settings import Settings
 
 log = logging.getLogger("service")
-Stamp = tuple[int, int, int]  # a file's inode, bytes and time of change
+Stamp = tuple[int, int, int]  # a file's inode, bytes and time of its last change, of its rights too
 
 
 @dataclass
@@ -80,14 +80,13 @@ class Models:
             raise InputError(f"SEGMENT_MODEL: no model {self.default!r}; found: {', '.join(self.models)}")
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._lock = threading.Lock()
-        self._loading = threading.Lock()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loading")
 
     def inspect(self) -> None:
         """Read every file once, so that `/models` tells scores and faults before a model is asked for."""
         for model in self.models.values():
             if model.card is None and model.error is None:
-                with self._blamed(model), suppress(Problem):
+                with suppress(Problem), self._blamed(model):
                     _require_inside(model)
                     checkpoint = read_checkpoint(model.path, model.name)
                     check_weights(checkpoint)
@@ -106,33 +105,32 @@ class Models:
         """`get`, in a thread of its own: a model that takes long to load keeps no other work from its threads."""
         if ready := self.ready(name):
             return ready
+        self._require_usable(name or self.default)  # here already: not behind another model that takes long
         return await asyncio.get_running_loop().run_in_executor(self._loader, self.get, name)
 
     def get(self, name: str | None = None) -> Loaded:
         """The model, loaded; slow the first time. Raises Problem: 404 `unknown_model`, 503 `model_unusable`."""
         name = name or self.default
+        ready = self._recent(name)
+        if ready is None:
+            self._require_usable(name)
+            ready = self._load(self.models[name])
+            self.replace(ready)
+        return ready
+
+    def _require_usable(self, name: str) -> None:
         if name not in self.models:
             raise self._unknown()
-        with self._loading:  # one at a time; those that are loaded are answered meanwhile
-            if ready := self._recent(name):
-                return ready
-            model = self.models[name]
-            if model.bad and model.bad == _stamp(model.path):  # to read it again for each request would keep all others waiting
-                raise self._unusable(model)
-            fresh = self._load(model)
-            self.replace(fresh)
-            return fresh
+        model = self.models[name]
+        if model.bad and model.bad == _stamp(model.path):  # to read it again for each request would keep all others waiting
+            raise self._unusable(model)
 
     async def read_again(self, name: str) -> Loaded:
         """The model as its file is now, not yet in place of the one that answers. Raises as `get` does."""
         if name not in self.models:
             raise self._unknown()
 
-        def read() -> Loaded:
-            with self._loading:
-                return self._load(self.models[name])
-
-        return await asyncio.get_running_loop().run_in_executor(self._loader, read)
+        return await asyncio.get_running_loop().run_in_executor(self._loader, self._load, self.models[name])
 
     def replace(self, fresh: Loaded) -> None:
         """Let requests that come from now on be answered by this one; those inside keep theirs."""
@@ -173,6 +171,8 @@ class Models:
             return
         except CheckpointError as error:
             model.error = str(error)
+            if isinstance(error.__context__, OSError) or self.backend.startswith(OPENVINO):
+                stamp = None  # what was wrong is not in the file: leave to read it, or the artefact that is asked for
         except InputError:
             raise  # a setting is wrong, not the model
         except Exception as error:  # out of memory, a driver's fault: this model's trouble, not the service's
@@ -235,7 +235,7 @@ def _stamp(path: Path) -> Stamp | None:
         told = path.stat()
     except OSError:
         return None
-    return told.st_ino, told.st_size, told.st_mtime_ns
+    return told.st_ino, told.st_size, told.st_ctime_ns
 
 
 def _require_inside(model: Model) -> None:

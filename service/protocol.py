@@ -8,7 +8,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_SECONDS = 10.0  # from the connection, or from the reply before, to the end of a request's header
-READ_SECONDS = 120.0  # for what of a reply has been handed over to be read
+READ_SECONDS = 120.0  # for a reply to be read, from when its reader first falls behind
 
 
 class Protocol(H11Protocol):
@@ -19,6 +19,7 @@ class Protocol(H11Protocol):
 
     _late: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
+    _awaited: object = None  # the request whose reply that is
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client connected."""
@@ -41,12 +42,6 @@ class Protocol(H11Protocol):
         super().pause_writing()
         self._await_reader()
 
-    def resume_writing(self) -> None:
-        """It has read what there was."""
-        super().resume_writing()
-        if self._unread is not None:
-            self._unread.cancel()
-
     def send_400_response(self, msg: str) -> None:
         """What came is no HTTP; where a reply has been sent for it already, nothing more can be said."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
@@ -62,8 +57,12 @@ class Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def _await_reader(self) -> None:
+        """Give a reply its time, from when it is complete, or from when its reader first falls behind."""
         if self._unread is not None:
+            if self._awaited is self.cycle:
+                return
             self._unread.cancel()
+        self._awaited = self.cycle
         self._unread = self.loop.call_later(READ_SECONDS, self._abort_unread)
 
     def _watch(self) -> None:
@@ -82,5 +81,6 @@ class Protocol(H11Protocol):
             self.transport.close()
 
     def _abort_unread(self) -> None:
-        if self.transport.get_write_buffer_size():
+        self._unread = None
+        if self._awaited is self.cycle and self.transport.get_write_buffer_size():
             self.transport.abort()

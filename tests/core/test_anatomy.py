@@ -7,8 +7,9 @@ import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from core.anatomy import MAX_EXTRAS, MAX_LEAD, MAX_PIECES, pixels_only
+from core.anatomy import MAX_EXTRAS, MAX_LEAD, MAX_PIECES, jpeg_size, pixels_only
 from core.errors import ImageError
 from core.images import decode_photo
 from tests.pictures import SIGNATURE, chunks, encoded, photo, png_of, turned
@@ -75,3 +76,52 @@ def test_a_thousand_pieces_and_segments_are_a_picture() -> None:
 def test_a_png_that_ends_within_a_chunk_is_cut_off(data: bytes) -> None:
     with pytest.raises(ImageError, match="cut off"):
         pixels_only(data)
+
+
+def segment(kind: int, data: bytes = b"") -> bytes:
+    return struct.pack(">BBH", 0xFF, kind, 2 + len(data)) + data
+
+
+FRAME = JPEG[JPEG.index(b"\xff\xc0") :][:19]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"progressive": True},
+        {"exif": b"Exif\0\0" + bytes(60_000)},
+        {"comment": b"x" * 60_000},
+        {"icc_profile": bytes(300_000)},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_the_size_of_a_jpeg_is_what_pillow_says(mode: str, options: dict) -> None:
+    assert jpeg_size(encoded("JPEG", Image.fromarray(photo(31, 77)).convert(mode), **options)) == (77, 31)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        JPEG[:2] + FRAME * 2 + JPEG[2:],
+        JPEG[:2] + segment(0xC8, bytes(100)) + JPEG[2:],
+        JPEG[:2] + segment(0xF0, b"\xff" * 60_000) + JPEG[2:],
+        JPEG[:2] + segment(0xDE, bytes(60_000)) + JPEG[2:],
+        JPEG.replace(FRAME, b""),
+        JPEG.replace(FRAME, FRAME[:5] + bytes(4) + FRAME[9:]),
+        JPEG[:2] + b"\xff\xe0\0\1" + JPEG[2:],
+        JPEG[:2] + segment(0xE0, bytes(60_000))[:100],
+        JPEG[:4],
+    ],
+    ids=["two frames", "reserved", "a run of fill bytes", "hierarchical", "no frame", "0x0", "length of 1", "cut off", "bare"],
+)
+def test_a_jpeg_that_nobody_writes_is_broken(data: bytes) -> None:
+    with pytest.raises(ImageError) as told:
+        decode_photo(data)
+    assert told.value.code == "broken_image"
+
+
+def test_thousands_of_texts_are_passed_over() -> None:
+    data = JPEG[:2] + segment(0xE1, b"Exif\0\0" + bytes(2000)) * 9000 + JPEG[2:]
+    assert decode_photo(data).shape == (40, 60, 3)

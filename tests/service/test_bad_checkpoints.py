@@ -99,10 +99,10 @@ KINDS: dict[str, Callable[[Path], object]] = {
 
 @pytest.fixture
 def start(tmp_path: Path, checkpoint: Path) -> Iterator[Callable[..., tuple[TestClient, list]]]:
-    """Starts a service with these models, one of them spoilt after it was found; and what made it give up."""
+    """Starts a service with these models, some of them spoilt after they were found; and what made it give up."""
     with ExitStack() as stack:
 
-        def run(models: list[str], spoilt: str | None, kind: str) -> tuple[TestClient, list]:
+        def run(models: list[str], spoilt: list[str], kind: str) -> tuple[TestClient, list]:
             (tmp_path / "models").mkdir()
             for name in models:
                 shutil.copy(checkpoint, tmp_path / "models" / f"{name}.safetensors")
@@ -111,8 +111,8 @@ def start(tmp_path: Path, checkpoint: Path) -> Iterator[Callable[..., tuple[Test
             )
             given_up: list[tuple[str, int]] = []
             app = create_app(settings, on_unusable=lambda *told: given_up.append(told))
-            if spoilt:
-                KINDS[kind](tmp_path / "models" / f"{spoilt}.safetensors")
+            for name in spoilt:
+                KINDS[kind](tmp_path / "models" / f"{name}.safetensors")
             client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
             until(lambda: given_up or app.state.ready)
             return client, given_up
@@ -131,14 +131,14 @@ def refused(client: TestClient, name: str, method: str) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_as_the_default_one_it_ends_the_service(start, kind: str) -> None:
-    _, given_up = start(["bad"], "bad", kind)
+    _, given_up = start(["bad"], ["bad"], kind)
     ((reason, code),) = given_up
     assert code == 1 and "bad.safetensors: " in reason and "\n" not in reason
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_is_listed_with_its_error_before_anybody_asks_for_it(start, kind: str) -> None:
-    client, _ = start(["good", "bad"], "bad", kind)
+    client, _ = start(["good", "bad"], ["bad"], kind)
     until(lambda: all(model["error"] or model["digest"] for model in client.get("/models").json()["models"]))
     good, bad = sorted(client.get("/models").json()["models"], key=lambda model: model["name"] == "bad")
     assert good["error"] is None and bad["digest"] is None
@@ -148,7 +148,7 @@ def test_another_is_listed_with_its_error_before_anybody_asks_for_it(start, kind
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_at_a_reload_the_old_one_serves_on(start, tmp_path: Path, kind: str) -> None:
-    client, _ = start(["m"], None, kind)
+    client, _ = start(["m"], [], kind)
     before = client.post("/segment", content=PNG)
     KINDS[kind](tmp_path / "models" / "m.safetensors")
     refused(client, "m", "/models/m/reload")
@@ -163,7 +163,7 @@ def test_a_bad_one_is_read_once_and_again_when_it_has_changed(start, tmp_path: P
     monkeypatch.setattr(
         "service.models.read_checkpoint", lambda path, name: [read.append(path), read_checkpoint(path, name)][1]
     )
-    client, _ = start(["good", "bad"], "bad", "one bit")
+    client, _ = start(["good", "bad"], ["bad"], "one bit")
     path = tmp_path / "models" / "bad.safetensors"
     until(lambda: client.get("/models").json()["models"][0]["error"])
     for _ in range(5):
@@ -172,3 +172,19 @@ def test_a_bad_one_is_read_once_and_again_when_it_has_changed(start, tmp_path: P
     shutil.copy(tmp_path / "models" / "good.safetensors", path)
     assert client.post("/segment?model=bad", content=PNG).status_code == 200
     assert read.count(path) == 2
+
+
+def test_all_bad_ones_are_listed_and_the_good_ones_after_them(start) -> None:
+    client, _ = start(["first", "bad", "good", "worse"], ["bad", "worse"], "one bit")
+    until(lambda: all(model["error"] or model["digest"] for model in client.get("/models").json()["models"]))
+    told = {model["name"]: model["error"] for model in client.get("/models").json()["models"]}
+    assert told["bad"] and told["worse"] and not told["good"] and not told["first"]
+
+
+def test_one_that_was_away_is_read_when_it_is_back(start, tmp_path: Path) -> None:
+    client, _ = start(["good", "bad"], [], "")
+    path = tmp_path / "models" / "bad.safetensors"
+    path.rename(tmp_path / "away")
+    refused(client, "bad", "/segment?model=bad")
+    (tmp_path / "away").rename(path)
+    assert client.post("/segment?model=bad", content=PNG).status_code == 200

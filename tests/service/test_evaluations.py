@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from service.evaluations import Evaluations
 from tests.conftest import make_checkpoint
-from tests.service.conftest import shut
+from tests.pictures import encoded
+from tests.service.conftest import shut, until
 
 
 def finished(client, location: str) -> dict:
@@ -107,7 +109,7 @@ def test_an_evaluation_rests_between_photographs_while_requests_come(
     client = serve(data=scenes)
     evaluations, rested = client.app.state.evaluations, []
     monkeypatch.setattr(evaluations, "quiet_s", lambda: quiet)
-    monkeypatch.setattr(evaluations._stopping, "wait", rested.append)
+    monkeypatch.setattr(evaluations, "_rest", lambda _, seconds: rested.append(seconds))
     assert client.post("/evaluate?wait=true").status_code == 200
     assert len(rested) == rests and all(seconds > 0 for seconds in rested)
 
@@ -157,6 +159,32 @@ def test_a_running_and_a_waiting_one_can_be_cancelled(serve, scenes: Path, tmp_p
         again = client.delete(location)
         assert (again.status_code, again.json()["code"]) == (409, "evaluation_finished")
     assert client.post("/evaluate?model=first&wait=true").status_code == 200
+
+
+def test_who_waits_for_one_that_is_cancelled_before_it_begins_is_told_so(serve, scenes: Path, tmp_path: Path) -> None:
+    for seed, name in enumerate(("first", "second")):
+        make_checkpoint(tmp_path / "two" / f"{name}.safetensors", seed=seed)
+    client = serve(data=scenes, checkpoints=[tmp_path / "two"])
+    gate = shut(client.app)
+    client.post("/evaluate?model=first")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.post, "/evaluate?model=second&wait=true")
+        until(lambda: len(client.get("/evaluate").json()["evaluations"]) == 2)
+        newest = client.get("/evaluate").json()["evaluations"][0]
+        assert (newest["model"], newest["state"]) == ("second", "queued")
+        assert client.delete(f"/evaluate/{newest['id']}").status_code == 204
+        assert (waiting.result().status_code, waiting.result().json()["code"]) == (409, "evaluation_cancelled")
+    gate.set()
+
+
+def test_one_that_rests_is_cancelled_at_once(serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.evaluations.QUIET_S", 1e9)
+    monkeypatch.setattr("service.evaluations.REST", 1e9)
+    client = serve(data=scenes)
+    client.post("/segment", content=encoded())
+    location = client.post("/evaluate").headers["location"]
+    until(lambda: client.get(location).json()["state"] == "running")
+    assert client.delete(location).status_code == 204
 
 
 def test_the_newest_evaluations_are_kept(serve, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

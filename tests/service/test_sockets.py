@@ -150,11 +150,36 @@ def test_a_bad_chunk_after_the_reply_ends_the_connection(live: tuple[FastAPI, in
     still_serves(live[1])
 
 
-def test_an_address_longer_than_any_is_refused_before_it_is_logged(live: tuple[FastAPI, int]) -> None:
+def test_an_address_longer_than_any_is_refused_and_not_logged(
+    live: tuple[FastAPI, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "uvicorn.access")
     for path in (b"/?", b"/"):
         with connected(live[1]) as sock:
             sock.sendall(b"GET " + path + b"%FF" * 6000 + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             assert code(answer(sock)) == (400, "bad_request")
+    told = [record.getMessage() for record in caplog.records if record.name == "uvicorn.access"]
+    assert len(told) == 2 and max(map(len, told)) < 200
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05])
+def test_a_reply_that_is_read_in_drops_has_no_more_time(
+    live: tuple[FastAPI, int], monkeypatch: pytest.MonkeyPatch, pause: float
+) -> None:
+    monkeypatch.setattr("service.protocol.READ_SECONDS", 1.0)
+    app, port = live
+    app.state.segmenting.settings.max_bytes = app.state.segmenting.admission.max_bytes = 10_000_000
+    photo = encoded("JPEG", np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8), quality=50)
+    head = HEAD.replace(b"/segment", b"/segment?output=overlay&format=png").replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+    read = 0
+    with connected(port) as sock:
+        sock.sendall(head + b"Content-Length: %d\r\n\r\n" % len(photo) + photo)
+        with suppress(ConnectionError):
+            while some := sock.recv(1 << 16):
+                read += len(some)
+                time.sleep(pause)
+    assert (read > 7_000_000) == (not pause)  # whoever reads gets all of it
+    until(lambda: not app.state.segmenting.admission.bytes)
 
 
 def test_a_reply_that_nobody_reads_counts_and_ends_the_connection(
