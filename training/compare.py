@@ -10,23 +10,23 @@ import argparse
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from core.backends.torch_ import choose_device
 from core.datasets import Dataset
 from core.errors import InputError
 from core.evaluation import EARLIER, require_same_labels
-from training.comparison import costs, page, words
+from training.comparison import costs, words
 from training.comparison.contestants import Contestant, open_contestants
 from training.comparison.counting import count_all
 from training.comparison.document import Comparison
-from training.comparison.figures import plots
-from training.comparison.grids import CAPTIONS, grid
 from training.comparison.summary import Measured, summarise
 from training.data import check, open_data
 from training.evaluate import add_definition_flags, add_device_flags, definition
 from training.paths import require_folder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,6 +49,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Everything that is wrong is told first; then costs, one pass over the data, and the page."""
+    from training.comparison import page  # matplotlib takes half a second, which the other commands do not have
+
     if options.training_steps < 0:
         raise InputError(f"--training-steps: expected 0 or more, got {options.training_steps}")
     require_folder(options.out, "--out")
@@ -78,6 +80,9 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
 
 def figures(comparison: Comparison, contestants: Sequence[Contestant], dataset: Dataset) -> Iterator[tuple[str, str, Figure]]:
     """Name, caption and figure: the plots, then the grids of pictures."""
+    from training.comparison.figures import plots
+    from training.comparison.grids import CAPTIONS, grid
+
     yield from plots(comparison)
     apart = [example for example in comparison.examples if example.rule == "disagreement"]
     chosen = [example for example in comparison.examples if example.rule != "disagreement"]
