@@ -103,6 +103,22 @@ def read_photo(path: Path) -> RGB:
         raise InputError(f"{path}: can't be read ({error.strerror})") from None
 
 
+def as_rgb(photo: str | Path | bytes | RGB) -> RGB:
+    """A photograph as (H, W, 3) uint8 RGB: `read_photo` of a path, `decode_photo` of bytes, an array as it is.
+
+    Raises InputError for anything else (a float array, BGRA, a batch), and what these raise.
+    """
+    if isinstance(photo, (str, Path)):
+        return read_photo(Path(photo))
+    if isinstance(photo, bytes):
+        return decode_photo(photo)
+    array = np.asarray(photo)  # a Pillow picture, too
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        told = f"{array.dtype} {array.shape}" if array.dtype != object else type(photo).__name__
+        raise InputError(f"got {told}; expected a path, an encoded picture, or (H, W, 3) uint8 with red first")
+    return np.ascontiguousarray(array)
+
+
 def read_label(path: Path) -> npt.NDArray[np.unsignedinteger[Any]]:
     """Values of a label PNG as (H, W) uint8 or uint16: grey values or palette indices, 8 or 16 bit."""
     try:

@@ -14,14 +14,18 @@ from core.backends import Backend, Logits, open_backend
 from core.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from core.enlarge import confidence
 from core.errors import InputError
-from core.images import RGB
+from core.images import RGB, as_rgb
 from core.labels import VOID, LabelSpace
 from core.masks import Labels
+from core.result import Result
 from core.threads import at_once
 from core.tiles import bands
 from core.transforms import Preprocess, Size
 
 LogitsOf = Callable[[Sequence[RGB]], Sequence[Logits]]  # network inputs (h, w, 3) to their logits (K, h, w)
+
+
+Photo = str | Path | bytes | npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,13 @@ class Segmenter:
         """Logits (K, h, w) of one photograph to the probability (H, W) float32 of the class that `label` gives each pixel."""
         return confidence(self.backend.host(logits), size)
 
-    def __call__(self, rgb: RGB) -> Labels:
-        """Photograph (H, W, 3) uint8 RGB, any size, to class indices (H, W) uint8."""
-        return self.many([rgb])[0]
+    def __call__(self, photo: Photo) -> Result:
+        """Segment a photograph of any size: a file's path, an encoded picture, or (H, W, 3) uint8 RGB.
+
+        Raises InputError where it can't be read or is none of these, ImageError where it is no picture.
+        """
+        rgb = as_rgb(photo)
+        return Result(rgb, self.many([rgb])[0], self.labels)
 
     def many(
         self, photos: Sequence[RGB], sizes: Sequence[Size] | None = None, threshold: float | None = None, how: How = PLAIN

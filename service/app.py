@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core import __version__
 from core.errors import InputError
-from service import problems
+from service import page, problems
 from service.evaluations import Evaluations, job_folder
 from service.guard import Guard
 from service.models import Models
@@ -73,6 +73,7 @@ def create_app(settings: Settings, on_unusable: OnUnusable = lambda *_: None) ->
     app.state.ready = False
     app.state.reloading = asyncio.Lock()
     app.include_router(router)
+    page.install(app)
     problems.install(app)
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(RequestIds)

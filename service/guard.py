@@ -14,8 +14,8 @@ from service.problems import Problem
 from service.settings import LOOPBACK, Settings
 from service.upload import drain
 
-OPEN = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")  # `/` leads to the documentation
-OPEN_FILES = "/static-offline-docs/"  # that the documentation is shown with
+OPEN = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")
+OPEN_FILES = ("/static/", "/static-offline-docs/")  # that the page and the documentation are shown with
 PROBES = ("/healthz", "/readyz")
 OPERATE = re.compile(r"/(evaluate|metrics)(/|$)|/models/.*/reload/?$", re.DOTALL)
 HEADER_BYTES = 16_384

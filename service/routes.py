@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -228,9 +228,3 @@ async def metrics(request: Request) -> Response:
     for loaded in models.loaded():
         telemetry.model.labels(loaded.name, loaded.segmenter.backend.name, loaded.digest).set(1)
     return Response(telemetry.text(), media_type=CONTENT_TYPE)
-
-
-@router.get("/", include_in_schema=False)
-async def home() -> RedirectResponse:
-    """The documentation, from where every endpoint can be tried."""
-    return RedirectResponse("docs")

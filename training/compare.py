@@ -90,5 +90,5 @@ def figures(comparison: Comparison, contestants: Sequence[Contestant], dataset: 
     for name, rows in (("examples", chosen), ("disagreement", apart)):
         if rows:
             samples = [dataset[example.index] for example in rows]
-            cells = [(e, *s, [c.segmenter(s[0]) for c in contestants]) for e, s in zip(rows, samples, strict=True)]
+            cells = [(e, *s, [c.segmenter(s[0]).labels for c in contestants]) for e, s in zip(rows, samples, strict=True)]
             yield name, CAPTIONS[name], grid(cells, names, dataset.labels, apart=rows is apart)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from core.datasets import listing
 from core.errors import RunError
+from training.forecast import Forecast
 from training.loading import Loader
 from training.progress import bar
 from training.signals import StopWish
@@ -25,6 +26,7 @@ class Loop:
 
     def __init__(self, step: Step, loader: Loader, sums: Sums, wish: StopWish, save_every: int | None) -> None:
         self.step, self.loader, self.sums, self.wish, self.save_every = step, loader, sums, wish, save_every
+        self.forecast = Forecast(0, shown=False)
         self.look_every = 1 if step.world.device.type == "cpu" else SHOW_EVERY
 
     def epoch(self, epoch: int, done: int, rates: Sequence[float], save: Callable[[int], None], title: str) -> float:
@@ -61,6 +63,7 @@ class Loop:
                     speed = (number - done) * self.loader.batches.batch_size / (time.perf_counter() - start)
                     mean = float(self.sums.loss[0]) / max(float(self.sums.loss[1]), 1)
                     shown.set_postfix_str(f"loss {mean:.3f}, {speed:.1f} images/s", refresh=False)
+                self.forecast.step(number - done, steps)
                 shown.update()
                 if self.save_every and number % self.save_every == 0 and number < steps:
                     self.look(epoch, number)

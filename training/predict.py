@@ -1,44 +1,73 @@
-"""The `predict` command: a mask for every photograph.
+"""The `predict` command: a mask for every photograph, a film for every film.
 
-python -m training predict runs/ddunet street.jpg drive/ --out masks --overlay
-python -m training predict runs/ddunet drive/ --out submission --ids label        Cityscapes label ids
+python -m training predict ddunet street.jpg                                 masks/street.png
+python -m training predict runs/ddunet drive/ --out masks --overlay          a folder, its tree kept
+python -m training predict runs/ddunet 'drive/**/*_left*.png' clip.mp4       a pattern; a film: masks/clip_overlay.webm
+python -m training predict runs/ddunet drive/ --out submission --ids label   Cityscapes label ids
+
+A second run passes over what is done; --force makes it anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from core.errors import InputError
-from core.files import files_below, write_atomically
-from core.images import PHOTO_SUFFIXES, read_photo
-from core.masks import Labels, grey_png, indexed_png, overlay, photo_png
+from core.files import make_folder, write_atomically
+from core.images import RGB, read_label, read_photo
+from core.masks import grey_png, indexed_png
+from core.result import Result
 from core.segmenter import How, Segmenter
+from core.threads import prefetch
+from training.done import Done
 from training.evaluate import add_device_flags, add_how_flags
-from training.paths import require_folder
+from training.films import KINDS, segment_film
+from training.paths import require_file, require_folder
+from training.plan import Job, plan
 from training.progress import bar
+
+AHEAD = 4  # photographs that are decoded while one is segmented
+Told = dict[str, Any]  # of a file, for --json
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Flags of `predict`."""
     parser = commands.add_parser(
-        "predict", help="segment photographs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "predict",
+        help="segment photographs and films",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run_command=run)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file, a run folder (its best) or the name of a shipped one")
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="IMAGE_OR_DIR", help="photographs, or folders of them")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="IMAGE_OR_DIR_OR_VIDEO", help="photographs, films, folders of them, or quoted patterns"
+    )
     parser.add_argument("--out", default=Path("masks"), type=Path, metavar="DIR", help="folder for the masks (default: masks)")
-    parser.add_argument("--overlay", action="store_true", help="also write <stem>_overlay.png")
+    parser.add_argument("--overlay", action="store_true", help="of photographs, also write <stem>_overlay.png")
+    parser.add_argument(
+        "--film",
+        choices=tuple(KINDS),
+        default="overlay",
+        help="of films: the overlay, the mask, or the film beside its overlay (default: overlay)",
+    )
     parser.add_argument(
         "--ids",
         choices=("train", "label"),
         default="train",
         help="pixel values: class indices with a palette, or the data set's label ids in grey (default: train)",
     )
+    parser.add_argument("--force", action="store_true", help="make anew what is done already")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write size and class shares of every file")
     add_how_flags(parser)
     add_device_flags(parser)
 
@@ -46,69 +75,97 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Write OUT/<relative path>/<stem>.png for each photograph; a bad one is told and passed over, exit 1 at the end."""
     require_folder(options.out, "--out")
-    plan = outputs(options.inputs, options.out, options.overlay)
-    segmenter = Segmenter(options.checkpoint, options.device, options.backend)
-    how, failed = How(options.resolution == "native", options.flip), 0
-    for source, target in bar("predicting", len(plan) > 1, plan, unit="image"):
-        try:
-            rgb = read_photo(source)
-        except InputError as error:
-            failed += 1
-            tqdm.write(f"error: {error}", file=sys.stderr)
-            continue
-        labels = segmenter.many([rgb], how=how)[0]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, [encode(labels, segmenter, options.ids)])
-        if options.overlay:
-            mixed = overlay(rgb, labels, segmenter.labels)
-            write_atomically(overlay_of(target), [photo_png(mixed)])
-    print(f"{len(plan) - failed} of {len(plan)} masks in {options.out}")
+    if options.json:
+        require_file(options.json, "--json")
+    jobs = plan(options.inputs, options.out, options.overlay, options.film)
+    predictor = Predictor(options)
+    todo = [job for job in jobs if options.force or not predictor.done.has(job)]
+    outcomes = dict(predictor.photographs([job for job in todo if not job.film]))
+    outcomes |= {job.source: predictor.film(job) for job in todo if job.film}
+    failed = [path for path, outcome in outcomes.items() if "error" in outcome]
+    if options.json:
+        files = [outcomes.get(job.source) or predictor.earlier(job) for job in jobs]
+        summary = {"checkpoint": str(options.checkpoint), **predictor.made_by, "files": files}
+        write_atomically(options.json, [json.dumps(summary, indent=1).encode()])
+    before = f", {len(jobs) - len(todo)} of them from before (--force makes them anew)" * (len(todo) < len(jobs))
+    print(f"{len(jobs) - len(failed)} of {len(jobs)} masks in {options.out}{before}")
     return 1 if failed else 0
 
 
-def encode(labels: Labels, segmenter: Segmenter, ids: str) -> bytes:
+class Predictor:
+    """Segments files with one checkpoint in one way; what it tells of each is for --json."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        """Open the checkpoint. Raises InputError."""
+        self.segmenter = Segmenter(options.checkpoint, options.device, options.backend)
+        self.how, self.ids, self.kind = How(options.resolution == "native", options.flip), options.ids, options.film
+        backend = self.segmenter.backend
+        self.made_by = {
+            "backend": backend.name, "digest": backend.digest, "ids": self.ids,
+            "resolution": options.resolution, "flip": options.flip,
+        }  # fmt: skip
+        self.done = Done(options.out, self.made_by)
+
+    def segment(self, rgb: RGB) -> Result:
+        """One photograph or frame."""
+        return Result(rgb, self.segmenter.many([rgb], how=self.how)[0], self.segmenter.labels)
+
+    def photographs(self, jobs: list[Job]) -> Iterator[tuple[Path, Told]]:
+        """Each photograph's outcome; the next ones are read meanwhile."""
+        with ThreadPoolExecutor(2) as pool:
+            read = prefetch(pool, _read, [job.source for job in jobs], AHEAD)
+            for job, rgb in bar("predicting", len(jobs) > 1, zip(jobs, read, strict=True), total=len(jobs), unit="image"):
+                yield job.source, _failed(job, rgb) if isinstance(rgb, InputError) else self._photograph(job, rgb)
+
+    def _photograph(self, job: Job, rgb: RGB) -> Told:
+        result = self.segment(rgb)
+        mask, *overlays = job.targets
+        make_folder(mask.parent)
+        write_atomically(mask, [encode(result, self.ids)])
+        for path in overlays:
+            result.save(path, overlay=True)
+        self.done.add(job)
+        return _told(job, size=result.size, shares=result.shares)
+
+    def film(self, job: Job) -> Told:
+        """A film's outcome."""
+        try:
+            made = segment_film(job.source, job.targets[0], self.segment, self.kind)
+        except InputError as error:
+            return _failed(job, error)
+        self.done.add(job)
+        return _told(job, size=made.size, frames=made.frames, rate=made.rate, shares=made.shares)
+
+    def earlier(self, job: Job) -> Told:
+        """What there is to tell of a result of an earlier run: shares of photographs only."""
+        if job.film:
+            return _told(job)
+        space, values = self.segmenter.labels, read_label(job.targets[0])
+        labels = values.astype(np.uint8) if self.ids == "train" else space.encode(values)
+        result = Result(np.empty((0, 0, 3), np.uint8), labels, space)
+        return _told(job, size=result.size, shares=result.shares)
+
+
+def encode(result: Result, ids: str) -> bytes:
     """The mask as a file: class indices with the palette, or the data set's label ids in 8-bit (or 16-bit) grey."""
     if ids == "train":
-        return indexed_png(labels, segmenter.labels)
-    values = segmenter.labels.decode(labels)
-    return grey_png(values.astype(np.uint8) if max(segmenter.labels.ids) < 256 else values)
+        return indexed_png(result.labels, result.classes)
+    values = result.classes.decode(result.labels)
+    return grey_png(values.astype(np.uint8) if max(result.classes.ids) < 256 else values)
 
 
-def overlay_of(mask: Path) -> Path:
-    """Where the overlay goes that belongs to a mask."""
-    return mask.with_name(f"{mask.stem}_overlay.png")
+def _read(path: Path) -> RGB | InputError:
+    """A photograph, or why it is none: an exception would end the others, too."""
+    try:
+        return read_photo(path)
+    except InputError as error:
+        return error
 
 
-def outputs(inputs: list[Path], out: Path, overlays: bool) -> list[tuple[Path, Path]]:
-    """(photograph, mask) pairs; a folder's tree is kept. Masks of an earlier run are no photographs: what lies in `out` is
-    left out of a folder that holds it.
-
-    Raises InputError: nothing there, two pictures of one name, a picture that would replace a photograph.
-    """
-    plan: dict[Path, Path] = {}
-    for given in inputs:
-        if not given.exists():
-            raise InputError(f"{given}: no such file or folder")
-        root = given if given.is_dir() else given.parent
-        found = _photographs(given, out) if given.is_dir() else [given]
-        if not found:
-            raise InputError(f"{given}: holds no photographs ({', '.join(PHOTO_SUFFIXES)})")
-        for source in found:
-            target = out / source.relative_to(root).with_suffix(".png")
-            if plan.setdefault(target, source) != source:
-                raise InputError(f"{source} and {plan[target]} would both become {target}; predict them into two folders")
-    written = list(plan) + [overlay_of(target) for target in plan if overlays]
-    photographs = {source.resolve() for source in plan.values()}
-    for target in written:
-        if target.resolve() in photographs:
-            raise InputError(f"--out: {target} is a photograph and would be replaced; choose another folder")
-    if len(set(written)) < len(written):
-        twice = next(target for target in plan if overlays and overlay_of(target) in plan)
-        raise InputError(f"the overlay of {plan[twice]} would take the place of another mask; predict them into two folders")
-    return [(source, target) for target, source in plan.items()]
+def _failed(job: Job, error: InputError) -> Told:
+    tqdm.write(f"error: {error}", file=sys.stderr)
+    return {"file": str(job.source), "error": str(error)}
 
 
-def _photographs(folder: Path, out: Path) -> list[Path]:
-    found = [path for path in files_below(folder) if path.suffix.lower() in PHOTO_SUFFIXES]
-    masks = out.resolve()
-    return [path for path in found if folder.resolve() not in masks.parents or masks not in path.resolve().parents]
+def _told(job: Job, **more: Any) -> Told:
+    return {"file": str(job.source), "written": [str(target) for target in job.targets], **more}

@@ -44,7 +44,7 @@ class Recorder:
         self.config, self.folder, self.segmenter = config, folder, segmenter
         self.train_set, self.val_set = train_set, val_set
         self.legs = folder.legs()  # those before this one
-        self.board = Board(folder.tensorboard, first)
+        self.board = Board(folder.tensorboard, first, config.model_dump(exclude={"run", "resume"}))
         weighted = ", weighted by class" * (config.class_weights != "none")
         self.objective = CROSS_ENTROPY if config.loss == "ce" and not weighted else config.loss + weighted
         self.painter = ThreadPoolExecutor(1)  # drawing takes a second, in which the next epoch goes on
@@ -86,7 +86,8 @@ class Recorder:
             print(f"warning: epoch {epoch}: the loss on the validation images is {validated.loss}: some of the network's"
                   " outputs overflow; if that goes on, try a lower --learning-rate", flush=True)  # fmt: skip
         self.folder.append_history(row)
-        self.board.write(row, picture_strip(FittedSegmenter(self.segmenter), self.val_set))
+        classes = metrics.class_scores(validated.tally.confusion, labels)
+        self.board.write(row, picture_strip(FittedSegmenter(self.segmenter), self.val_set), classes)
         self.draw()
         line = (
             f"epoch {epoch}/{config.epochs}  loss {trained.loss:.4f}  val loss {validated.loss:.4f}"

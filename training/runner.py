@@ -22,6 +22,7 @@ from training.conditions import changed, conditions
 from training.config import TrainConfig, require_new
 from training.data import Survey, TrainingData, open_training_data
 from training.distributed import World
+from training.forecast import Forecast
 from training.kept import Kept
 from training.launcher import job
 from training.loading import EpochBatches, Loader
@@ -96,6 +97,7 @@ class Run:
             if self.world.main:
                 recorder = Recorder(self.config, self.folder, self.segmenter, self.train_set, self.val_set, progress.epoch + 1)
             try:
+                self.loop.forecast = Forecast(self.config.epochs - progress.epoch, shown=self.world.main)
                 while not self.finished(progress):
                     progress = self.epoch(progress, recorder)
                 if recorder:
@@ -132,7 +134,7 @@ class Run:
             self.folder.create(self.config, start, self.survey.skipped, None if path else past_of(self.config))
             self.folder.go_back(progress.epoch)
             precision = self.conditions["precision"]
-            announce(self.config, self.world, precision, self.network, self.train_set, self.val_set, self.loader.batches)
+            announce(self.config, self.world, precision, self.train_set, self.val_set, self.loader.batches)
         self.world.barrier()
         return progress
 

@@ -1,7 +1,7 @@
 """`make bench`: every figure of docs/performance.md, each a ratio of two things that took turns in one run.
 
 python -m tests.benchmarks [PART...]      all parts where none is named: step precision loader epoch validation memory ranks,
-and of serving large small own overhead beside growth starting accuracy enlarging
+and of serving large small own overhead beside growth starting accuracy enlarging, and page (needs chromium)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.models import build_model
-from tests.benchmarks import alone, serving
+from tests.benchmarks import alone, page, serving
 from tests.benchmarks.side_by_side import Worker, interleaved
 from tests.machine import machine
 from tests.training.kills import Victim
@@ -185,6 +185,7 @@ def ranks() -> Iterator[Line]:
 PARTS: dict[str, Callable[[], Iterator[Line]]] = {
     **serving.PARTS,
     **alone.PARTS,
+    **page.PARTS,
     "step": step,
     "precision": precision,
     "loader": loader,

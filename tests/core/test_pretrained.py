@@ -9,7 +9,6 @@ import pytest
 
 from core.artefact import read_artefact
 from core.checkpoint import PRETRAINED, read_checkpoint, shipped
-from core.images import read_photo
 from core.labels import CITYSCAPES
 from core.segmenter import Segmenter
 
@@ -59,5 +58,5 @@ def test_its_int8_artefact_loses_next_to_nothing(name: str) -> None:
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", NAMES)
 def test_it_finds_what_stands_in_a_photograph(name: str, place: str) -> None:
-    labels = Segmenter(name)(read_photo(STREET))
+    labels = Segmenter(name)(STREET).labels
     assert (labels[PLACES[place]] == CITYSCAPES.names.index(place)).mean() > 0.8

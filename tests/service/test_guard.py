@@ -11,7 +11,7 @@ from tests.pictures import encoded
 PICTURE, OPERATOR = "p" * 20, "o" * 20
 KEYS = f"segment:{PICTURE},operate:{OPERATOR}"
 PNG = encoded()
-FOR_ALL = [("GET", path) for path in ("/", "/healthz", "/readyz", "/docs", "/openapi.json")]
+FOR_ALL = [("GET", path) for path in ("/", "/static/main.js", "/healthz", "/readyz", "/docs", "/openapi.json")]
 FOR_PICTURES = [("POST", "/segment"), ("GET", "/models"), ("GET", "/nowhere"), ("GET", "/docs/"), ("GET", "/healthz/")]
 FOR_OPERATORS = [
     ("POST", "/evaluate"),

@@ -126,7 +126,7 @@ def test_two_workers_on_the_cpu_give_the_mask_of_one(serve, checkpoint: Path) ->
     with ThreadPoolExecutor(4) as pool:
         replies = list(pool.map(lambda _: client.post("/segment?output=labels", content=png()), range(8)))
     rgb = cv2.imdecode(np.frombuffer(png(), np.uint8), cv2.IMREAD_COLOR_RGB)
-    expected = Segmenter(checkpoint)(rgb)
+    expected = Segmenter(checkpoint)(rgb).labels
     for reply in replies:
         assert np.array_equal(cv2.imdecode(np.frombuffer(reply.content, np.uint8), cv2.IMREAD_UNCHANGED), expected)
     assert client.get("/models").json()["models"][0]["devices"] == ["cpu", "cpu"]

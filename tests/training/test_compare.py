@@ -24,10 +24,11 @@ from core.segmenter import Segmenter
 from tests.conftest import make_checkpoint
 from training.__main__ import main
 from training.comparison.contestants import open_contestants, same_but_for_the_seed
-from training.comparison.costs import gflop, training_speeds
+from training.comparison.costs import training_speeds
 from training.comparison.examples import choose_by_score
 from training.comparison.verdicts import Difference, compare_architectures, verdict
 from training.config import TrainConfig
+from training.sizes import gflop
 
 TINY = ("--width", 2, "--size", 32, 64, "--batch-size", 2, "--workers", 0, "--epochs", 2)
 NAMES = ("unet", "ddunet")
@@ -72,7 +73,7 @@ def iou_by_hand(counts: np.ndarray, k: int) -> float:
 @pytest.mark.parametrize("place", [0, 1])
 def test_scores_are_those_counted_by_hand(document: dict[str, Any], runs: Path, scenes: Path, place: int) -> None:
     segmenter = Segmenter(runs / NAMES[place])
-    counts = sum(counted_by_hand(segmenter(rgb), labels) for rgb, labels in open_dataset(scenes, "val"))
+    counts = sum(counted_by_hand(segmenter(rgb).labels, labels) for rgb, labels in open_dataset(scenes, "val"))
     report = document["models"][place]["report"]
     held = [k for k in range(19) if counts[k].sum()]
     assert report["confusion"] == counts.tolist()
@@ -127,7 +128,7 @@ def test_the_pair_s_difference_is_that_of_the_scores(document: dict[str, Any]) -
 def test_disagreement_is_the_share_of_pixels_counted_by_hand(document: dict[str, Any], runs: Path, scenes: Path) -> None:
     first = next(example for example in document["examples"] if example["rule"] == "disagreement")
     rgb, labels = open_dataset(scenes, "val")[first["index"]]
-    a, b = (Segmenter(runs / name)(rgb) for name in NAMES)
+    a, b = (Segmenter(runs / name)(rgb).labels for name in NAMES)
     apart = sum(x != y for x, y, label in zip(a.ravel(), b.ravel(), labels.ravel(), strict=True) if label != 255)
     assert first["disagreement"] == pytest.approx(apart / (labels != 255).sum())
 

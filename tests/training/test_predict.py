@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.checkpoint import read_checkpoint
 from core.images import read_photo
 from core.labels import CITYSCAPES
 from core.segmenter import Segmenter
+from tests.conftest import make_checkpoint
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def folder(tmp_path: Path, photo: np.ndarray) -> Path:
 
 
 def files(folder: Path) -> set[str]:
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != ".predict.jsonl"}
 
 
 def test_a_folder_s_tree_is_kept(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
@@ -35,7 +38,7 @@ def test_a_folder_s_tree_is_kept(checkpoint: Path, folder: Path, tmp_path: Path,
 
 def test_a_mask_holds_the_segmenter_s_indices(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
     cli("predict", checkpoint, folder / "one.jpg", "--out", tmp_path / "out")
-    expected = Segmenter(checkpoint)(read_photo(folder / "one.jpg"))
+    expected = Segmenter(checkpoint)(read_photo(folder / "one.jpg")).labels
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "one.png")), expected)
 
 
@@ -43,7 +46,7 @@ def test_label_ids_are_what_the_official_scripts_want(checkpoint: Path, folder: 
     cli("predict", checkpoint, folder / "one.jpg", "--out", tmp_path / "out", "--ids", "label")
     written = cv2.imread(str(tmp_path / "out" / "one.png"), cv2.IMREAD_UNCHANGED)
     assert written.dtype == np.uint8
-    assert np.array_equal(written, CITYSCAPES.decode(Segmenter(checkpoint)(read_photo(folder / "one.jpg"))))
+    assert np.array_equal(written, CITYSCAPES.decode(Segmenter(checkpoint)(read_photo(folder / "one.jpg")).labels))
 
 
 def test_a_bad_file_is_told_and_passed_over(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
@@ -91,3 +94,80 @@ def test_masks_of_an_earlier_run_are_no_photographs(checkpoint: Path, folder: Pa
     for _ in range(2):
         code, out, err = cli("predict", checkpoint, folder, "--out", folder / "masks")
         assert code == 0 and out.startswith("2 of 2 masks"), err
+
+
+def test_a_second_run_passes_over_what_is_done(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
+    out = tmp_path / "out"
+    cli("predict", checkpoint, folder, "--out", out)
+    (out / "one.png").write_bytes(b"kept")
+    (out / "a" / "b" / "two.png").unlink()
+    code, told, _ = cli("predict", checkpoint, folder, "--out", out)
+    assert code == 0 and told.startswith("2 of 2 masks") and "1 of them from before (--force makes them anew)" in told
+    assert (out / "one.png").read_bytes() == b"kept" and (out / "a" / "b" / "two.png").is_file()
+    assert cli("predict", checkpoint, folder, "--out", out, "--force")[0] == 0
+    assert (out / "one.png").read_bytes() != b"kept"
+
+
+def test_an_overlay_that_is_missing_is_made(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
+    for flags in ((), ("--overlay",)):
+        assert cli("predict", checkpoint, folder, "--out", tmp_path / "out", *flags)[0] == 0
+    assert (tmp_path / "out" / "one_overlay.png").is_file()
+
+
+@pytest.mark.parametrize("other", [("--ids", "label"), ("--flip",), ("--resolution", "native")])
+def test_masks_made_otherwise_are_made_anew(checkpoint: Path, folder: Path, tmp_path: Path, cli, other) -> None:
+    cli("predict", checkpoint, folder, "--out", tmp_path / "out")
+    told = cli("predict", checkpoint, folder, "--out", tmp_path / "out", *other)[1]
+    assert told.startswith("2 of 2 masks") and "from before" not in told
+    assert "2 of them from before" in cli("predict", checkpoint, folder, "--out", tmp_path / "out", *other)[1]
+
+
+def test_masks_of_another_checkpoint_are_made_anew(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
+    cli("predict", checkpoint, folder, "--out", tmp_path / "out")
+    other = make_checkpoint(tmp_path / "other.safetensors", seed=5)
+    assert "from before" not in cli("predict", other, folder, "--out", tmp_path / "out")[1]
+    written = np.asarray(Image.open(tmp_path / "out" / "one.png"))
+    assert np.array_equal(written, Segmenter(other)(folder / "one.jpg").labels)
+
+
+def test_a_photograph_that_has_changed_is_segmented_anew(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
+    cli("predict", checkpoint, folder, "--out", tmp_path / "out")
+    Image.open(folder / "one.jpg").rotate(180).save(folder / "one.jpg")
+    assert "1 of them from before" in cli("predict", checkpoint, folder, "--out", tmp_path / "out")[1]
+
+
+def test_a_note_that_was_cut_off_costs_a_mask_and_no_more(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
+    cli("predict", checkpoint, folder, "--out", tmp_path / "out")
+    note = tmp_path / "out" / ".predict.jsonl"
+    note.write_bytes(note.read_bytes()[:-10])
+    assert "1 of them from before" in cli("predict", checkpoint, folder, "--out", tmp_path / "out")[1]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [("*.jpg", {"one.png"}), ("**/*.png", {"a/b/two.png"}), ("a/?/*", {"b/two.png"}), ("**/*", {"one.png", "a/b/two.png"})],
+)
+def test_a_pattern_that_the_shell_has_left_as_it_is(
+    checkpoint: Path, folder: Path, tmp_path: Path, cli, pattern: str, expected: set[str]
+) -> None:
+    assert cli("predict", checkpoint, folder / pattern, "--out", tmp_path / "out")[0] == 0
+    assert files(tmp_path / "out") == expected
+    code, _, err = cli("predict", checkpoint, folder / "*.webp", "--out", tmp_path / "out")
+    assert code == 2 and "no photograph and no film has such a name" in err
+
+
+@pytest.mark.parametrize("ids", ["train", "label"])
+def test_json_tells_sizes_and_shares_of_new_and_earlier_masks(
+    checkpoint: Path, folder: Path, tmp_path: Path, cli, ids: str
+) -> None:
+    (folder / "bad.jpg").write_bytes(b"nothing")
+    out, path = tmp_path / "out", tmp_path / "told.json"
+    cli("predict", checkpoint, folder / "one.jpg", "--out", out, "--ids", ids)
+    assert cli("predict", checkpoint, folder, "--out", out, "--json", path, "--ids", ids)[0] == 1
+    told = json.loads(path.read_text())
+    assert told["digest"] == read_checkpoint(checkpoint).digest and told["ids"] == ids
+    by_name = {Path(each["file"]).name: each for each in told["files"]}
+    assert "not a picture" in by_name["bad.jpg"]["error"]
+    for name, source in (("one.jpg", folder / "one.jpg"), ("two.png", folder / "a" / "b" / "two.png")):
+        result = Segmenter(checkpoint)(source)
+        assert by_name[name]["size"] == list(result.size) and by_name[name]["shares"] == result.shares

@@ -11,16 +11,19 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from core import metrics
 from core.backends.torch_ import load_state
 from core.checkpoint import read_checkpoint
 from core.datasets import open_dataset
 from core.errors import InputError
+from core.labels import CITYSCAPES
 from core.models import build_model
 from core.segmenter import How, Segmenter
 from tests.conftest import make_checkpoint
 from training.__main__ import main
+from training.board import legend
 from training.curves import draw_curves
 from training.loading import EpochBatches
 from training.loop import learning_rates
@@ -152,6 +155,29 @@ def test_tensorboard_has_scalars_and_the_strip(run: Path) -> None:
     assert {"loss/train", "loss/val", "macro_iou/val", "learning_rate"} <= set(board.Tags()["scalars"])
     assert [event.step for event in board.Scalars("loss/train")] == [1, 2]
     assert board.Tags()["images"] == ["photograph, label, prediction"]
+
+
+def test_tensorboard_has_the_iou_of_each_class_and_the_settings(run: Path, scenes: Path, cli) -> None:
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    assert cli("evaluate", run / "checkpoints" / "last.safetensors", "--data", scenes, "--json", run / "last.json")[0] == 0
+    for found in json.loads((run / "last.json").read_text())["classes"]:
+        tag = f"iou of classes/{found['name']}"
+        assert (found["iou"] is None) == (tag not in board.Tags()["scalars"])
+        if found["iou"] is not None:
+            assert board.Scalars(tag)[-1].value == pytest.approx(found["iou"], abs=1e-6)
+    plugin = board.SummaryMetadata("_hparams_/session_start_info").plugin_data
+    settings = HParamsPluginData.FromString(plugin.content).session_start_info.hparams
+    assert settings["model"].string_value == "ddunet" and settings["size"].string_value.count("x") == 1
+    assert settings["learning_rate"].number_value == pytest.approx(1e-3)
+
+
+def test_the_legend_has_every_class_in_its_colour() -> None:
+    for width in (40, 500, 2000):
+        drawn = legend(CITYSCAPES, width)
+        assert drawn.shape[1] == width
+        colours = {tuple(colour) for colour in np.unique(drawn.reshape(-1, 3), axis=0).tolist()}
+        assert set(CITYSCAPES.colours) <= colours
 
 
 def test_curves_are_a_picture(run: Path) -> None:
@@ -470,4 +496,4 @@ def test_synthetic_needs_no_folder(tmp_path: Path, cli, monkeypatch: pytest.Monk
     monkeypatch.setattr("training.data.SIZES", {"train": 4, "val": 2})
     flags = ("--epochs", 1, "--run", tmp_path / "r", *TINY)
     code, out, _ = cli("train", "--model", "ddunet", "--data", "synthetic", *flags)
-    assert code == 0 and "data: synthetic, 4 training and 2 validation images, 19 classes" in out
+    assert code == 0 and "synthetic: 4 training and 2 validation images, 19 classes" in out

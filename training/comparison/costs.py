@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch.optim import Adam
-from torch.utils.flop_counter import FlopCounterMode
 
 from core.checkpoint import Architecture
 from core.memory import keep_freed_memory
@@ -30,19 +29,6 @@ from training.step import Step, Sums
 
 _Kind = tuple[Architecture, Size]  # of models that cost the same
 BATCH = 8  # of the training steps that are timed: the family's batch size
-
-
-def parameters(architecture: Architecture, classes: int) -> int:
-    """How many weights there are; those of a layer that is applied several times count once."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in build_model(architecture.name, classes, architecture.width).parameters())
-
-
-def gflop(architecture: Architecture, classes: int, size: Size) -> float:
-    """Floating-point operations of one picture of `size` (height, width), in 1e9: a multiplication and an addition are two."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        build_model(architecture.name, classes, architecture.width).eval()(torch.empty(1, 3, *size))
-    return float(counter.get_total_flops()) / 1e9
 
 
 def training_speeds(contestants: Sequence[Contestant], device: torch.device, steps: int) -> list[float | None]:

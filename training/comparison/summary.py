@@ -18,7 +18,6 @@ from core.evaluation import EARLIER, Definition
 from core.intervals import Blocks, Interval, PerImage, influence, score_intervals
 from core.metrics import FIVE, five_scores
 from core.threads import CPU_THREADS
-from training.comparison import costs
 from training.comparison.contestants import Contestant, same_but_for_the_seed
 from training.comparison.counting import Counted, calibration_error
 from training.comparison.document import Bin, Comparison, Cost, Example, Machine, Model, Otherwise, Reliability
@@ -26,6 +25,7 @@ from training.comparison.examples import Chosen, choose_by_disagreement, choose_
 from training.comparison.peak import Peak
 from training.comparison.verdicts import compare_architectures, compare_models
 from training.evaluate import info
+from training.sizes import gflop, parameters
 
 Floats = npt.NDArray[np.float64]
 # What this family of projects has published: Cityscapes val at 256x256 after 200 epochs, softmax > 0.5, scored at the
@@ -94,8 +94,8 @@ def _model(
     height, width = dataset[0][1].shape
     input_size = card.preprocess.shape(height, width)
     cost = Cost(
-        parameters=costs.parameters(card.architecture, classes),
-        gflop=costs.gflop(card.architecture, classes, input_size),
+        parameters=parameters(card.architecture, classes),
+        gflop=gflop(card.architecture, classes, input_size),
         input_size=input_size,
         training_images_per_s=measured.training_images_per_s,
         median_ms=report.speed.median_ms,

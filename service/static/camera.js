@@ -1,0 +1,35 @@
+// A photograph from the camera: a live picture where the browser gives one, else the phone's own camera.
+
+/** Call `taken` with the photograph as a File. */
+export function camera(taken) {
+  const $ = (id) => document.getElementById(id);
+  const dialog = $("camera-dialog"), video = $("video");
+
+  const close = () => {
+    for (const track of video.srcObject?.getTracks() ?? []) track.stop();
+    video.srcObject = null;
+  };
+  dialog.addEventListener("close", close);
+  $("camera-close").onclick = () => dialog.close();
+
+  $("camera").onclick = async () => {
+    try {
+      video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
+    } catch { // no camera, no leave, or an address without https
+      $("snapshot").click();
+      return;
+    }
+    dialog.showModal();
+    await video.play();
+  };
+  $("snapshot").onchange = ({ target }) => { taken([...target.files]); target.value = ""; };
+
+  $("shoot").onclick = async () => {
+    const canvas = Object.assign(document.createElement("canvas"), { width: video.videoWidth, height: video.videoHeight });
+    canvas.getContext("2d").drawImage(video, 0, 0);
+    const photo = await new Promise((made) => canvas.toBlob(made, "image/jpeg", 0.95));
+    dialog.close();
+    const time = new Date().toTimeString().slice(0, 8).replaceAll(":", "-");
+    taken([new File([photo], `camera-${time}.jpg`, { type: "image/jpeg" })]);
+  };
+}

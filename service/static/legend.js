@@ -1,0 +1,38 @@
+// The classes of the masks that are shown: colour, name and share; a click hides one or shows it alone.
+
+const percent = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
+
+/** Fill the list. `counts` are pixels by class, an array for each model; `changed` is called when `hidden`, a set of names, has. */
+export function fillLegend(list, classes, counts, hidden, changed) {
+  const share = (k) => counts.map((each) => each[k] / each.reduce((sum, pixels) => sum + pixels, 0));
+  const rows = classes.map((found, k) => ({ ...found, shares: share(k) })).filter(({ shares }) => shares.some((one) => one > 0));
+  rows.sort((a, b) => Math.max(...b.shares) - Math.max(...a.shares));
+  const alone = (name) => rows.every((row) => (row.name === name) !== hidden.has(row.name));
+  const focused = document.activeElement?.dataset?.action;
+  list.replaceChildren(...rows.map(({ name, colour, shares }) => {
+    const item = document.createElement("li");
+    item.innerHTML = `<button type="button" class="class"><i class="swatch"></i><span></span><span class="shares"></span></button>
+      <button type="button" class="only">only</button>`;
+    const [toggle, only] = item.children;
+    toggle.dataset.action = `class ${name}`;
+    only.dataset.action = `only ${name}`;
+    toggle.setAttribute("aria-pressed", !hidden.has(name));
+    only.setAttribute("aria-pressed", alone(name));
+    only.setAttribute("aria-label", `only ${name}`);
+    toggle.children[0].style.setProperty("--of", `rgb(${colour})`);
+    toggle.children[1].textContent = name;
+    toggle.children[2].append(...shares.map((one) => Object.assign(document.createElement("span"), { textContent: percent.format(one) })));
+    toggle.onclick = () => { hidden.has(name) ? hidden.delete(name) : hidden.add(name); changed(); };
+    only.onclick = () => {
+      const others = rows.filter((row) => row.name !== name);
+      const was = alone(name);
+      hidden.clear();
+      if (!was) others.forEach((row) => hidden.add(row.name));
+      changed();
+    };
+    return item;
+  }));
+  if (focused) [...list.querySelectorAll("button")].find((button) => button.dataset.action === focused)?.focus(); // the list is made anew, the place in it is kept
+}
+
+export { percent };

@@ -1,0 +1,107 @@
+// The page put together: which of its two parts is shown, how photographs come in, errors and keys.
+
+import { camera } from "./camera.js";
+import { EvaluationPage } from "./evaluation.js";
+import { SegmentPage } from "./segment.js";
+import { ask, useKey } from "./service.js";
+
+const EXAMPLES = ["junction", "avenue", "crossing"];
+const $ = (id) => document.getElementById(id);
+
+const segmenting = new SegmentPage(refused);
+const evaluating = new EvaluationPage(refused);
+
+/** Say what went wrong; ask for a key where that is what was wanted. */
+function refused(error) {
+  if (error.needsKey) {
+    $("key-form").hidden = false;
+    $("key").focus();
+    if (error.code === "wrong_role") tell(error.message);
+  } else {
+    tell(error.message, error.code === "unreachable" || error.status === 503);
+  }
+}
+
+function tell(message, again = false) {
+  $("notice").hidden = false;
+  $("notice").textContent = message;
+  if (!again) return;
+  const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Try again", onclick: retry });
+  $("notice").append(button);
+}
+
+async function retry() {
+  $("notice").hidden = true;
+  await begin();
+  segmenting.photographs.retry();
+  if (!$("evaluation").hidden) await evaluating.open();
+}
+
+/** Ask for the models; the rest of the page follows from them. */
+async function begin() {
+  try {
+    const models = await (await ask("models")).json();
+    segmenting.models.list(models);
+    evaluating.list(models);
+    if (models.models.some(({ labels, error }) => !labels && !error)) setTimeout(begin, 1000); // it is still reading them
+  } catch (error) {
+    refused(error);
+  }
+}
+
+function turn() {
+  const evaluation = location.hash === "#evaluation";
+  $("segment").hidden = evaluation;
+  $("evaluation").hidden = !evaluation;
+  for (const [id, here] of [["to-segment", !evaluation], ["to-evaluation", evaluation]]) {
+    if (here) $(id).setAttribute("aria-current", "page");
+    else $(id).removeAttribute("aria-current");
+  }
+  if (evaluation) evaluating.open();
+  else evaluating.close();
+}
+
+function take(files) {
+  if (!files.length) return;
+  $("notice").hidden = true;
+  if (location.hash === "#evaluation") location.hash = "#segment";
+  segmenting.add(files);
+}
+
+function listen() {
+  addEventListener("hashchange", turn);
+  $("files").onchange = ({ target }) => { take([...target.files]); target.value = ""; };
+  let depth = 0; // of elements that the pointer has come into while it drags
+  const dragged = (by) => { depth = Math.max(0, depth + by); document.body.classList.toggle("dragged", depth > 0); };
+  addEventListener("dragenter", (event) => { event.preventDefault(); dragged(1); });
+  addEventListener("dragleave", () => dragged(-1));
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", (event) => { event.preventDefault(); depth = 0; dragged(0); take([...event.dataTransfer.files]); });
+  addEventListener("paste", (event) => take([...event.clipboardData.files]));
+  $("key-form").onsubmit = (event) => {
+    event.preventDefault();
+    useKey($("key").value.trim());
+    $("key").value = "";
+    $("key-form").hidden = true;
+    retry();
+  };
+  camera(take);
+}
+
+function offerExamples() {
+  $("examples").append(...EXAMPLES.map((name) => {
+    const button = Object.assign(document.createElement("button"), { type: "button" });
+    const picture = Object.assign(document.createElement("img"), { src: `static/examples/${name}.jpg`, alt: `example: ${name}` });
+    button.append(picture);
+    button.onclick = async () => {
+      const blob = await (await ask(picture.src)).blob();
+      take([new File([blob], `${name}.jpg`, { type: blob.type })]);
+    };
+    return button;
+  }));
+}
+
+listen();
+offerExamples();
+turn();
+begin();

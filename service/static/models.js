@@ -1,0 +1,57 @@
+// The models to choose from: what each is, what answers for it, and which of them are chosen, one to three.
+
+const MOST = 3; // side by side
+
+export class ModelChoice {
+  models = []; // of GET /models
+  chosen = [];
+
+  /** `changed` is called when others are chosen. */
+  constructor(fieldset, changed) {
+    this.fieldset = fieldset;
+    this.changed = changed;
+  }
+
+  /** List what the service has; what was chosen before stays chosen. */
+  list({ models, default: first }) {
+    this.models = models;
+    const names = this.chosen.length ? this.chosen.map(({ name }) => name) : [first];
+    const legend = this.fieldset.querySelector("legend");
+    this.fieldset.replaceChildren(legend, ...models.map((model) => this.#option(model, names.includes(model.name))));
+    this.#choose();
+  }
+
+  #option(model, checked) {
+    const ready = model.labels && !model.error;
+    const label = document.createElement("label");
+    label.className = `model${model.error ? " unusable" : ""}`;
+    label.innerHTML = `<input type="checkbox"><span><b></b><small></small><small></small></span>`;
+    const [box, text] = label.children;
+    const [name, what, answers] = text.children;
+    Object.assign(box, { value: model.name, checked: checked && ready, disabled: !ready });
+    box.onchange = () => this.#choose(box);
+    name.textContent = model.name;
+    if (ready) {
+      const score = model.scores?.macro_iou_labelled;
+      const told = [model.architecture, model.width && `width ${model.width}`, model.data, score && `IoU ${score.toFixed(3)}`];
+      what.textContent = told.filter(Boolean).join(", ");
+      answers.textContent = [model.backend, model.digest?.slice(0, 12)].filter(Boolean).join(", ");
+      answers.title = model.digest ? `digest ${model.digest}` : "";
+    } else {
+      what.textContent = model.error ? `can't be used: ${model.error}` : "being read …";
+      what.classList.toggle("bad", Boolean(model.error));
+    }
+    return label;
+  }
+
+  /** The boxes say which: at least one, at most three. */
+  #choose(last = null) {
+    const boxes = [...this.fieldset.querySelectorAll("input")];
+    const checked = boxes.filter((box) => box.checked);
+    if (!checked.length && last) last.checked = true;
+    if (checked.length > MOST) checked.find((box) => box !== last).checked = false;
+    const names = boxes.filter((box) => box.checked).map((box) => box.value);
+    this.chosen = names.map((name) => this.models.find((model) => model.name === name));
+    this.changed(this.chosen);
+  }
+}

@@ -1,0 +1,119 @@
+// The photographs that were given, and their masks by every model that is chosen: two requests at a time, the shown one first.
+
+import { address, post } from "./service.js";
+
+const AT_ONCE = 2;
+const TRIES = 5; // where the service is busy
+
+export class Photographs extends EventTarget {
+  items = [];
+  current = null;
+  models = []; // chosen ones
+  how = { native: false, flip: false };
+  #running = 0;
+
+  /** Take files; the first of them is shown. */
+  add(files) {
+    const taken = [...files].map((file) => {
+      const name = file.name || "photograph";
+      return { file, name, url: URL.createObjectURL(file), results: new Map() };
+    });
+    this.items.push(...taken);
+    if (taken.length) this.choose(taken[0]);
+  }
+
+  /** Show this one. */
+  choose(item) {
+    this.current = item;
+    this.#tell(item);
+    this.#pump();
+  }
+
+  /** Let go of one; the next one is shown. */
+  remove(item) {
+    const place = this.items.indexOf(item);
+    this.items.splice(place, 1);
+    URL.revokeObjectURL(item.url);
+    if (this.current !== item) return;
+    this.current = null;
+    const next = this.items[place] ?? this.items[place - 1];
+    if (next) this.choose(next);
+    else this.#tell(null);
+  }
+
+  /** From now on by these models, in this way. */
+  want(models, how) {
+    this.models = models;
+    this.how = how;
+    this.items.forEach((item) => this.#tell(item));
+    this.#pump();
+  }
+
+  /** What there is of a photograph's mask by a model. */
+  result(item, model) {
+    return item.results.get(this.#key(model)) ?? { state: "waiting", told: "waiting for its turn" };
+  }
+
+  /** Ask again for what failed for want of a service, or of a key. */
+  retry() {
+    for (const item of this.items) {
+      for (const [key, result] of item.results) if (result.again) item.results.delete(key);
+      this.#tell(item);
+    }
+    this.#pump();
+  }
+
+  #key(model) {
+    return address(model.name, this.how);
+  }
+
+  #tell(item) {
+    this.dispatchEvent(new CustomEvent("change", { detail: item }));
+  }
+
+  #pump() {
+    const inOrder = this.current ? [this.current, ...this.items] : [];
+    for (const item of inOrder) {
+      for (const model of this.models) {
+        if (this.#running >= AT_ONCE) return;
+        if (!item.results.has(this.#key(model))) this.#run(item, model, this.#key(model));
+      }
+    }
+  }
+
+  async #run(item, model, path) {
+    this.#running++;
+    const set = (result) => {
+      item.results.set(path, result);
+      if (this.items.includes(item)) this.#tell(item);
+    };
+    set({ state: "sending", sent: 0, told: "sending …" });
+    try {
+      set(await this.#ask(item, path, set));
+    } catch (error) {
+      set({ state: "failed", error: error.message, code: error.code, again: !error.status || error.needsKey || error.status === 503 });
+      this.dispatchEvent(new CustomEvent("refused", { detail: error }));
+    }
+    this.#running--;
+    this.#pump();
+  }
+
+  async #ask(item, path, set) {
+    for (let left = TRIES; ; left--) {
+      try {
+        const began = performance.now();
+        const { bytes, header } = await post(path, item.file, (sent) =>
+          set(sent < 1 ? { state: "sending", sent, told: `sending: ${Math.round(sent * 100)} %` } : { state: "working", told: "being segmented …" }));
+        const stages = [...header("Server-Timing").matchAll(/dur=([\d.]+)/g)].map((found) => Number(found[1]));
+        return {
+          state: "done", told: "done", bytes, backend: header("Segment-Backend"), digest: header("Segment-Digest"),
+          inside: stages.reduce((sum, ms) => sum + ms, 0), whole: performance.now() - began,
+        };
+      } catch (error) {
+        if (error.code !== "overloaded" || left <= 1) throw error;
+        set({ state: "working", told: `the service is busy: again in ${error.after ?? 1} s` });
+        await new Promise((go) => setTimeout(go, (error.after ?? 1) * 1000));
+      }
+    }
+  }
+}

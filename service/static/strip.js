@@ -1,0 +1,49 @@
+// The strip of photographs: small pictures with how far their masks are; a click shows one, another removes it.
+
+export class Strip {
+  #elements = new Map();
+
+  constructor(list, photographs) {
+    this.list = list;
+    this.photographs = photographs;
+  }
+
+  /** Show how far a photograph is. */
+  update(item) {
+    const button = (this.#elements.get(item) ?? this.#add(item)).firstElementChild;
+    const [, , progress, told] = button.children;
+    const results = this.photographs.models.map((model) => this.photographs.result(item, model));
+    const failed = results.find(({ state }) => state === "failed");
+    const going = results.find(({ state }) => state !== "done");
+    told.textContent = failed?.error ?? going?.told ?? "done";
+    told.className = failed ? "told bad" : "told";
+    progress.hidden = Boolean(failed) || !going;
+    if (going?.state === "sending") progress.value = going.sent;
+    else progress.removeAttribute("value");
+    for (const [each, element] of this.#elements) {
+      element.firstElementChild.setAttribute("aria-current", each === this.photographs.current ? "true" : "false");
+    }
+  }
+
+  #add(item) {
+    const element = document.createElement("li");
+    element.innerHTML = `<button type="button"><img alt=""><b></b><progress max="1"></progress><span class="told"></span></button>
+      <button type="button" class="remove">×</button>`;
+    const [show, remove] = element.children;
+    const [picture, name, progress] = show.children;
+    picture.onerror = () => { picture.style.visibility = "hidden"; }; // no picture, or none that the browser knows
+    picture.src = item.url;
+    name.textContent = item.name;
+    progress.setAttribute("aria-label", `progress of ${item.name}`);
+    remove.setAttribute("aria-label", `remove ${item.name}`);
+    show.onclick = () => this.photographs.choose(item);
+    remove.onclick = () => {
+      element.remove();
+      this.#elements.delete(item);
+      this.photographs.remove(item);
+    };
+    this.list.append(element);
+    this.#elements.set(item, element);
+    return element;
+  }
+}
