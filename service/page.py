@@ -17,7 +17,7 @@ HEADERS = FRESH | {
     # nothing from outside, nothing that is written into the page is run, and no other page may frame it
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src blob:;"
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # without one, some browsers send no Origin that could be checked
 }
 
 

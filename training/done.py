@@ -11,6 +11,8 @@ from typing import Any
 from training.plan import Job
 
 NAME = ".predict.jsonl"
+Mark = list[Any]  # what made a result, and size and time of the file that it was made from
+Told = dict[str, Any]  # of a file, for --json
 
 
 class Done:
@@ -20,25 +22,41 @@ class Done:
         """Read what there is; `made_by` is everything that makes a difference to a result."""
         self.out = out
         self._maker = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
-        self._known: dict[str, list[Any]] = {}
+        self._known: dict[str, tuple[Mark, Told]] = {}
         with suppress(FileNotFoundError):
             for line in (out / NAME).read_text().splitlines():
-                with suppress(ValueError):  # a line that was cut off
-                    self._known |= json.loads(line)
+                with suppress(ValueError, TypeError, KeyError):  # a line that was cut off
+                    note = json.loads(line)
+                    self._known |= dict.fromkeys(note["targets"], (note["mark"], note["told"]))
 
-    def has(self, job: Job) -> bool:
-        """Whether everything of a job is there, made from the same file in the same way."""
-        return all(target.is_file() and self._known.get(self._name(target)) == self._mark(job) for target in job.targets)
+    def mark(self, job: Job) -> Mark:
+        """To be taken before the file is read: it may be written to meanwhile. Raises OSError."""
+        status = job.source.stat()
+        return [self._maker, status.st_size, status.st_mtime_ns]
 
-    def add(self, job: Job) -> None:
+    def told(self, job: Job) -> Told | None:
+        """What was told of a job when it was done, where all of it is there, made from the same file in the same way."""
+        try:
+            mark = self.mark(job)
+        except OSError:  # whoever reads the file tells so
+            return None
+        known = [self._known.get(self._name(target)) for target in job.targets if target.is_file()]
+        same = len(known) == len(job.targets) and all(each and each[0] == mark for each in known)
+        return known[0][1] if same and known[0] else None
+
+    def begin(self, job: Job) -> None:
+        """Note that what lies there will be replaced, in case it is not brought to its end."""
+        if any(self._name(target) in self._known for target in job.targets):
+            self._append(job, [], {})
+
+    def add(self, job: Job, mark: Mark, told: Told) -> None:
         """Note that a job is done."""
-        line = json.dumps({self._name(target): self._mark(job) for target in job.targets})
+        self._append(job, mark, told)
+
+    def _append(self, job: Job, mark: Mark, told: Told) -> None:
+        line = json.dumps({"targets": [self._name(target) for target in job.targets], "mark": mark, "told": told})
         with (self.out / NAME).open("a") as file:
             file.write(f"\n{line}")  # first, since the line before may have been cut off
-
-    def _mark(self, job: Job) -> list[Any]:
-        told = job.source.stat()
-        return [self._maker, told.st_size, told.st_mtime_ns]
 
     def _name(self, target: Path) -> str:
         return target.relative_to(self.out).as_posix()

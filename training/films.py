@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
@@ -20,6 +21,8 @@ from training.progress import bar
 
 CODEC = "VP80"  # of WebM; VP9 takes ten times as long
 AHEAD = 8  # frames
+TOLD = 0.95  # of the frames that a container tells of; it is mostly an estimate
+MOST = 480.0  # frames a second: some containers tell 1000 where they don't know
 PLAIN_RATE = 25.0  # of a film that does not tell its own
 KINDS: dict[str, Callable[[Result], RGB]] = {
     "overlay": lambda result: result.overlay(),
@@ -53,6 +56,8 @@ def segment_film(source: Path, target: Path, segment: Callable[[RGB], Result], k
             writer.add(KINDS[kind](result))
     if not writer.frames:
         raise InputError(f"{source}: holds no frames that can be read")
+    if writer.frames < TOLD * film.frames:
+        print(f"warning: {source}: {writer.frames} frames could be read, and it tells of {film.frames}", file=sys.stderr)
     order = sorted(sums, key=lambda name: -sums[name])
     return Made(size, writer.frames, film.rate, {name: sums[name] / writer.frames for name in order})
 
@@ -67,25 +72,31 @@ class Film:
         if not self._capture.isOpened():
             raise InputError(f"{path}: can't be read as a film; expected MP4, MOV, AVI, MKV or WebM")
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
-        self.rate = rate if 0 < rate <= 1000 else PLAIN_RATE
+        self.rate = rate if 0 < rate <= MOST else PLAIN_RATE
         self.frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def __iter__(self) -> Generator[RGB]:
         """Its frames, (H, W, 3) uint8 RGB, upright; the next ones are decoded in a thread meanwhile."""
-        queue: Queue[RGB | None] = Queue(AHEAD)
+        queue: Queue[RGB | BaseException | None] = Queue(AHEAD)
         leaving = threading.Event()
 
         def read() -> None:
-            while not leaving.is_set():
-                there, frame = self._capture.read()
-                queue.put(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False) if there else None)
-                if not there:
-                    return
+            try:
+                while not leaving.is_set():
+                    there, frame = self._capture.read()
+                    if not there:
+                        break
+                    queue.put(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False))
+                queue.put(None)
+            except BaseException as error:  # whoever waits for the frames gets it
+                queue.put(error)
 
         thread = threading.Thread(target=read, daemon=True)
         thread.start()
         try:
             while (frame := queue.get()) is not None:
+                if isinstance(frame, BaseException):
+                    raise InputError(f"{self.path}: can't be read to its end ({frame})") from frame
                 yield frame
         finally:
             leaving.set()
@@ -97,11 +108,13 @@ class Film:
 
 
 class Writer:
-    """Takes frames, all of one size; an odd side loses its last row or column, which the codec can't hold."""
+    """Takes frames; those of another size than the first are brought to it. An odd side loses its last row or column, which
+    the codec can't hold."""
 
     def __init__(self, path: Path, rate: float) -> None:
         self.path, self.rate, self.frames = path, rate, 0
         self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)  # (width, height)
 
     def add(self, rgb: RGB) -> None:
         """Append a frame, (H, W, 3) uint8 RGB. Raises OSError where the film can't be written."""
@@ -110,13 +123,22 @@ class Writer:
             self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*CODEC), self.rate, (width, height))
             if not self._writer.isOpened():
                 raise OSError(f"{self.path}: can't be written as a film of {width}x{height}")
+            self._size = (width, height)
+        if (width, height) != self._size:  # OpenCV would leave it out
+            rgb = cv2.resize(rgb, self._size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+            width, height = self._size
         self._writer.write(np.ascontiguousarray(rgb[:height, :width, ::-1]))
         self.frames += 1
 
     def close(self) -> None:
-        """Write out what is buffered."""
-        if self._writer is not None:
-            self._writer.release()
+        """Write out what is buffered. Raises OSError where not all of it has arrived, of which OpenCV says nothing."""
+        if self._writer is None:
+            return
+        self._writer.release()
+        self._writer = None
+        written = int(cv2.VideoCapture(str(self.path)).get(cv2.CAP_PROP_FRAME_COUNT))
+        if written != self.frames:
+            raise OSError(f"{self.path}: {written} of {self.frames} frames could be written; is the disk full?")
 
 
 @contextmanager
@@ -131,5 +153,6 @@ def writing(path: Path, rate: float) -> Iterator[Writer]:
         if writer.frames:
             temporary.replace(path)
     finally:
-        writer.close()
+        with suppress(OSError):
+            writer.close()
         temporary.unlink(missing_ok=True)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import InputError
-from core.files import files_below
+from core.files import TEMPORARY, files_below
 from core.images import PHOTO_SUFFIXES
 
 FILM_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
+MADE = ("_overlay", "_mask", "_beside")  # what the names of films that are made end with
 FILM = ".webm"  # what every browser plays, and OpenCV's packages can write
 
 
@@ -35,7 +36,11 @@ def plan(inputs: list[str], out: Path, overlays: bool, film: str) -> list[Job]:
     Raises InputError: nothing there, two results of one name, a result that would replace a photograph or film.
     """
     jobs: dict[Path, Job] = {}
+    seen: set[Path] = set()  # a file may be named twice: by itself and by its folder
     for source, place in (found for given in inputs for found in _found(given, out)):
+        if source.absolute() in seen:
+            continue
+        seen.add(source.absolute())
         job = Job(source, tuple(_targets(source, out / place, overlays, film)))
         other = jobs.setdefault(job.targets[0], job)
         if other.source != source:
@@ -66,7 +71,10 @@ def _found(given: str, out: Path) -> Iterator[tuple[Path, Path]]:
         yield path, Path(path.name)
     elif glob.has_magic(given):  # a pattern that the shell has left as it is
         root = Path(*_before_magic(path))
-        matches = sorted(root.glob(str(path.relative_to(root))))
+        try:
+            matches = sorted(root.glob(str(path.relative_to(root))))
+        except ValueError as error:
+            raise InputError(f"{given}: no pattern ({error}); expected such as 'drive/**/*.png'") from None
         found = [each for each in matches if each.is_file() and _is_wanted(each) and not _lies_in(each, out, root)]
         if not found:
             raise InputError(f"{given}: no photograph and no film has such a name")
@@ -83,12 +91,14 @@ def _before_magic(pattern: Path) -> Iterator[str]:
 
 
 def _is_wanted(path: Path) -> bool:
-    return path.suffix.lower() in PHOTO_SUFFIXES + FILM_SUFFIXES
+    return path.suffix.lower() in PHOTO_SUFFIXES + FILM_SUFFIXES and not path.match(TEMPORARY + ".*")
 
 
 def _lies_in(path: Path, out: Path, root: Path) -> bool:
+    """Whether a file is a result of an earlier run: it lies in the folder for them, or is a film that they were made of."""
     masks = out.resolve()
-    return root.resolve() in masks.parents and masks in path.resolve().parents
+    made = path.suffix == FILM and path.stem.endswith(MADE) and masks in path.resolve().parents
+    return made or (root.resolve() in masks.parents and masks in path.resolve().parents)
 
 
 def _require_no_loss(jobs: list[Job]) -> None:

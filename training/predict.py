@@ -16,19 +16,18 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from core.errors import InputError
 from core.files import make_folder, write_atomically
-from core.images import RGB, read_label, read_photo
+from core.images import RGB, read_photo
 from core.masks import grey_png, indexed_png
 from core.result import Result
 from core.segmenter import How, Segmenter
 from core.threads import prefetch
-from training.done import Done
+from training.done import Done, Mark, Told
 from training.evaluate import add_device_flags, add_how_flags
 from training.films import KINDS, segment_film
 from training.paths import require_file, require_folder
@@ -36,7 +35,6 @@ from training.plan import Job, plan
 from training.progress import bar
 
 AHEAD = 4  # photographs that are decoded while one is segmented
-Told = dict[str, Any]  # of a file, for --json
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -79,15 +77,17 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
         require_file(options.json, "--json")
     jobs = plan(options.inputs, options.out, options.overlay, options.film)
     predictor = Predictor(options)
-    todo = [job for job in jobs if options.force or not predictor.done.has(job)]
+    make_folder(options.out)
+    earlier = {} if options.force else {job: told for job in jobs if (told := predictor.done.told(job)) is not None}
+    todo = [job for job in jobs if job not in earlier]
     outcomes = dict(predictor.photographs([job for job in todo if not job.film]))
-    outcomes |= {job.source: predictor.film(job) for job in todo if job.film}
-    failed = [path for path, outcome in outcomes.items() if "error" in outcome]
+    outcomes |= {job: predictor.film(job) for job in todo if job.film}
+    failed = [job for job, outcome in outcomes.items() if "error" in outcome]
     if options.json:
-        files = [outcomes.get(job.source) or predictor.earlier(job) for job in jobs]
+        files = [{"file": str(job.source), "written": list(map(str, job.targets)), **(earlier | outcomes)[job]} for job in jobs]
         summary = {"checkpoint": str(options.checkpoint), **predictor.made_by, "files": files}
         write_atomically(options.json, [json.dumps(summary, indent=1).encode()])
-    before = f", {len(jobs) - len(todo)} of them from before (--force makes them anew)" * (len(todo) < len(jobs))
+    before = f", {len(earlier)} of them from before (--force makes them anew)" * bool(earlier)
     print(f"{len(jobs) - len(failed)} of {len(jobs)} masks in {options.out}{before}")
     return 1 if failed else 0
 
@@ -110,40 +110,43 @@ class Predictor:
         """One photograph or frame."""
         return Result(rgb, self.segmenter.many([rgb], how=self.how)[0], self.segmenter.labels)
 
-    def photographs(self, jobs: list[Job]) -> Iterator[tuple[Path, Told]]:
+    def photographs(self, jobs: list[Job]) -> Iterator[tuple[Job, Told]]:
         """Each photograph's outcome; the next ones are read meanwhile."""
         with ThreadPoolExecutor(2) as pool:
-            read = prefetch(pool, _read, [job.source for job in jobs], AHEAD)
-            for job, rgb in bar("predicting", len(jobs) > 1, zip(jobs, read, strict=True), total=len(jobs), unit="image"):
-                yield job.source, _failed(job, rgb) if isinstance(rgb, InputError) else self._photograph(job, rgb)
+            read = prefetch(pool, self._read, jobs, AHEAD)
+            for job, found in bar("predicting", len(jobs) > 1, zip(jobs, read, strict=True), total=len(jobs), unit="image"):
+                yield job, _failed(found) if isinstance(found, Exception) else self._photograph(job, *found)
 
-    def _photograph(self, job: Job, rgb: RGB) -> Told:
+    def _read(self, job: Job) -> tuple[Mark, RGB] | Exception:
+        """A photograph, or why it is none: an exception would end the others, too."""
+        try:
+            return self.done.mark(job), read_photo(job.source)
+        except (InputError, OSError) as error:
+            return error
+
+    def _photograph(self, job: Job, mark: Mark, rgb: RGB) -> Told:
         result = self.segment(rgb)
         mask, *overlays = job.targets
+        self.done.begin(job)
         make_folder(mask.parent)
         write_atomically(mask, [encode(result, self.ids)])
         for path in overlays:
             result.save(path, overlay=True)
-        self.done.add(job)
-        return _told(job, size=result.size, shares=result.shares)
+        told = {"size": list(result.size), "shares": result.shares}
+        self.done.add(job, mark, told)
+        return told
 
     def film(self, job: Job) -> Told:
         """A film's outcome."""
         try:
+            mark = self.done.mark(job)
+            self.done.begin(job)
             made = segment_film(job.source, job.targets[0], self.segment, self.kind)
-        except InputError as error:
-            return _failed(job, error)
-        self.done.add(job)
-        return _told(job, size=made.size, frames=made.frames, rate=made.rate, shares=made.shares)
-
-    def earlier(self, job: Job) -> Told:
-        """What there is to tell of a result of an earlier run: shares of photographs only."""
-        if job.film:
-            return _told(job)
-        space, values = self.segmenter.labels, read_label(job.targets[0])
-        labels = values.astype(np.uint8) if self.ids == "train" else space.encode(values)
-        result = Result(np.empty((0, 0, 3), np.uint8), labels, space)
-        return _told(job, size=result.size, shares=result.shares)
+        except (InputError, FileNotFoundError) as error:
+            return _failed(error)
+        told = {"size": list(made.size), "frames": made.frames, "rate": made.rate, "shares": made.shares}
+        self.done.add(job, mark, told)
+        return told
 
 
 def encode(result: Result, ids: str) -> bytes:
@@ -154,18 +157,6 @@ def encode(result: Result, ids: str) -> bytes:
     return grey_png(values.astype(np.uint8) if max(result.classes.ids) < 256 else values)
 
 
-def _read(path: Path) -> RGB | InputError:
-    """A photograph, or why it is none: an exception would end the others, too."""
-    try:
-        return read_photo(path)
-    except InputError as error:
-        return error
-
-
-def _failed(job: Job, error: InputError) -> Told:
+def _failed(error: Exception) -> Told:
     tqdm.write(f"error: {error}", file=sys.stderr)
-    return {"file": str(job.source), "error": str(error)}
-
-
-def _told(job: Job, **more: Any) -> Told:
-    return {"file": str(job.source), "written": [str(target) for target in job.targets], **more}
+    return {"error": str(error)}

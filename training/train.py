@@ -44,7 +44,8 @@ GROUPS = {
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Flags of `train`, from the fields of the configuration; types and limits are checked by it, not here."""
-    parser = commands.add_parser("train", help="train a model", description=__doc__, epilog=(
+    usage = "python -m training train --model MODEL --data DIR [--run runs/NAME] [--resume] [flags]"
+    parser = commands.add_parser("train", help="train a model", usage=usage, description=__doc__, epilog=(
         "Every flag can also be given as an environment variable (TRAIN_BATCH_SIZE=4) or in a --config file;"
         " a flag goes before the environment, and that before the file."
     ), formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip

@@ -13,14 +13,17 @@ export function camera(taken) {
   $("camera-close").onclick = () => dialog.close();
 
   $("camera").onclick = async () => {
+    close();
     try {
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
     } catch { // no camera, no leave, or an address without https
       $("snapshot").click();
       return;
     }
-    dialog.showModal();
+    $("shoot").disabled = true; // until there is a picture
+    if (!dialog.open) dialog.showModal();
     await video.play();
+    $("shoot").disabled = false;
   };
   $("snapshot").onchange = ({ target }) => { taken([...target.files]); target.value = ""; };
 

@@ -4,6 +4,7 @@ import { report } from "./report.js";
 import { ask, events } from "./service.js";
 
 const SHOWN = 2; // reports side by side
+const AGAIN = 1000; // milliseconds until a stream that broke off is asked for again
 const $ = (id) => document.getElementById(id);
 const time = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "short" });
 
@@ -12,6 +13,7 @@ export class EvaluationPage {
   #shown = []; // ids, the newest last
   #colours = {}; // of the classes, by model
   #leaving = new AbortController();
+  #followed = new Set(); // ids of those that are followed
 
   /** `refused` is called with every Refusal. */
   constructor(refused) {
@@ -31,8 +33,11 @@ export class EvaluationPage {
   async open() {
     this.close();
     const { signal } = (this.#leaving = new AbortController());
+    this.#followed.clear();
     try {
-      this.#jobs = (await (await ask("evaluate", { signal })).json()).evaluations;
+      const listed = (await (await ask("evaluate", { signal })).json()).evaluations;
+      const ids = new Set(listed.map(({ id }) => id));
+      this.#jobs = [...this.#jobs.filter((job) => active(job) && !ids.has(job.id)), ...listed]; // one may have been begun meanwhile
       this.#draw();
       await Promise.all(this.#jobs.filter(active).map(({ id }) => this.#follow(id, signal)));
     } catch (error) {
@@ -49,7 +54,8 @@ export class EvaluationPage {
     const query = new URLSearchParams({ model: $("start-model").value, split: $("start-split").value });
     try {
       const job = await (await ask(`evaluate?${query}`, { method: "POST" })).json();
-      this.#jobs.unshift(job);
+      $("notice").hidden = true;
+      this.#jobs = [job, ...this.#jobs.filter(({ id }) => id !== job.id)];
       this.#draw();
       await this.#follow(job.id, this.#leaving.signal);
     } catch (error) {
@@ -57,12 +63,18 @@ export class EvaluationPage {
     }
   }
 
+  /** Until it ends; where the stream breaks off, ask again. */
   async #follow(id, signal) {
-    for await (const job of events(id, signal)) {
-      const place = this.#jobs.findIndex((each) => each.id === id);
-      this.#jobs[place] = job;
-      this.#update(job);
-      if (job.state === "done") await this.#show(id);
+    if (this.#followed.has(id)) return;
+    this.#followed.add(id);
+    while (!signal.aborted) {
+      for await (const job of events(id, signal)) {
+        this.#jobs = this.#jobs.map((each) => (each.id === id ? job : each));
+        this.#update(job);
+        if (job.state === "done") await this.#show(id);
+        if (!active(job)) return;
+      }
+      await new Promise((go) => setTimeout(go, AGAIN));
     }
   }
 
@@ -124,6 +136,7 @@ export class EvaluationPage {
   async #show(id) {
     try {
       const job = await (await ask(`evaluate/${id}`)).json();
+      if (this.#shown.includes(id)) return; // a second click came first
       while (this.#shown.length >= SHOWN) this.#hide(this.#shown[0]);
       this.#shown.push(id);
       const element = report(job.report, this.#colours[job.model] ?? []);

@@ -24,10 +24,9 @@ export function fillLegend(list, classes, counts, hidden, changed) {
     toggle.children[2].append(...shares.map((one) => Object.assign(document.createElement("span"), { textContent: percent.format(one) })));
     toggle.onclick = () => { hidden.has(name) ? hidden.delete(name) : hidden.add(name); changed(); };
     only.onclick = () => {
-      const others = rows.filter((row) => row.name !== name);
       const was = alone(name);
       hidden.clear();
-      if (!was) others.forEach((row) => hidden.add(row.name));
+      if (!was) classes.forEach((found) => found.name !== name && hidden.add(found.name)); // those of other photographs, too
       changed();
     };
     return item;

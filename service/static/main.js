@@ -3,7 +3,7 @@
 import { camera } from "./camera.js";
 import { EvaluationPage } from "./evaluation.js";
 import { SegmentPage } from "./segment.js";
-import { ask, useKey } from "./service.js";
+import { ask, forgetKey, hasKey, useKey } from "./service.js";
 
 const EXAMPLES = ["junction", "avenue", "crossing"];
 const $ = (id) => document.getElementById(id);
@@ -14,9 +14,13 @@ const evaluating = new EvaluationPage(refused);
 /** Say what went wrong; ask for a key where that is what was wanted. */
 function refused(error) {
   if (error.needsKey) {
+    if (error.code === "wrong_role") tell(error.message); // it is good for the rest of the page
+    else if (hasKey()) {
+      tell("The service does not know this key.");
+      forgetKey();
+    }
     $("key-form").hidden = false;
     $("key").focus();
-    if (error.code === "wrong_role") tell(error.message);
   } else {
     tell(error.message, error.code === "unreachable" || error.status === 503);
   }
@@ -37,13 +41,16 @@ async function retry() {
   if (!$("evaluation").hidden) await evaluating.open();
 }
 
+let waiting; // to ask for the models again
+
 /** Ask for the models; the rest of the page follows from them. */
 async function begin() {
   try {
     const models = await (await ask("models")).json();
     segmenting.models.list(models);
     evaluating.list(models);
-    if (models.models.some(({ labels, error }) => !labels && !error)) setTimeout(begin, 1000); // it is still reading them
+    clearTimeout(waiting);
+    if (models.models.some(({ labels, error }) => !labels && !error)) waiting = setTimeout(begin, 1000); // it is still reading them
   } catch (error) {
     refused(error);
   }
@@ -69,6 +76,7 @@ function take(files) {
 }
 
 function listen() {
+  $("skip").onclick = (event) => { event.preventDefault(); $("content").focus(); }; // not as an address: that is which part is shown
   addEventListener("hashchange", turn);
   $("files").onchange = ({ target }) => { take([...target.files]); target.value = ""; };
   let depth = 0; // of elements that the pointer has come into while it drags
@@ -80,10 +88,11 @@ function listen() {
   addEventListener("paste", (event) => take([...event.clipboardData.files]));
   $("key-form").onsubmit = (event) => {
     event.preventDefault();
-    useKey($("key").value.trim());
+    const taken = useKey($("key").value.trim());
     $("key").value = "";
-    $("key-form").hidden = true;
-    retry();
+    $("key-form").hidden = taken;
+    if (taken) retry();
+    else tell("A key has letters, digits and signs only, and no spaces.");
   };
   camera(take);
 }
@@ -94,8 +103,12 @@ function offerExamples() {
     const picture = Object.assign(document.createElement("img"), { src: `static/examples/${name}.jpg`, alt: `example: ${name}` });
     button.append(picture);
     button.onclick = async () => {
-      const blob = await (await ask(picture.src)).blob();
-      take([new File([blob], `${name}.jpg`, { type: blob.type })]);
+      try {
+        const blob = await (await ask(picture.src)).blob();
+        take([new File([blob], `${name}.jpg`, { type: blob.type })]);
+      } catch (error) {
+        refused(error);
+      }
     };
     return button;
   }));

@@ -18,7 +18,9 @@ export class ModelChoice {
     const names = this.chosen.length ? this.chosen.map(({ name }) => name) : [first];
     const legend = this.fieldset.querySelector("legend");
     this.fieldset.replaceChildren(legend, ...models.map((model) => this.#option(model, names.includes(model.name))));
-    this.#choose();
+    const [before, now] = [this.chosen, this.#checked()].map((each) => JSON.stringify(each.map(({ name, labels, digest }) => [name, labels, digest])));
+    this.chosen = this.#checked();
+    if (before !== now) this.changed(this.chosen); // else the views stay as they are
   }
 
   #option(model, checked) {
@@ -50,8 +52,12 @@ export class ModelChoice {
     const checked = boxes.filter((box) => box.checked);
     if (!checked.length && last) last.checked = true;
     if (checked.length > MOST) checked.find((box) => box !== last).checked = false;
-    const names = boxes.filter((box) => box.checked).map((box) => box.value);
-    this.chosen = names.map((name) => this.models.find((model) => model.name === name));
+    this.chosen = this.#checked();
     this.changed(this.chosen);
+  }
+
+  #checked() {
+    const boxes = [...this.fieldset.querySelectorAll("input:checked")];
+    return boxes.map((box) => this.models.find((model) => model.name === box.value));
   }
 }

@@ -10,7 +10,7 @@ export class Photographs extends EventTarget {
   current = null;
   models = []; // chosen ones
   how = { native: false, flip: false };
-  #running = 0;
+  #under = new Map(); // requests under way
 
   /** Take files; the first of them is shown. */
   add(files) {
@@ -34,6 +34,7 @@ export class Photographs extends EventTarget {
     const place = this.items.indexOf(item);
     this.items.splice(place, 1);
     URL.revokeObjectURL(item.url);
+    this.#stop();
     if (this.current !== item) return;
     this.current = null;
     const next = this.items[place] ?? this.items[place - 1];
@@ -45,6 +46,7 @@ export class Photographs extends EventTarget {
   want(models, how) {
     this.models = models;
     this.how = how;
+    this.#stop();
     this.items.forEach((item) => this.#tell(item));
     this.#pump();
   }
@@ -63,6 +65,17 @@ export class Photographs extends EventTarget {
     this.#pump();
   }
 
+  /** End the requests that nobody wants any more. */
+  #stop() {
+    const wanted = new Set(this.models.map((model) => this.#key(model)));
+    for (const [key, { item, path, leaving }] of this.#under) {
+      if (this.items.includes(item) && wanted.has(path)) continue;
+      leaving.abort();
+      item.results.delete(path);
+      this.#under.delete(key);
+    }
+  }
+
   #key(model) {
     return address(model.name, this.how);
   }
@@ -75,42 +88,44 @@ export class Photographs extends EventTarget {
     const inOrder = this.current ? [this.current, ...this.items] : [];
     for (const item of inOrder) {
       for (const model of this.models) {
-        if (this.#running >= AT_ONCE) return;
+        if (this.#under.size >= AT_ONCE) return;
         if (!item.results.has(this.#key(model))) this.#run(item, model, this.#key(model));
       }
     }
   }
 
   async #run(item, model, path) {
-    this.#running++;
+    const key = {}, leaving = new AbortController();
+    this.#under.set(key, { item, path, leaving });
     const set = (result) => {
+      if (leaving.signal.aborted) return;
       item.results.set(path, result);
-      if (this.items.includes(item)) this.#tell(item);
+      this.#tell(item);
     };
     set({ state: "sending", sent: 0, told: "sending …" });
     try {
-      set(await this.#ask(item, path, set));
+      set(await this.#ask(item, path, set, leaving.signal));
     } catch (error) {
-      set({ state: "failed", error: error.message, code: error.code, again: !error.status || error.needsKey || error.status === 503 });
-      this.dispatchEvent(new CustomEvent("refused", { detail: error }));
+      set({ state: "failed", error: error.message, again: error.code === "unreachable" || error.needsKey || error.status === 503 });
+      if (!leaving.signal.aborted) this.dispatchEvent(new CustomEvent("refused", { detail: error }));
     }
-    this.#running--;
+    this.#under.delete(key);
     this.#pump();
   }
 
-  async #ask(item, path, set) {
+  async #ask(item, path, set, signal) {
     for (let left = TRIES; ; left--) {
       try {
         const began = performance.now();
         const { bytes, header } = await post(path, item.file, (sent) =>
-          set(sent < 1 ? { state: "sending", sent, told: `sending: ${Math.round(sent * 100)} %` } : { state: "working", told: "being segmented …" }));
+          set(sent < 1 ? { state: "sending", sent, told: `sending: ${Math.round(sent * 100)} %` } : { state: "working", told: "being segmented …" }), signal);
         const stages = [...header("Server-Timing").matchAll(/dur=([\d.]+)/g)].map((found) => Number(found[1]));
         return {
           state: "done", told: "done", bytes, backend: header("Segment-Backend"), digest: header("Segment-Digest"),
           inside: stages.reduce((sum, ms) => sum + ms, 0), whole: performance.now() - began,
         };
       } catch (error) {
-        if (error.code !== "overloaded" || left <= 1) throw error;
+        if (error.code !== "overloaded" || left <= 1 || signal.aborted) throw error;
         set({ state: "working", told: `the service is busy: again in ${error.after ?? 1} s` });
         await new Promise((go) => setTimeout(go, (error.after ?? 1) * 1000));
       }

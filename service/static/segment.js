@@ -22,7 +22,7 @@ export class SegmentPage {
   constructor(refused) {
     this.photographs.addEventListener("change", ({ detail }) => this.#changed(detail));
     this.photographs.addEventListener("refused", ({ detail: error }) => {
-      if (error.needsKey || error.code === "unreachable") refused(error);
+      if (error.needsKey || error.code === "unreachable" || error.status === 503) refused(error);
       else this.#say(error.message); // it is shown with its photograph
     });
     for (const id of ["native", "flip"]) $(id).onchange = () => this.#again();
@@ -90,7 +90,13 @@ export class SegmentPage {
     if (result.state !== "done" || view.filled === result) return;
     view.filled = result;
     performance.mark("mask came"); // from here on it is this page's time: make bench asks for it
-    const mask = await readMask(result.bytes);
+    let mask;
+    try {
+      mask = await readMask(result.bytes);
+    } catch (error) { // a browser that can't inflate (of before 2023)
+      view.tell({ state: "failed", error: `This browser can't read the mask (${error.message}); a newer one can.` });
+      return;
+    }
     if (view.filled !== result) return; // another photograph has been chosen meanwhile
     view.put(mask, this.#hidden);
     view.counts = count(mask.labels);

@@ -1,6 +1,7 @@
 // What the page asks of the service, and how a refusal reads as a sentence.
 
 const KEY = "segment-key";
+const PRINTABLE = /^[\x21-\x7e]+$/; // what a header can hold
 
 /** An answer that is none: `message` is a sentence for people; `code` the service's, "unreachable" where nobody answered. */
 export class Refusal extends Error {
@@ -14,9 +15,16 @@ export class Refusal extends Error {
   }
 }
 
-/** Send this key from now on, until the tab is closed. */
+/** Send this key from now on, as long as the tab lasts. Whether it can be one. */
 export function useKey(key) {
+  if (!PRINTABLE.test(key)) return false;
   sessionStorage.setItem(KEY, key);
+  return true;
+}
+
+/** Send none any more. */
+export function forgetKey() {
+  sessionStorage.removeItem(KEY);
 }
 
 export function hasKey() {
@@ -63,7 +71,7 @@ export function address(model, how, output = "mask") {
 }
 
 /** Post a photograph: { bytes, headers: name => value }. `sent` is told the share that has gone, 1 when all has. Throws Refusal. */
-export function post(path, file, sent = () => {}) {
+export function post(path, file, sent = () => {}, signal = null) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest(); // fetch does not tell how much has been sent
     request.open("POST", path);
@@ -72,7 +80,13 @@ export function post(path, file, sent = () => {}) {
     request.setRequestHeader("Content-Type", "application/octet-stream"); // the content decides what it is
     request.upload.onprogress = (event) => sent(event.lengthComputable ? event.loaded / event.total : 0);
     request.upload.onload = () => sent(1);
-    request.onerror = () => reject(unreachable());
+    request.onerror = async () => {
+      const readable = await file.slice(0, 1).arrayBuffer().then(() => true, () => false);
+      reject(readable ? unreachable() : new Refusal("This file can't be read: is it a folder, or has it been moved?", { code: "unreadable" }));
+    };
+    if (signal?.aborted) reject(new Refusal("no longer wanted", { code: "aborted" }));
+    request.onabort = () => reject(new Refusal("no longer wanted", { code: "aborted" }));
+    signal?.addEventListener("abort", () => request.abort());
     request.onload = () => {
       const header = (name) => request.getResponseHeader(name);
       if (request.status === 200) resolve({ bytes: request.response, header });

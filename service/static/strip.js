@@ -15,7 +15,7 @@ export class Strip {
     const results = this.photographs.models.map((model) => this.photographs.result(item, model));
     const failed = results.find(({ state }) => state === "failed");
     const going = results.find(({ state }) => state !== "done");
-    told.textContent = failed?.error ?? going?.told ?? "done";
+    told.textContent = failed?.error ?? going?.told ?? (results.length ? "done" : "waiting for the models");
     told.className = failed ? "told bad" : "told";
     progress.hidden = Boolean(failed) || !going;
     if (going?.state === "sending") progress.value = going.sent;
@@ -38,7 +38,9 @@ export class Strip {
     remove.setAttribute("aria-label", `remove ${item.name}`);
     show.onclick = () => this.photographs.choose(item);
     remove.onclick = () => {
+      const next = element.nextElementSibling ?? element.previousElementSibling;
       element.remove();
+      (next?.firstElementChild ?? document.getElementById("files")).focus();
       this.#elements.delete(item);
       this.photographs.remove(item);
     };

@@ -32,7 +32,8 @@ export class View extends EventTarget {
 
   /** Show this photograph; the mask of another one goes. */
   show(item) {
-    this.mask = this.filled = null;
+    this.mask = this.filled = this.at = null;
+    this.point(null);
     this.parts.mask.hidden = this.parts.edge.hidden = true;
     this.differ(null);
     const { photo, stage } = this.parts;

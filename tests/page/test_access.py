@@ -24,12 +24,11 @@ def tab_to(page: Page, what: str) -> None:
 
 
 def test_everything_is_done_by_keys_alone(page: Page, url: str, street: Path, segmenters) -> None:
+    page.on("filechooser", lambda chooser: chooser.set_files(street))  # now: it takes a moment until the browser knows
     page.goto(url)
     expect(page.locator("input[value=ddunet]")).to_be_checked()
     tab_to(page, "#files")
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(street)
+    page.keyboard.press("Space")
     expect(page.locator(".strip .told")).to_have_text("done")
     tab_to(page, "#divider")
     page.keyboard.press("Home")
@@ -85,7 +84,7 @@ def test_a_phone_s_width_is_enough(page: Page, url: str, street: Path) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     for button in page.locator("button:visible").all():
         box = button.bounding_box()
-        assert box["x"] >= 0 or page.locator(".wide").count()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
     started(page, url, "ddunet")
     expect(page.locator(".report")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

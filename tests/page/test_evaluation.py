@@ -13,6 +13,7 @@ from tests.service.conftest import until
 def started(page: Page, url: str, model: str) -> Locator:
     page.goto(f"{url}#evaluation")
     expect(page.locator("#start-model option")).to_have_count(3)
+    expect(page.locator("#jobs")).not_to_be_empty()  # the list has come
     before = page.locator("#jobs tbody tr").count()
     page.locator("#start-model").select_option(model)
     page.get_by_role("button", name="Start an evaluation").click()

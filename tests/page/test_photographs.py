@@ -160,7 +160,7 @@ def test_three_models_side_by_side_and_where_they_differ(page: Page, url: str, s
     expect(page.locator("canvas.differ:visible")).to_have_count(0)
 
 
-def test_a_fourth_model_takes_the_place_of_another_and_one_is_always_chosen(page: Page, url: str) -> None:
+def test_one_model_is_always_chosen(page: Page, url: str) -> None:
     page.goto(url)
     box = page.locator("input[value=ddunet]")
     box.click()  # the only one that is chosen
@@ -198,6 +198,44 @@ def test_several_photographs_one_shown_after_another_and_removed(
     expect(page.locator("#curl")).to_contain_text("street")
     page.get_by_role("button", name="remove").click()
     expect(page.locator("#result")).to_be_hidden()
+
+
+def test_what_was_pointed_at_and_shown_alone_does_not_stay_with_the_next_photograph(
+    page: Page, url: str, street: Path, tmp_path: Path, segmenters: Segmenters
+) -> None:
+    other = tmp_path / "other.png"
+    other.write_bytes(encoded(picture=photo(128, 256, seed=9)[::-1]))
+    given(page, url, street, other)
+    labels = labels_of(segmenters["ddunet"], street)
+    at(page, labels, 5, 5)
+    expect(page.locator(".pointed")).to_contain_text("x 5")
+    only = page.locator("#legend .only").first
+    name = only.get_attribute("aria-label").removeprefix("only ")
+    only.click()
+    page.locator(".strip button").filter(has_text="other.png").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#curl")).to_contain_text("other.png")
+    expect(page.locator(".pointed")).to_have_text("")
+    expect(page.locator("canvas.mask")).to_be_visible()
+    shown = painted(page.locator("canvas.mask"))[..., 3] > 0
+    assert np.array_equal(shown, labels_of(segmenters["ddunet"], other) == CITYSCAPES.names.index(name))
+
+
+def test_a_request_that_nobody_wants_any_more_is_ended(page: Page, url: str, tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(encoded(picture=np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)))
+    page.goto(url)
+    slow = page.context.new_cdp_session(page)
+    slow.send("Network.enable")
+    slow.send(
+        "Network.emulateNetworkConditions",
+        {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 100_000},
+    )
+    page.set_input_files("#files", path)
+    expect(page.locator(".strip .told")).to_contain_text("sending: ")
+    with page.expect_event("requestfailed"):
+        page.get_by_role("button", name="remove large.png").click()
+    expect(page.locator("#notice")).to_be_hidden()
 
 
 def test_native_resolution_and_mirror_image_are_asked_for(page: Page, url: str, street: Path) -> None:

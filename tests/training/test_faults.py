@@ -260,8 +260,7 @@ def undisturbed(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return runs
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("what", ["validation", "save"])
+@pytest.mark.parametrize(("what", "processes"), [("validation", 1), ("validation", 2), ("save", 2)])
 def test_a_signal_in_a_validation_or_a_save_stops_with_everything_saved(
     scenes: Path, undisturbed: dict[int, Victim], tmp_path: Path, what: str, processes: int
 ) -> None:

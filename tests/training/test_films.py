@@ -77,6 +77,42 @@ def test_a_film_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_frames_of_another_size_are_brought_to_the_first_one_s(tmp_path: Path) -> None:
+    with writing(tmp_path / "a.webm", 25) as writer:
+        for side in (64, 128, 64):
+            writer.add(photo(side, side))
+    assert [frame.shape for frame in Film(tmp_path / "a.webm")] == [(64, 64, 3)] * 3
+
+
+def test_a_film_that_did_not_arrive_whole_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="frames could be written; is the disk full"), writing(tmp_path / "a.webm", 25) as writer:
+        for _ in range(5):
+            writer.add(photo(64, 64))
+        writer._writer.release()
+        writer.path.write_bytes(writer.path.read_bytes()[:300])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_film_that_tells_of_more_frames_than_it_has_is_a_warning(
+    checkpoint: Path, clip: Path, tmp_path: Path, cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Film.__init__
+
+    def longer(film: Film, path: Path) -> None:
+        opened(film, path)
+        film.frames = 100
+
+    monkeypatch.setattr(Film, "__init__", longer)
+    code, _, err = cli("predict", checkpoint, clip, "--out", tmp_path / "out")
+    assert code == 0 and "7 frames could be read, and it tells of 100" in err
+
+
+def test_results_beside_their_films_are_not_segmented_again(checkpoint: Path, clip: Path, cli) -> None:
+    for _ in range(2):
+        code, out, err = cli("predict", checkpoint, clip.parent, "--out", clip.parent)
+        assert code == 0 and "1 of 1 masks" in out, err
+
+
 def test_an_odd_side_loses_a_row(tmp_path: Path) -> None:
     with writing(tmp_path / "a.webm", 25) as writer:
         writer.add(photo(41, 61))

@@ -171,3 +171,31 @@ def test_json_tells_sizes_and_shares_of_new_and_earlier_masks(
     for name, source in (("one.jpg", folder / "one.jpg"), ("two.png", folder / "a" / "b" / "two.png")):
         result = Segmenter(checkpoint)(source)
         assert by_name[name]["size"] == list(result.size) and by_name[name]["shares"] == result.shares
+
+
+def test_a_mask_whose_replacement_was_cut_off_is_not_taken_for_the_old_one(
+    checkpoint: Path, folder: Path, tmp_path: Path, cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    cli("predict", checkpoint, folder / "one.jpg", "--out", out)
+    with monkeypatch.context() as patch:
+        patch.setattr("training.done.Done.add", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert cli("predict", checkpoint, folder / "one.jpg", "--out", out, "--ids", "label")[0] == 130
+    assert "from before" not in cli("predict", checkpoint, folder / "one.jpg", "--out", out)[1]
+    assert np.array_equal(np.asarray(Image.open(out / "one.png")), Segmenter(checkpoint)(folder / "one.jpg").labels)
+
+
+def test_a_file_named_twice_is_predicted_once(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
+    out = cli("predict", checkpoint, folder, folder / "one.jpg", folder / "a", "--out", tmp_path / "out")[1]
+    assert out.startswith("2 of 2 masks")
+
+
+def test_a_link_that_leads_nowhere_is_told_and_passed_over(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
+    (folder / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    code, out, err = cli("predict", checkpoint, folder, "--out", tmp_path / "out")
+    assert code == 1 and "gone.jpg" in err and "2 of 3 masks" in out
+
+
+def test_what_is_no_pattern_is_told(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
+    code, _, err = cli("predict", checkpoint, f"{folder}/**_left.png", "--out", tmp_path / "out")
+    assert code == 2 and "no pattern" in err
