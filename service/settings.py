@@ -63,7 +63,8 @@ class Settings(BaseSettings):
     state: Path = Field(Path("state"), description="folder for evaluation reports")
     api_keys: Annotated[tuple[Key, ...], NoDecode, BeforeValidator(_parse_keys)] = Field(
         default=(),
-        description="segment:KEY for pictures, operate:KEY for all, separated by commas; where not told, none is asked for",
+        description="segment:KEY for pictures, operate:KEY for all, each of 16 characters or more, separated by commas;"
+        " where not told, none is asked for",
     )
     allow_anonymous: bool = Field(False, description="1 permits an address other than loopback without keys")
     allowed_hosts: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import pytest
 import yaml
 
@@ -81,6 +82,11 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.open(photo).save(folder / "street.jpg")
     (folder / "docs").mkdir()
     shutil.copy(ROOT / "docs" / "street.jpg", folder / "docs")
+    (folder / "drive").mkdir()
+    shutil.copy(folder / "street.jpg", folder / "drive")
+    writer = cv2.VideoWriter(str(folder / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (128, 64))
+    writer.write(cv2.imread(str(photo)))
+    writer.release()
     return folder
 
 

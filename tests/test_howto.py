@@ -35,11 +35,11 @@ def test_the_walk_from_a_folder_of_other_classes_to_a_mask(tmp_path: Path) -> No
             words = shlex.split(line.replace("--epochs 20", "--epochs 1").replace("--train 40 --val 10", "--train 8 --val 2"))
             done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-    service = Process(tmp_path, tmp_path, SEGMENT_DATA="mine")
+    service = Process(tmp_path, tmp_path, SEGMENT_DATA="mine", SEGMENT_MODEL="mine")
     try:
         service.until_ready()
-        (name,) = re.findall(r"file=@(\S+) localhost", OWN)
-        reply = httpx.post(f"{service.url}/segment", files={"file": (tmp_path / name).read_bytes()})
+        (name,) = re.findall(r"file=@(\S+) 'localhost", OWN)
+        reply = httpx.post(f"{service.url}/segment?model=mine", files={"file": (tmp_path / name).read_bytes()})
         (tmp_path / "mask.png").write_bytes(reply.content)
         mask = np.asarray(Image.open(tmp_path / "mask.png"))
         assert mask.shape == (128, 256) and set(np.unique(mask)) <= {0, 1, 2}
@@ -51,7 +51,7 @@ def test_the_walk_from_a_folder_of_other_classes_to_a_mask(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("said", TROUBLE)
 def test_what_the_table_quotes_is_what_the_code_says(said: str) -> None:
-    if said == "address already in use":  # uvicorn's words
+    if said in ("address already in use", "No module named training"):  # uvicorn's words, and Python's
         return
     code = " ".join(path.read_text() for room in ("core", "training", "service") for path in (ROOT / room).rglob("*.py"))
     code = re.sub(r'"\s*\n\s*f?"', "", code)  # strings that go on in the next line
