@@ -47,13 +47,10 @@ class Done:
     def begin(self, job: Job) -> None:
         """Note that what lies there will be replaced, in case it is not brought to its end."""
         if any(self._name(target) in self._known for target in job.targets):
-            self._append(job, [], {})
+            self.add(job, [], {})
 
     def add(self, job: Job, mark: Mark, told: Told) -> None:
         """Note that a job is done."""
-        self._append(job, mark, told)
-
-    def _append(self, job: Job, mark: Mark, told: Told) -> None:
         line = json.dumps({"targets": [self._name(target) for target in job.targets], "mark": mark, "told": told})
         with (self.out / NAME).open("a") as file:
             file.write(f"\n{line}")  # first, since the line before may have been cut off

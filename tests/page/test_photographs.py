@@ -57,6 +57,18 @@ def labels_of(segmenter: Segmenter, path: Path) -> np.ndarray:
     return segmenter.many([decode_photo(path.read_bytes())])[0]
 
 
+def being_sent(page: Page, url: str, path: Path, bytes_per_s: int) -> None:
+    """The page with a photograph of some megabytes on its way, at so many bytes a second."""
+    path.write_bytes(encoded(picture=np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)))
+    page.goto(url)
+    network = page.context.new_cdp_session(page)
+    network.send("Network.enable")
+    conditions = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": bytes_per_s}
+    network.send("Network.emulateNetworkConditions", conditions)
+    page.set_input_files("#files", path)
+    expect(page.locator(".strip .told")).to_contain_text("sending: ")
+
+
 def at(page: Page, labels: np.ndarray, x: int, y: int, view: int = 0) -> None:
     """Point at a pixel."""
     stage = page.locator(".stage").nth(view)
@@ -222,17 +234,7 @@ def test_what_was_pointed_at_and_shown_alone_does_not_stay_with_the_next_photogr
 
 
 def test_a_request_that_nobody_wants_any_more_is_ended(page: Page, url: str, tmp_path: Path) -> None:
-    path = tmp_path / "large.png"
-    path.write_bytes(encoded(picture=np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)))
-    page.goto(url)
-    slow = page.context.new_cdp_session(page)
-    slow.send("Network.enable")
-    slow.send(
-        "Network.emulateNetworkConditions",
-        {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 100_000},
-    )
-    page.set_input_files("#files", path)
-    expect(page.locator(".strip .told")).to_contain_text("sending: ")
+    being_sent(page, url, tmp_path / "large.png", 100_000)
     with page.expect_event("requestfailed"):
         page.get_by_role("button", name="remove large.png").click()
     expect(page.locator("#notice")).to_be_hidden()
@@ -285,17 +287,7 @@ def test_a_photograph_from_the_camera(page: Page, url: str) -> None:
 
 
 def test_how_much_has_been_sent_is_shown(page: Page, url: str, tmp_path: Path) -> None:
-    path = tmp_path / "large.png"
-    path.write_bytes(encoded(picture=np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)))
-    page.goto(url)
-    slow = page.context.new_cdp_session(page)
-    slow.send("Network.enable")
-    slow.send(
-        "Network.emulateNetworkConditions",
-        {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 500_000},
-    )
-    page.set_input_files("#files", path)
-    expect(page.locator(".strip .told")).to_contain_text("sending: ")
+    being_sent(page, url, tmp_path / "large.png", 500_000)
     page.wait_for_function("() => { const p = document.querySelector('.strip progress'); return p.value > 0 && p.value < 1; }")
     done(page)
     expect(page.locator(".strip progress")).to_be_hidden()
