@@ -252,20 +252,18 @@ SHORT = ("--batch-size", 2, "--epochs", 2)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Victim]:
-    """By number of processes: a run of six steps from beginning to end."""
-    runs = {n: Victim(scenes, tmp_path_factory.mktemp("whole") / str(n), n, SHORT) for n in (2,)}
-    for run in runs.values():
-        run.whole()
-    return runs
+def undisturbed(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Victim:
+    """A run of six steps in two processes, from beginning to end."""
+    run = Victim(scenes, tmp_path_factory.mktemp("whole") / "r", 2, SHORT)
+    run.whole()
+    return run
 
 
-@pytest.mark.parametrize(("what", "processes"), [("validation", 2), ("save", 2)])
+@pytest.mark.parametrize("what", ["validation", "save"])
 def test_a_signal_in_a_validation_or_a_save_stops_with_everything_saved(
-    scenes: Path, undisturbed: dict[int, Victim], tmp_path: Path, what: str, processes: int
+    scenes: Path, undisturbed: Victim, tmp_path: Path, what: str
 ) -> None:
-    whole = undisturbed[processes]
-    victim = Victim(scenes, tmp_path / "r", processes, SHORT, slow=what)
+    victim = Victim(scenes, tmp_path / "r", 2, SHORT, slow=what)
     process = victim.start()
     assert victim.until(process, 1, what=what), victim.finish(process)
     began = time.monotonic()
@@ -278,12 +276,12 @@ def test_a_signal_in_a_validation_or_a_save_stops_with_everything_saved(
     assert ("0000-000003" if what == "validation" else "0000-000002") in names
     victim.slow = ""
     victim.whole()
-    assert victim.done() == whole.done() == 6
-    assert differences(victim.folder, whole.folder, epochs=2) == []
+    assert victim.done() == undisturbed.done() == 6
+    assert differences(victim.folder, undisturbed.folder, epochs=2) == []
 
 
 def test_a_rank_that_hangs_is_an_error_within_the_timeout_and_all_start_again(
-    scenes: Path, undisturbed: dict[int, Victim], tmp_path: Path
+    scenes: Path, undisturbed: Victim, tmp_path: Path
 ) -> None:
     victim = Victim(scenes, tmp_path / "r", 2, (*SHORT, "--timeout", 5))
     process = victim.start()
@@ -291,12 +289,12 @@ def test_a_rank_that_hangs_is_an_error_within_the_timeout_and_all_start_again(
     os.kill(victim.workers(process)[1], signal.SIGSTOP)
     assert victim.finish(process) == 0, victim.out[-1]
     assert "all start again from the newest checkpoint (restart 1 of 3)" in victim.out[-1]
-    assert differences(victim.folder, undisturbed[2].folder, epochs=2) == []
+    assert differences(victim.folder, undisturbed.folder, epochs=2) == []
 
 
-def test_an_error_that_would_come_again_is_not_tried_again(undisturbed: dict[int, Victim], tmp_path: Path) -> None:
-    victim = replace(undisturbed[2], folder=tmp_path / "r")
-    shutil.copytree(undisturbed[2].folder, victim.folder)
+def test_an_error_that_would_come_again_is_not_tried_again(undisturbed: Victim, tmp_path: Path) -> None:
+    victim = replace(undisturbed, folder=tmp_path / "r")
+    shutil.copytree(undisturbed.folder, victim.folder)
     for path in (victim.folder / "resume").iterdir():
         path.write_bytes(b"torn")
     process = victim.start()
@@ -327,7 +325,7 @@ def test_another_number_of_ranks_goes_on_and_is_recorded_as_not_exact(scenes: Pa
     assert [(start["ranks"], start["exact"]) for start in starts] == [(2, True), (1, False)]
 
 
-def test_a_restart_by_torchrun_goes_on(scenes: Path, undisturbed: dict[int, Victim], tmp_path: Path) -> None:
+def test_a_restart_by_torchrun_goes_on(scenes: Path, undisturbed: Victim, tmp_path: Path) -> None:
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2")
     victim = Victim(scenes, tmp_path / "r", 2, SHORT, program=(*torchrun, "-m", "--", "tests.training.traced"))
     process = victim.start()
@@ -335,14 +333,14 @@ def test_a_restart_by_torchrun_goes_on(scenes: Path, undisturbed: dict[int, Vict
     kill_rank(victim, process, random.Random(0))
     assert victim.finish(process) == 0, victim.out[-1]
     assert "going on after epoch 0, step 2" in victim.out[-1] and victim.done() > 6
-    assert differences(victim.folder, undisturbed[2].folder, epochs=2) == []
+    assert differences(victim.folder, undisturbed.folder, epochs=2) == []
 
 
 def test_resume_files_that_are_gone_are_no_reason_to_begin_again(
-    undisturbed: dict[int, Victim], tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
+    undisturbed: Victim, tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
 ) -> None:
     folder = tmp_path / "r"
-    shutil.copytree(undisturbed[1].folder, folder)
+    shutil.copytree(undisturbed.folder, folder)
     for path in (folder / "resume").iterdir():
         path.unlink()
     history = (folder / "history.csv").read_bytes()
@@ -352,30 +350,30 @@ def test_resume_files_that_are_gone_are_no_reason_to_begin_again(
 
 
 def test_the_newest_file_deleted_is_one_warning(
-    undisturbed: dict[int, Victim], tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
+    undisturbed: Victim, tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
 ) -> None:
     folder = tmp_path / "r"
-    shutil.copytree(undisturbed[1].folder, folder)
+    shutil.copytree(undisturbed.folder, folder)
     (folder / "resume" / "0002-000000.safetensors").unlink()
     code, out, _ = cli("train", "--run", folder, "--resume")
     assert code == 0 and "what comes after is done again" in out and "going on after epoch 1, step 2" in out
 
 
 def test_a_file_of_another_kind_among_the_resume_files_is_told(
-    undisturbed: dict[int, Victim], tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
+    undisturbed: Victim, tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
 ) -> None:
     folder = tmp_path / "r"
-    shutil.copytree(undisturbed[1].folder, folder)
+    shutil.copytree(undisturbed.folder, folder)
     shutil.copy(folder / "checkpoints" / "last.safetensors", folder / "resume" / "0009-000000.safetensors")
     code, _, err = cli("train", "--run", folder, "--resume")
     assert code == 1 and "can't go on from (no 'kind')" in err and "Traceback" not in err
 
 
 def test_a_run_whose_configuration_is_gone_is_not_written_over(
-    undisturbed: dict[int, Victim], scenes: Path, tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
+    undisturbed: Victim, scenes: Path, tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
 ) -> None:
     folder = tmp_path / "r"
-    shutil.copytree(undisturbed[1].folder, folder)
+    shutil.copytree(undisturbed.folder, folder)
     (folder / "config.json").unlink()
     flags = ("--model", "ddunet", "--data", scenes, "--run", folder, *TINY)
     assert cli("train", *flags)[0] == 2
