@@ -20,7 +20,7 @@ demo: $(READY) ## train a small DDU-Net on generated scenes, evaluate it, serve 
 	$(BIN)/python -m tests.demo
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile # two workers, a thread each: the processes that tests start have their own
 
 # other servers, in an environment of their own that sees the packages of ours
 $(VENV)/servers/.ready: $(READY) tests/benchmarks/servers/requirements.txt

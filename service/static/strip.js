@@ -1,7 +1,10 @@
 // The strip of photographs: small pictures with how far their masks are; a click shows one, another removes it.
 
+const HEIGHT = 144; // pixels of a small picture, twice what it is shown at, for fine screens
+
 export class Strip {
   #elements = new Map();
+  #drawn = Promise.resolve(); // one after another: a hundred photographs at once would fill a phone's memory
 
   constructor(list, photographs) {
     this.list = list;
@@ -27,12 +30,11 @@ export class Strip {
 
   #add(item) {
     const element = document.createElement("li");
-    element.innerHTML = `<button type="button"><img alt=""><b></b><progress max="1"></progress><span class="told"></span></button>
+    element.innerHTML = `<button type="button"><canvas width="288" height="144"></canvas><b></b><progress max="1"></progress><span class="told"></span></button>
       <button type="button" class="remove">×</button>`;
     const [show, remove] = element.children;
     const [picture, name, progress] = show.children;
-    picture.onerror = () => { picture.style.visibility = "hidden"; }; // no picture, or none that the browser knows
-    picture.src = item.url;
+    this.#drawn = this.#drawn.then(() => element.isConnected && draw(picture, item.file));
     name.textContent = item.name;
     progress.setAttribute("aria-label", `progress of ${item.name}`);
     remove.setAttribute("aria-label", `remove ${item.name}`);
@@ -47,5 +49,18 @@ export class Strip {
     this.list.append(element);
     this.#elements.set(item, element);
     return element;
+  }
+}
+
+/** Draw a photograph small; what is no picture, or none that the browser knows, is left out. */
+async function draw(canvas, file) {
+  try {
+    const small = await createImageBitmap(file, { resizeHeight: HEIGHT, resizeQuality: "medium" });
+    canvas.width = small.width;
+    canvas.height = small.height;
+    canvas.getContext("2d").drawImage(small, 0, 0);
+    small.close();
+  } catch {
+    canvas.style.visibility = "hidden";
   }
 }

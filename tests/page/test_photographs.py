@@ -206,6 +206,10 @@ def test_several_photographs_one_shown_after_another_and_removed(
     assert np.array_equal(mask[..., :3], CITYSCAPES.palette[labels_of(segmenters["ddunet"], other)])
     shown = page.locator(".stage img").bounding_box()
     assert shown["height"] / shown["width"] == pytest.approx(60 / 40, rel=0.02)
+    small = page.locator(".strip canvas").nth(1)
+    expect(small).to_have_attribute("height", "144")
+    expect(small).to_have_attribute("width", "96")
+    assert abs(painted(small)[..., :3].mean((0, 1)) - decode_photo(other.read_bytes()).mean((0, 1))).max() < 3
     page.get_by_role("button", name="remove turned.jpg").click()
     expect(page.locator("#curl")).to_contain_text("street")
     page.get_by_role("button", name="remove").click()
