@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Result", "Segmenter", "__version__"]
 PUBLIC = {"Segmenter": "core.segmenter", "Result": "core.result"}
+
+
+def not_installed(error: ModuleNotFoundError) -> str:
+    """What a command says where a package is not there: most often the virtual environment is not active."""
+    return (
+        f"error: {error.name} is not installed for this Python ({sys.executable}); in the project's folder"
+        " `. .venv/bin/activate` activates the environment that has it, and `make setup` makes that"
+    )
 
 
 def __getattr__(name: str) -> Any:

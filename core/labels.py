@@ -124,6 +124,8 @@ def read_classes(path: Path) -> LabelSpace:
             colours=tuple(tuple(c["color"]) for c in classes),
             void_ids=tuple(void) if isinstance(void, list) else (void,),
         )
+    except FileNotFoundError:
+        reason = "there is no such file"
     except ValidationError as error:
         reason = first_fault(error)
     except KeyError as error:

@@ -13,17 +13,24 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import warnings
+from contextlib import suppress
 from types import FrameType
 
-import uvicorn
-from fastapi import FastAPI
+from core import not_installed
 
-from core.errors import InputError
-from service.app import create_app
-from service.protocol import Protocol
-from service.settings import PREFIX, Settings, load_settings
+try:
+    import uvicorn
+    from fastapi import FastAPI
+
+    from core.errors import InputError
+    from service.app import create_app
+    from service.protocol import Protocol
+    from service.settings import PREFIX, Settings, load_settings
+except ModuleNotFoundError as missing:
+    sys.exit(not_installed(missing))
 
 PROBES = re.compile(r"GET /(healthz|readyz) ")
 GRACE_SECONDS = 8  # for requests under way when the service is told to stop; container engines allow 10
@@ -63,7 +70,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         settings = load_settings()
+        require_free(settings.host, settings.port)
         app = create_app(settings, on_unusable=give_up)
+    except PortTaken as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -85,13 +96,32 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, lambda *_: None)
     try:
         server.run()
-    except SystemExit as error:  # the port is taken, or a part of the service could not start
+    except SystemExit as error:  # the port was taken meanwhile, or a part of the service could not start
         return 1 if error.code else 0
     if unusable:
         reason, code = unusable[0]
         print(f"error: {reason}", file=sys.stderr)
         return code
     return 0
+
+
+class PortTaken(Exception):
+    """Something else listens there."""
+
+
+def require_free(host: str, port: int) -> None:
+    """Raise PortTaken, before models are read and said to be served."""
+    with suppress(socket.gaierror):  # a name that is none is told by the server
+        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, number) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(address)
+            except OSError as error:
+                told = f"{host}:{port} can't be listened on ({error.strerror})"
+                raise PortTaken(
+                    f"SEGMENT_PORT: {told}; stop what listens there, or choose another: SEGMENT_PORT={port + 1}"
+                ) from None
 
 
 def mute_decoders() -> None:

@@ -19,8 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from core import __version__
 from core.errors import InputError
 from service import page, problems
-from service.evaluations import Evaluations, job_folder
+from service.evaluations import Evaluations
 from service.guard import Guard
+from service.jobs import JobFiles
 from service.models import Models
 from service.problems import Problem
 from service.routes import router
@@ -43,13 +44,13 @@ def create_app(settings: Settings, on_unusable: OnUnusable = lambda *_: None) ->
     end the process. Raises InputError at once where the settings leave nothing to serve or nowhere to write.
     """
     models = Models(settings)
-    job_folder(settings.state)
+    files = JobFiles(settings.state / "evaluations")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.segmenting = Segmenting(settings, len(models.devices), app.state.telemetry)
         app.state.evaluations = Evaluations(
-            settings.state, settings.data, app.state.segmenting.workers, app.state.segmenting.admission.quiet_s
+            files, settings.data, app.state.segmenting.workers, app.state.segmenting.admission.quiet_s
         )
         app.state.evaluations.restore()
         log.info("serving %s; %s where a request names none", ", ".join(models.models), models.default)

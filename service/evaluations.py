@@ -1,4 +1,4 @@
-"""Evaluation jobs: one thread runs them through the served artefact, each keeps its state in a JSON file of its own."""
+"""Evaluation jobs: one thread runs them through the served artefact; those of other replicas are told from their files."""
 
 from __future__ import annotations
 
@@ -6,34 +6,31 @@ import asyncio
 import logging
 import math
 import os
+import re
 import secrets
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from datetime import UTC, datetime
-from errno import EACCES
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from core import evaluation
 from core.datasets import FolderDataset, Sample, list_splits, open_dataset
 from core.errors import InputError, first_fault
 from core.evaluation import CheckpointInfo, Report
-from core.files import remove_temporaries, write_atomically
 from core.images import RGB
 from core.masks import Labels
 from core.transforms import Size
+from service.jobs import Job, JobFiles, Progress
 from service.models import Loaded
 from service.problems import Problem, shutting_down
 from service.worker import BACKGROUND, Workers
 
-State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 NICE = 15  # of 19
 BATCH = 1  # photographs at a time: a user's picture waits for few of them
 QUIET_S = 1.0  # after a request an evaluation rests between its photographs for so long
@@ -41,36 +38,11 @@ REST = 2.0  # times what it worked
 LOOK_S = 0.1  # between two looks whether the job is still to go on
 KEPT = 1000  # evaluations that have ended, the newest
 EVENTS_S = 0.25  # between two looks whether a job has changed
+STORED_S = 1.0  # how often the progress is written, for other replicas
+
+JOB_ID = re.compile(r"[0-9A-Za-z-]{1,40}")  # what is asked of the disk for
 
 log = logging.getLogger("service")
-
-
-class Progress(BaseModel):
-    """Images scored, of all."""
-
-    done: int
-    total: int
-
-
-class Job(BaseModel):
-    """One evaluation, as it is told and as it is stored."""
-
-    id: str
-    model: str
-    digest: str
-    split: str
-    state: State = "queued"
-    created: datetime
-    started: datetime | None = None
-    finished: datetime | None = None
-    progress: Progress
-    error: str | None = None
-    report: Report | None = None
-
-    @property
-    def active(self) -> bool:
-        """Whether it is still to end."""
-        return self.state in ("queued", "running")
 
 
 class Stopped(Exception):
@@ -81,26 +53,14 @@ class Cancelled(Exception):
     """Somebody does not want the job any more."""
 
 
-def job_folder(state: Path) -> Path:
-    """Where the jobs lie, made where it is not there. Raises InputError where it can't be written to."""
-    folder = state / "evaluations"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(EACCES, "no permission to write")
-    except OSError as error:
-        raise InputError(f"SEGMENT_STATE: {folder}: can't be used ({error.strerror}); name a writable folder") from None
-    return folder
-
-
 class Evaluations:
     """Starts, runs and lists evaluations; their files live in STATE/evaluations."""
 
     def __init__(
-        self, folder: Path, data: Path | None, workers: Workers, quiet_s: Callable[[], float] = lambda: math.inf
+        self, files: JobFiles, data: Path | None, workers: Workers, quiet_s: Callable[[], float] = lambda: math.inf
     ) -> None:
-        self.folder, self.data, self.workers, self.quiet_s = job_folder(folder), data, workers, quiet_s
-        self._jobs: dict[str, Job] = {}
+        self.files, self.data, self.workers, self.quiet_s = files, data, workers, quiet_s
+        self._jobs: dict[str, Job] = {}  # those of other replicas, too, as they were last read
         self._futures: dict[str, Future[None]] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -114,17 +74,35 @@ class Evaluations:
                 list_splits(self.data)
         except (InputError, OSError) as error:  # not the end: the rest of the service does without
             log.warning("SEGMENT_DATA: %s; /evaluate will answer no_data", error)
-        remove_temporaries(self.folder)
-        for path in sorted(self.folder.glob("*.json")):
-            try:
-                job = Job.model_validate_json(path.read_bytes())
-            except (OSError, ValidationError) as error:
-                log.warning("%s: not read (%s)", path, first_fault(error) if isinstance(error, ValidationError) else error)
-                continue
-            self._jobs[job.id] = job
-            if job.active:
-                self._change(job, state="interrupted", finished=_now())
+        self.files.clear()
+        self._look()
         self._forget()
+
+    def _look(self) -> None:
+        """Read what other replicas have written."""
+        for job_id in self.files.changed():
+            self._read(job_id)
+        for job in list(self._jobs.values()):
+            if job.active:
+                self._read(job.id)
+
+    def _read(self, job_id: str) -> None:
+        """Read a job that is not this replica's own; one whose replica is gone is interrupted."""
+        if job_id in self._futures:
+            return
+        held = self.files.held(job_id)  # asked first: a job that ends now is stored, and then let go
+        try:
+            job = self.files.read(job_id)
+        except (OSError, ValidationError) as error:
+            reason = first_fault(error) if isinstance(error, ValidationError) else error
+            log.warning("%s: not read (%s)", self.files.folder / f"{job_id}.json", reason)
+            return
+        if job is None:
+            self._jobs.pop(job_id, None)
+            return
+        self._jobs[job_id] = job
+        if job.active and not held:
+            self._change(job, state="interrupted", finished=_now())
 
     def stop(self) -> None:
         """Let the running job stop at its next batch and no other begin; returns at once."""
@@ -136,7 +114,7 @@ class Evaluations:
         self.stop()
         self._pool.shutdown()
         for job in list(self._jobs.values()):  # one that comes late may be added meanwhile
-            if job.active:
+            if job.active and job.id in self._futures:
                 self._change(job, state="interrupted", finished=_now())
 
     def start(self, model: Loaded, split: str) -> Job:
@@ -147,6 +125,7 @@ class Evaluations:
         except InputError as error:
             raise Problem("labels_differ", str(error)) from None
         with self._lock:
+            self._look()
             running = next((job for job in self._jobs.values() if job.active and job.model == model.name), None)
             if running:
                 where = {"Location": f"/evaluate/{running.id}"}
@@ -159,7 +138,12 @@ class Evaluations:
                 created=_now(),
                 progress=Progress(done=0, total=len(dataset)),
             )
-            self._store(job)  # first: a job that can't be written is not begun
+            try:
+                self.files.hold(job.id)
+                self.files.store(job)  # first: a job that can't be written is not begun
+            except OSError:
+                self.files.release(job.id)
+                raise
             try:
                 self._futures[job.id] = self._pool.submit(self._run, job, model, dataset)
             except RuntimeError:  # the pool takes no more
@@ -178,8 +162,7 @@ class Evaluations:
             self._cancelled.discard(job.id)
         for job in ended[KEPT:]:
             del self._jobs[job.id]
-            with suppress(OSError):
-                (self.folder / f"{job.id}.json").unlink(missing_ok=True)
+            self.files.remove(job.id)
 
     def _open(self, split: str) -> FolderDataset:
         if self.data is None:
@@ -209,19 +192,26 @@ class Evaluations:
         """End a job, and return when it has ended. Raises Problem 409 `evaluation_finished`."""
         if not job.active:
             raise Problem("evaluation_finished", f"this evaluation has ended already ({job.state})")
+        if job.id not in self._futures:  # another replica's
+            await run_in_threadpool(self.files.unwant, job.id)
         self._cancelled.add(job.id)
         future = self._futures.get(job.id)
         if future and future.cancel():  # it had not begun
             job.finished, job.state = _now(), "cancelled"  # before anybody who waits for it looks
             await run_in_threadpool(self._change, job)
-        await self._ended(job)
+        job = await self._ended(job)
         if job.state != "cancelled":
             raise Problem("evaluation_finished", f"this evaluation has ended meanwhile ({job.state})")
 
-    async def _ended(self, job: Job) -> None:
-        """Wait until a job's thread is through with it, without a thread; one that was never begun is."""
+    async def _ended(self, job: Job) -> Job:
+        """Wait until a job's thread is through with it, without a thread, or until its replica has told so."""
         if future := self._futures.get(job.id):
             await asyncio.wait((asyncio.wrap_future(future),))
+            return job
+        while job.active and not self._stopping.is_set():
+            await asyncio.sleep(EVENTS_S)
+            job = await run_in_threadpool(self.job, job.id)
+        return job
 
     async def events(self, job: Job) -> AsyncIterator[Job]:
         """The job at once, whenever it has changed, and when it has ended."""
@@ -234,14 +224,22 @@ class Evaluations:
                 return
             told = now
             await asyncio.sleep(EVENTS_S)
+            job = await run_in_threadpool(self.job, job.id)
 
-    def jobs(self) -> list[Job]:
-        """All jobs, the newest first."""
+    def jobs(self, look: bool = False) -> list[Job]:
+        """All jobs, the newest first; with `look` those of other replicas as they are now."""
+        if look:
+            with self._lock:
+                self._look()
         now = list(self._jobs.values())  # in one step: another thread may add one meanwhile
         return sorted(now, key=lambda job: (job.created, job.id), reverse=True)
 
     def job(self, job_id: str) -> Job:
         """One job. Raises Problem 404 `unknown_evaluation`."""
+        known = self._jobs.get(job_id)
+        if job_id not in self._futures and not (known and not known.active) and JOB_ID.fullmatch(job_id):
+            with self._lock:
+                self._read(job_id)
         job = self._jobs.get(job_id)
         if job is None:
             raise Problem("unknown_evaluation", "there is no evaluation of this id; GET /evaluate lists them")
@@ -298,15 +296,21 @@ class Evaluations:
             self._require_wanted(job)
 
     def _require_wanted(self, job: Job) -> None:
-        if job.id in self._cancelled:
+        if job.id in self._cancelled or self.files.unwanted(job.id):
             raise Cancelled
         if self._stopping.is_set():
             raise Stopped
 
     def _progress(self, job: Job) -> Callable[[int, Sequence[Sample]], None]:
+        stored = time.monotonic()
+
         def progress(done: int, _: Sequence[Sample]) -> None:
+            nonlocal stored
             job.progress = Progress(done=done, total=job.progress.total)
             self._require_wanted(job)
+            if time.monotonic() - stored > STORED_S:
+                stored = time.monotonic()
+                self._change(job)
 
         return progress
 
@@ -315,12 +319,11 @@ class Evaluations:
         for key, value in values.items():
             setattr(job, key, value)
         try:
-            self._store(job)
+            self.files.store(job)
         except OSError:  # a full disk must not leave a job that never ends; what is told from memory stays right
             log.exception("evaluation %s: its state could not be written", job.id)
-
-    def _store(self, job: Job) -> None:
-        write_atomically(self.folder / f"{job.id}.json", [job.model_dump_json().encode()])
+        if not job.active:
+            self.files.release(job.id)
 
 
 def _step_back() -> None:

@@ -14,8 +14,9 @@ from starlette.requests import ClientDisconnect
 
 from core.segmenter import PLAIN, How
 from service.download import Download
-from service.evaluations import Evaluations, Job
+from service.evaluations import Evaluations
 from service.gone import ClientGone, unless_gone
+from service.jobs import Job
 from service.models import Models
 from service.problems import CODES, Problem
 from service.segmenting import Segmenting
@@ -169,14 +170,14 @@ async def start_evaluation(
 @router.get("/evaluate")
 async def list_evaluations(request: Request) -> JSONResponse:
     """All evaluations, the newest first, without their reports."""
-    jobs = request.app.state.evaluations.jobs()
+    jobs = await run_in_threadpool(request.app.state.evaluations.jobs, look=True)
     return JSONResponse({"evaluations": [job.model_dump(mode="json", exclude={"report"}) for job in jobs]})
 
 
 @router.get("/evaluate/{job_id}", response_model=Job, responses=_errors("unknown_evaluation"))
 async def get_evaluation(request: Request, job_id: str) -> Job:
     """State, progress and, once done, the report."""
-    job: Job = request.app.state.evaluations.job(job_id)
+    job: Job = await run_in_threadpool(request.app.state.evaluations.job, job_id)
     return job
 
 
@@ -188,7 +189,7 @@ async def get_evaluation(request: Request, job_id: str) -> Job:
 async def follow_evaluation(request: Request, job_id: str) -> StreamingResponse:
     """Server-sent events: the evaluation without its report, now, at every progress, and at its end; `event` is its state."""
     evaluations: Evaluations = request.app.state.evaluations
-    job = evaluations.job(job_id)
+    job = await run_in_threadpool(evaluations.job, job_id)
 
     async def lines() -> AsyncIterator[str]:
         async for now in evaluations.events(job):
@@ -201,7 +202,7 @@ async def follow_evaluation(request: Request, job_id: str) -> StreamingResponse:
 async def cancel_evaluation(request: Request, job_id: str) -> Response:
     """End an evaluation that has not ended."""
     evaluations: Evaluations = request.app.state.evaluations
-    await evaluations.cancel(evaluations.job(job_id))
+    await evaluations.cancel(await run_in_threadpool(evaluations.job, job_id))
     return Response(status_code=204)
 
 

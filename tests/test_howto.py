@@ -42,7 +42,7 @@ def test_the_walk_from_a_folder_of_other_classes_to_a_mask(tmp_path: Path) -> No
         reply = httpx.post(f"{service.url}/segment?model=mine", files={"file": (tmp_path / name).read_bytes()})
         (tmp_path / "mask.png").write_bytes(reply.content)
         mask = np.asarray(Image.open(tmp_path / "mask.png"))
-        assert mask.shape == (128, 256) and set(np.unique(mask)) <= {0, 1, 2}
+        assert mask.shape == (128, 256) and set(np.unique(mask)) <= {0, 1, 2, 3}
         assert reply.headers["segment-backend"] == "openvino-fp32"
         assert httpx.post(f"{service.url}/evaluate?wait=true", timeout=120).status_code == 200
     finally:
@@ -51,7 +51,7 @@ def test_the_walk_from_a_folder_of_other_classes_to_a_mask(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("said", TROUBLE)
 def test_what_the_table_quotes_is_what_the_code_says(said: str) -> None:
-    if said in ("address already in use", "No module named training"):  # uvicorn's words, and Python's
+    if said == "No module named training":  # Python's words
         return
     code = " ".join(path.read_text() for room in ("core", "training", "service") for path in (ROOT / room).rglob("*.py"))
     code = re.sub(r'"\s*\n\s*f?"', "", code)  # strings that go on in the next line

@@ -16,11 +16,16 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
-from core.errors import InputError, RunError, did_you_mean
-from training import compare, evaluate, export, predict, synthesize, train
-from training.distributed import die_with_launcher
-from training.launcher import leave_verdict
-from training.memory import out_of_memory
+from core import not_installed
+
+try:
+    from core.errors import InputError, RunError, did_you_mean
+    from training import compare, evaluate, export, predict, synthesize, train
+    from training.distributed import die_with_launcher
+    from training.launcher import leave_verdict
+    from training.memory import out_of_memory
+except ModuleNotFoundError as missing:
+    sys.exit(not_installed(missing))
 
 OF_PHOTOGRAPHS = "smaller photographs take less, and --device cpu takes the machine's memory"
 LESS_MEMORY = {

@@ -19,7 +19,7 @@ from core.threads import CORES
 PREFIX = "TRAIN_"
 # what a resumed run may change: how long it goes on (a cosine then ends there) and what it runs on
 FREE_AT_RESUME = {"epochs", "patience", "gpus", "workers", "cache", "skip_bad", "keep", "checkpoint_every", "resume", "run"}
-FREE_AT_RESUME |= {"checkpoint_activations", "max_restarts", "timeout"}
+FREE_AT_RESUME |= {"checkpoint_activations", "max_restarts", "timeout", "export"}
 
 
 def _known_model(name: str) -> str:
@@ -91,6 +91,9 @@ class TrainConfig(BaseSettings):
     resume: bool = Field(False, description="go on with the run in the run folder")
     keep: int | None = Field(
         None, ge=1, description="keep the checkpoints of the newest KEEP epochs (and the best); all where not told"
+    )
+    export: Literal["none", "fp32"] = Field(
+        "none", description="fp32: beside each best checkpoint its network for OpenVINO, which a service without torch serves"
     )
     checkpoint_every: int | None = Field(None, ge=1, description="steps after which to save inside an epoch too")
     gpus: int | None = Field(None, ge=0, description="GPUs to use, all visible ones where not told; 0: the CPU")
@@ -208,7 +211,8 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise InputError(f'--config: {path}: expected a JSON object of settings, such as {{"epochs": 50}}')
     settings = {key.replace("-", "_"): value for key, value in values.items()}  # as the flags are spelt, or the variables
     for key in settings.keys() - TrainConfig.model_fields.keys():
-        raise InputError(f"{path}: {key}: no setting of that name{did_you_mean(key, TrainConfig.model_fields)}")
+        close = did_you_mean(key.replace("_", "-"), [name.replace("_", "-") for name in TrainConfig.model_fields])
+        raise InputError(f"{path}: {key}: no setting of that name{close}")
     return settings
 
 

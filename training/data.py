@@ -78,6 +78,11 @@ class Survey(BaseModel):
     val: Contents
     skipped: list[str] = []  # what --skip-bad left out, and why
 
+    @property
+    def pictures(self) -> list[tuple[str, list[int]]]:
+        """What tells these pictures from others: a digest of the good ones, and which are bad."""
+        return [(split.digest, sorted(split.bad)) for split in (self.train, self.val)]
+
 
 @dataclass(frozen=True)
 class TrainingData:

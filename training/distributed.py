@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,7 +28,7 @@ from training import PARENT
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 TIMEOUT_S = 1800.0
-PREPARATION_S = 86_400.0  # how long the others wait for rank 0 to have looked through the data
+PREPARATION_S = 86_400.0  # how long all wait for the first process of each machine to have looked through the data
 POLL_S = 0.5
 LAUNCHER = "TRAINING_LAUNCHER"  # process number of the launcher
 Value = TypeVar("Value")
@@ -74,6 +76,13 @@ class World:
             dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]  # type: ignore[no-any-return]
 
+    def each(self, value: Value) -> list[Value]:
+        """Every rank's value, in the order of the ranks, on every rank."""
+        values: list[Any] = [value] * self.ranks
+        if self.ranks > 1:
+            dist.all_gather_object(values, value)
+        return values
+
     def gather(self, array: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         """Every rank's array (of one shape and dtype), in the order of the ranks."""
         if self.ranks == 1:
@@ -115,34 +124,61 @@ def join(use_gpu: bool = True, timeout_s: float = TIMEOUT_S) -> Iterator[World]:
                 f"process {local} of this machine has no GPU: {torch.cuda.device_count()} are visible; start fewer"
             )
         torch.cuda.set_device(device)
-    timeout, patience = timedelta(seconds=timeout_s), max(timeout_s, PREPARATION_S)
-    first = os.environ["RANK"] == "0"
-    # without a launcher's store the first process brings its own, after it has looked through the data
-    store, rank, ranks = next(rendezvous("env://", timeout=timeout if first else timedelta(seconds=patience)))
-    # a launcher keeps its store over restarts: in a part of its own an attempt finds no address of dead processes
-    store = PrefixStore(f"attempt {restarts()}", store)
-    if rank == 0:
-        store.set("ready", "1")
-    else:
-        _wait(store, "ready", patience)
+    patience = max(timeout_s, PREPARATION_S)
+    store, rank, ranks = next(rendezvous("env://", timeout=timedelta(seconds=patience)))
+    # a launcher keeps its store when it starts its processes again: in a part of its own an attempt meets none of the dead
+    store = PrefixStore(_meet(store, rank, ranks, patience), store)
+    timeout = timedelta(seconds=timeout_s)
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", store=store, rank=rank, world_size=ranks, timeout=timeout)
     yield World(rank, ranks, device, timeout_s)
     # not where this rank failed: the others may be inside a collective, and leaving the group would wait for them
     dist.destroy_process_group()
 
 
-def _wait(store: Store, key: str, patience_s: float) -> None:
-    """Wait for a key and hear signals meanwhile, which a wait of the store itself would not."""
-    until = time.monotonic() + patience_s
-    while not store.check([key]):
-        if time.monotonic() > until:
-            raise TimeoutError(f"the first process was not ready in {patience_s:g} s")
-        time.sleep(min(POLL_S, patience_s))
+def _meet(store: Store, rank: int, ranks: int, patience_s: float) -> str:
+    """Wait until all ranks are there; a name for this meeting that no other has, the same on all ranks.
+
+    How often a launcher has started its processes is no such name: where machines come and go, each counts for itself.
+    Every rank leaves a token of its own, the first one answers it with the name, and waits for a nod under that name: what
+    a dead process has left is answered, too, and nods no more.
+    """
+    own = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"here/{rank}", own)
+        _until(lambda: store.check([f"answer/{own}"]), patience_s, "the first process was not ready")
+        name = store.get(f"answer/{own}").decode()
+        store.set(f"{name}/{rank}", "")
+        return name
+
+    def met() -> bool:
+        left = [other for other in range(1, ranks) if not store.check([f"{own}/{other}"])]
+        for other in left:
+            if store.check([f"here/{other}"]):
+                store.set(f"answer/{store.get(f'here/{other}').decode()}", own)
+        return not left
+
+    _until(met, patience_s, "not all processes were ready")
+    return own
+
+
+def _until(holds: Callable[[], bool], patience_s: float, told: str) -> None:
+    """Wait and hear signals meanwhile, which a wait of the store itself would not. Raises TimeoutError."""
+    end, pause = time.monotonic() + patience_s, 0.01
+    while not holds():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{told} in {patience_s:g} s")
+        time.sleep(pause)
+        pause = min(2 * pause, POLL_S, patience_s)
 
 
 def restarts() -> int:
     """How often a launcher has started its processes again."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def machine() -> str:
+    """What tells this machine from the others of a run: torchrun's number of it besides the name, which need not differ."""
+    return " ".join(filter(None, (socket.gethostname(), os.environ.get("GROUP_RANK"))))
 
 
 def die_with_launcher() -> None:

@@ -44,6 +44,11 @@ class Done:
         same = len(known) == len(job.targets) and all(each and each[0] == mark for each in known)
         return known[0][1] if same and known[0] else None
 
+    def otherwise(self, job: Job) -> bool:
+        """Whether a result stands there that something else made: another checkpoint, or another way."""
+        known = [self._known.get(self._name(target)) for target in job.targets if target.is_file()]
+        return any(each and each[0] and each[0][0] != self._maker for each in known)
+
     def begin(self, job: Job) -> None:
         """Note that what lies there will be replaced, in case it is not brought to its end."""
         if any(self._name(target) in self._known for target in job.targets):

@@ -95,11 +95,9 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
         raise InputError("--score-at input: at native resolution there is no other size than the label's own; leave one out")
     dataset = open_data(options.data, options.split)
     with join(use_gpu=options.device != "cpu") as world:
-        own = options.device == "auto" or options.device == world.device.type
-        device = str(world.device) if own else options.device
         name, path = find_checkpoint(options.checkpoint)
         checkpoint = read_checkpoint(path, name)
-        segmenter = Segmenter(checkpoint, device, options.backend)
+        segmenter = Segmenter(checkpoint, own_device(options.device, world), options.backend)
         evaluation.require_same_labels(segmenter.labels, dataset.labels)
         if world.main:
             check(dataset)
@@ -111,6 +109,11 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
             write_atomically(options.json, [report.model_dump_json(indent=2).encode() + b"\n"])
             print(f"report: {options.json}")
     return 0
+
+
+def own_device(wish: str, world: World) -> str:
+    """The device of this process: of several on a machine each has a GPU of its own, where none is named."""
+    return str(world.device) if wish in ("auto", world.device.type) else wish
 
 
 def evaluate(

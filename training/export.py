@@ -110,6 +110,7 @@ def export_checkpoint(options: argparse.Namespace) -> int:
     history_beside(out).unlink(missing_ok=True)  # of another checkpoint that lay there
     if history:
         write_table(history_beside(out), rows, names)
+        print(f"{history_beside(out)}: the history of its epochs")
     told = ", ".join(f"{key} {value:.4f}" for key, value in scores.items() if value is not None)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, digest {digest[:16]}" + f", {told}" * bool(told))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -120,7 +121,8 @@ class Writer:
         """Append a frame, (H, W, 3) uint8 RGB. Raises OSError where the film can't be written."""
         height, width = rgb.shape[0] // 2 * 2, rgb.shape[1] // 2 * 2
         if self._writer is None:
-            self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*CODEC), self.rate, (width, height))
+            with _without_complaints():  # that WebM has a tag of its own for this codec
+                self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*CODEC), self.rate, (width, height))
             if not self._writer.isOpened():
                 raise OSError(f"{self.path}: can't be written as a film of {width}x{height}")
             self._size = (width, height)
@@ -139,6 +141,20 @@ class Writer:
         written = int(cv2.VideoCapture(str(self.path)).get(cv2.CAP_PROP_FRAME_COUNT))
         if written != self.frames:
             raise OSError(f"{self.path}: {written} of {self.frames} frames could be written; is the disk full?")
+
+
+@contextmanager
+def _without_complaints() -> Iterator[None]:
+    """Keep from the terminal what a library writes there past Python."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @contextmanager

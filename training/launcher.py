@@ -137,9 +137,15 @@ def read_orders() -> str | None:
 
 
 def job() -> str | None:
-    """What tells one launcher of several processes from another, over its restarts; None where there is none."""
+    """What tells one job of a launcher from another, over restarts and on all its machines; None where there is none.
+
+    That is torchrun's --rdzv-id. Without one it is the launcher's process, which is not the same on another machine.
+    """
     name = os.environ.get("TORCHELASTIC_RUN_ID")
-    return f"{name}, process {os.getppid()} on {socket.gethostname()}" if name else None
+    return f"{name}, process {os.getppid()} on {socket.gethostname()}" if name == NO_NAME else name
+
+
+NO_NAME = "none"  # what torchrun calls a job that was given no --rdzv-id
 
 
 def _describe(code: int) -> str:

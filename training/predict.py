@@ -4,6 +4,7 @@ python -m training predict ddunet street.jpg                                 mas
 python -m training predict runs/ddunet drive/ --out masks --overlay          a folder, its tree kept
 python -m training predict runs/ddunet 'drive/**/*_left*.png' clip.mp4       a pattern; a film: masks/clip_overlay.webm
 python -m training predict runs/ddunet drive/ --out submission --ids label   Cityscapes label ids
+torchrun --nproc-per-node 8 -m -- training predict runs/ddunet drive/        a share for each process
 
 A second run passes over what is done; --force makes it anew.
 """
@@ -15,6 +16,7 @@ import json
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +29,9 @@ from core.masks import grey_png, indexed_png
 from core.result import Result
 from core.segmenter import How, Segmenter
 from core.threads import prefetch
+from training.distributed import PREPARATION_S, join
 from training.done import Done, Mark, Told
-from training.evaluate import add_device_flags, add_how_flags
+from training.evaluate import add_device_flags, add_how_flags, own_device
 from training.films import KINDS, segment_film
 from training.paths import require_file, require_folder
 from training.plan import Job, plan
@@ -71,33 +74,50 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
-    """Write OUT/<relative path>/<stem>.png for each photograph; a bad one is told and passed over, exit 1 at the end."""
+    """Write OUT/<relative path>/<stem>.png for each photograph; a bad one is told and passed over, exit 1 at the end.
+
+    Of several processes each takes every so manieth file; what a lost one leaves undone is done by a second run.
+    """
     require_folder(options.out, "--out")
     if options.json:
         require_file(options.json, "--json")
-    jobs = plan(options.inputs, options.out, options.overlay, options.film)
-    predictor = Predictor(options)
-    make_folder(options.out)
-    earlier = {} if options.force else {job: told for job in jobs if (told := predictor.done.told(job)) is not None}
-    todo = [job for job in jobs if job not in earlier]
-    outcomes = dict(predictor.photographs([job for job in todo if not job.film]))
-    outcomes |= {job: predictor.film(job) for job in todo if job.film}
-    failed = [job for job, outcome in outcomes.items() if "error" in outcome]
+    with join(options.device != "cpu", PREPARATION_S) as world:  # one may take much longer for its share than another
+        jobs = world.share(plan(options.inputs, options.out, options.overlay, options.film) if world.main else None) or []
+        predictor = Predictor(options, own_device(options.device, world))
+        make_folder(options.out)
+        mine = predictor.all(jobs[world.rank :: world.ranks], options.force, shown=world.main)
+        outcomes = {job: outcome for share in world.each(mine) for job, outcome in share.items()}
+    if not world.main:
+        return 0  # the first one tells how all of it went
+    failed = [job for job in jobs if "error" in outcomes[job].told]
     if options.json:
-        files = [{"file": str(job.source), "written": list(map(str, job.targets)), **(earlier | outcomes)[job]} for job in jobs]
+        files = [{"file": str(job.source), "written": list(map(str, job.targets)), **outcomes[job].told} for job in jobs]
         summary = {"checkpoint": str(options.checkpoint), **predictor.made_by, "files": files}
         write_atomically(options.json, [json.dumps(summary, indent=1).encode()])
-    before = f", {len(earlier)} of them from before (--force makes them anew)" * bool(earlier)
-    print(f"{len(jobs) - len(failed)} of {len(jobs)} masks in {options.out}{before}")
+    earlier = sum(outcome.earlier for outcome in outcomes.values())
+    replaced = sum(outcome.replaced for outcome in outcomes.values())
+    told = f", {earlier} of them from before (--force makes them anew)" * bool(earlier)
+    told += f", {replaced} in place of those of another checkpoint, or made otherwise" * bool(replaced)
+    what = "masks" if not any(job.film for job in jobs) else "films" if all(job.film for job in jobs) else "masks and films"
+    print(f"{len(jobs) - len(failed)} of {len(jobs)} {what} in {options.out}{told}")
     return 1 if failed else 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a file: what is told of it, whether it was done before, and whether it took another one's place."""
+
+    told: Told
+    earlier: bool = False
+    replaced: bool = False
 
 
 class Predictor:
     """Segments files with one checkpoint in one way; what it tells of each is for --json."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, device: str) -> None:
         """Open the checkpoint. Raises InputError."""
-        self.segmenter = Segmenter(options.checkpoint, options.device, options.backend)
+        self.segmenter = Segmenter(options.checkpoint, device, options.backend)
         self.how, self.ids, self.kind = How(options.resolution == "native", options.flip), options.ids, options.film
         backend = self.segmenter.backend
         self.made_by = {
@@ -106,15 +126,25 @@ class Predictor:
         }  # fmt: skip
         self.done = Done(options.out, self.made_by)
 
+    def all(self, jobs: list[Job], force: bool, shown: bool) -> dict[Job, Outcome]:
+        """Every job's outcome; with `force` those as well that were done before."""
+        earlier = {} if force else {job: told for job in jobs if (told := self.done.told(job)) is not None}
+        todo = [job for job in jobs if job not in earlier]
+        replaced = {job for job in todo if self.done.otherwise(job)}
+        photographs = [job for job in todo if not job.film]
+        outcomes = dict(self.photographs(photographs, shown and len(photographs) > 1))
+        outcomes |= {job: self.film(job) for job in todo if job.film}
+        return {job: Outcome(earlier.get(job) or outcomes[job], job in earlier, job in replaced) for job in jobs}
+
     def segment(self, rgb: RGB) -> Result:
         """One photograph or frame."""
         return Result(rgb, self.segmenter.many([rgb], how=self.how)[0], self.segmenter.labels)
 
-    def photographs(self, jobs: list[Job]) -> Iterator[tuple[Job, Told]]:
+    def photographs(self, jobs: list[Job], shown: bool) -> Iterator[tuple[Job, Told]]:
         """Each photograph's outcome; the next ones are read meanwhile."""
         with ThreadPoolExecutor(2) as pool:
             read = prefetch(pool, self._read, jobs, AHEAD)
-            for job, found in bar("predicting", len(jobs) > 1, zip(jobs, read, strict=True), total=len(jobs), unit="image"):
+            for job, found in bar("predicting", shown, zip(jobs, read, strict=True), total=len(jobs), unit="image"):
                 yield job, _failed(found) if isinstance(found, Exception) else self._photograph(job, *found)
 
     def _read(self, job: Job) -> tuple[Mark, RGB] | Exception:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from core import metrics
+from core.artefact import beside, read_artefact
 from core.backends.torch_ import to_tensors
-from core.checkpoint import Architecture, Card, Leg, summary
+from core.checkpoint import Architecture, Card, Leg, read_checkpoint, summary
 from core.datasets import Dataset, described
+from core.errors import CheckpointError
 from core.segmenter import Segmenter
 from training.board import Board, picture_strip
 from training.config import TrainConfig
@@ -41,7 +43,7 @@ class Recorder:
     def __init__(
         self, config: TrainConfig, folder: RunFolder, segmenter: Segmenter, train_set: Dataset, val_set: Dataset, first: int
     ) -> None:
-        self.config, self.folder, self.segmenter = config, folder, segmenter
+        self.config, self.folder, self.segmenter, self.first = config, folder, segmenter, first
         self.train_set, self.val_set = train_set, val_set
         self.legs = folder.legs()  # those before this one
         self.board = Board(folder.tensorboard, first, config.model_dump(exclude={"run", "resume"}))
@@ -71,6 +73,8 @@ class Recorder:
         score = getattr(scores, LEADING) or 0.0
         better = best is None or score > best
         self.folder.save_epoch(epoch, card, to_tensors(served), better, config.keep)
+        if config.export == "fp32" and (better or epoch == self.first):  # a run may have been killed between the two
+            export_best(self.folder)
         speed = trained.images / trained.seconds if trained.images else None  # it went on after the epoch's last step
         row: Row = {
             "epoch": epoch,
@@ -135,3 +139,14 @@ class Recorder:
                 drawing.result()
         except OSError as error:
             print(f"warning: {self.folder.path}: no curves ({error.strerror})", flush=True)
+
+
+def export_best(folder: RunFolder) -> None:
+    """Bring the artefact beside a run's best checkpoint up to date."""
+    from training import artefacts  # takes seconds
+
+    best = read_checkpoint(folder.checkpoints / "best.safetensors")
+    try:
+        read_artefact(beside(best.path, "fp32"), best.digest)
+    except CheckpointError:  # of the best one before, or none
+        artefacts.export_fp32(best, None)

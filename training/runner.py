@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 from torch.optim import Adam
@@ -26,7 +26,7 @@ from training.forecast import Forecast
 from training.kept import Kept
 from training.launcher import job
 from training.loading import EpochBatches, Loader
-from training.lock import only_writer
+from training.lock import WAIT_S, only_writer
 from training.loop import Loop, Stopped, learning_rates
 from training.losses import Loss, class_weights
 from training.network import new_network, past_of, place_network, wrap
@@ -47,6 +47,17 @@ def make_data(config: TrainConfig, preprocess: Preprocess) -> TrainingData:
     """The data of a run, and what of it is kept after the first decoding. Raises InputError."""
     keep = RECIPES[config.augment](preprocess, config.scale, config.jitter).keep
     return open_training_data(str(config.data), keep, Kept(preprocess, whole_labels=True), config.cache_folder)
+
+
+def own_job(folder: RunFolder) -> bool:
+    """Whether the launcher's job that this process belongs to was the last to go on with a run. Raises InputError."""
+    return job() is not None and folder.job() == job()
+
+
+def writer(config: TrainConfig) -> AbstractContextManager[None]:
+    """Hold the run folder. A part of this same job on a machine that was cut off writes until it notices, and is waited for."""
+    wait_s = max(WAIT_S, config.timeout) if own_job(RunFolder(config.run_folder)) else WAIT_S
+    return only_writer(config.run_folder, wait_s)
 
 
 class Run:
@@ -91,7 +102,7 @@ class Run:
 
     def train(self) -> None:
         """Train to the last epoch: steps, an evaluation and a checkpoint for each. Raises InputError, RunError."""
-        with only_writer(self.folder.path) if self.world.main else nullcontext():
+        with writer(self.config) if self.world.main else nullcontext():
             progress = self.start()
             recorder = None
             if self.world.main:

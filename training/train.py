@@ -22,14 +22,13 @@ from core.memory import keep_freed_memory
 from core.models import MODELS
 from training.config import TrainConfig, load_config, settle
 from training.data import Survey
-from training.distributed import join, restarts
-from training.launcher import STOPPED, job, launch, processes_to_launch, read_orders, stopped_before
+from training.distributed import World, join, machine, restarts
+from training.launcher import STOPPED, launch, processes_to_launch, read_orders, stopped_before
 from training.loading import EpochBatches
-from training.lock import only_writer
 from training.network import new_network
 from training.paths import require_folder
 from training.run_folder import RunFolder
-from training.runner import Run, make_data, make_preprocess
+from training.runner import Run, make_data, make_preprocess, own_job, writer
 from training.signals import stop_wish, terminable
 
 GROUPS = {
@@ -37,7 +36,7 @@ GROUPS = {
     "data": ("data", "size", "augment", "scale", "jitter", "workers", "cache", "skip_bad"),
     "schedule": ("epochs", "batch_size", "accumulate", "learning_rate", "schedule", "warmup", "patience", "seed"),
     "what is minimised": ("loss", "class_weights", "weight_decay", "clip", "ema"),
-    "where things go": ("run", "resume", "keep", "checkpoint_every"),
+    "where things go": ("run", "resume", "keep", "export", "checkpoint_every"),
     "devices": ("gpus", "precision", "compile", "max_restarts", "timeout"),
 }
 
@@ -88,8 +87,8 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         return train(settled.config.model_copy(update={"resume": settled.config.resume or again}), settled.survey)
     flags = {key: value for key, value in vars(options).items() if key in TrainConfig.model_fields}
     config = load_config(flags, options.config)
-    if again and (not first or RunFolder(config.run_folder).job() == job()):
-        # it is this launcher's own run that stands there: the first process has made sure
+    if (again and not first) or own_job(RunFolder(config.run_folder)):
+        # it is this job's own run that stands there: a machine may have joined it, or left; else the first process tells
         config, flags["resume"] = config.model_copy(update={"resume": True}), True
     config = settle(config, set(flags))
     processes = processes_to_launch(config.gpus)
@@ -108,24 +107,38 @@ class Orders(BaseModel):
 
 def train(config: TrainConfig, survey: Survey | None = None) -> int:
     """Train as one process, or as one of those that a launcher started."""
-    if survey is None and os.environ.get("RANK", "0") == "0":
+    found = survey
+    if not survey and os.environ.get("LOCAL_RANK", "0") == "0":
         # before the others are met: they wait for it as long as it takes, and not as for a process that hangs
-        survey = prepare(config, int(os.environ.get("WORLD_SIZE", "1")))
+        found = prepare(config, int(os.environ.get("WORLD_SIZE", "1")), first=os.environ.get("RANK", "0") == "0")
     with join(config.gpus != 0, config.timeout) as world:
         if world.device.type == "cpu":
             keep_freed_memory()
             # said once before the first step: a validation says it too, and what MKL then does has other last bits
             torch.set_num_threads(torch.get_num_threads())
-        survey = world.share(survey)
+        survey = survey or agree(world, found)
         with stop_wish(tell=world.main and read_orders() is None) as wish:
             Run(config, survey, world, wish).train()
     return 0
 
 
-def prepare(config: TrainConfig, ranks: int) -> Survey:
+def agree(world: World, survey: Survey | None) -> Survey:
+    """What the first process of this machine found, which may have a cache of its own; the same pictures on every machine.
+
+    Raises InputError where they are not.
+    """
+    found = [(name, one) for name, one in world.each((machine(), survey)) if one]
+    for name, one in found:
+        if one.pictures != found[0][1].pictures:
+            raise InputError(f"--data: {name} has other pictures than {found[0][0]}, or other ones that can't be read; all"
+                             " machines need the same") from None  # fmt: skip
+    return next(one for name, one in found if name == machine())
+
+
+def prepare(config: TrainConfig, ranks: int, first: bool = True) -> Survey:
     """Everything that can be wrong with the user's input, told before the first epoch; what decoding the data told.
 
-    Raises InputError.
+    Every machine does so for itself, and `first` is the one that will write the run. Raises InputError.
     """
     require_folder(config.run_folder, "--run")
     preprocess = make_preprocess(config, MODELS[str(config.model)].stride)
@@ -140,7 +153,7 @@ def prepare(config: TrainConfig, ranks: int) -> Survey:
                          f" at the deepest level; use a --batch-size of {2 * ranks} or more, or a larger --size")  # fmt: skip
     if not data.alone:
         EpochBatches(len(data.train), config.batch_size, config.seed, ranks=ranks)
-    with only_writer(config.run_folder) if config.run_folder.is_dir() else nullcontext():
+    with writer(config) if first and config.run_folder.is_dir() else nullcontext():
         survey = data.survey(config.skip_bad, config.timeout)
     EpochBatches(len(data.train) - len(survey.train.bad), config.batch_size, config.seed, ranks=ranks)
     if survey.skipped:

@@ -84,7 +84,15 @@ def open_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = "a
             if backend != "auto":
                 raise
             log.warning("not used: %s", error)
-    from core.backends import torch_
+    try:
+        from core.backends import torch_
+    except ImportError as error:
+        if error.name != "torch":
+            raise
+        raise CheckpointError(
+            f"{checkpoint.path}: there is no artefact beside it that can be used, and torch, which does without, is not"
+            f" installed here; where it is, make one: python -m training export {checkpoint.path} --fp32"
+        ) from None
 
     return torch_.open_torch(checkpoint, device, backend if backend.startswith(TORCH) else "auto")
 

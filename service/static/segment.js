@@ -79,6 +79,7 @@ export class SegmentPage {
       this.#legend();
       this.#differ();
       if (this.#views.length) $("curl").textContent = curlLine(item.name, this.#views[0].model, this.photographs.how);
+      $("whose").textContent = this.#views.length > 1 ? `Of ${this.#views[0].model.name}:` : "";
     }
     await Promise.all(this.#views.map((view) => this.#fill(view, item)));
     for (const button of document.querySelectorAll("[data-output]")) button.disabled = !this.#views[0]?.mask;
@@ -124,6 +125,8 @@ export class SegmentPage {
   #legend() {
     const ready = (this.#alike ? this.#views : this.#views.slice(0, 1)).filter(({ mask }) => mask);
     const classes = this.#views[0]?.model.labels.classes ?? [];
+    $("shares-of").hidden = ready.length < 2;
+    $("shares-of").textContent = `Shares by ${ready.map(({ model }) => model.name).join(", ")}`;
     fillLegend($("legend"), classes, ready.map(({ counts }) => counts), this.#hidden, () => this.#repaint());
   }
 

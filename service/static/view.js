@@ -51,12 +51,13 @@ export class View extends EventTarget {
     const { wait, waitText, progress, took, made } = this.parts;
     const done = result.state === "done";
     wait.hidden = done;
+    this.element.classList.toggle("failed", Boolean(result.error));
     waitText.textContent = result.error ?? result.told;
     waitText.className = result.error ? "bad" : "";
     progress.hidden = Boolean(result.error);
     if (result.state === "sending") progress.value = result.sent;
     else progress.removeAttribute("value");
-    took.textContent = done ? `${result.inside.toFixed(0)} ms there, ${result.whole.toFixed(0)} ms in all` : "";
+    took.textContent = done ? `${result.inside.toFixed(0)} ms in the service, ${result.whole.toFixed(0)} ms with the way` : "";
     made.textContent = done ? `${result.backend}, ${result.digest.slice(0, 12)}` : "";
     made.title = done ? `digest ${result.digest}` : "";
   }
@@ -86,6 +87,7 @@ export class View extends EventTarget {
     mask.style.opacity = opacity;
     mask.style.clipPath = differ.style.clipPath = `inset(0 ${100 - divider * 100}% 0 0)`;
     edge.style.left = `${divider * 100}%`;
+    edge.style.setProperty("--place", divider); // its handle stays inside
   }
 
   /** Mark a pixel and name its class; null for none. Returns the name. */

@@ -99,7 +99,7 @@ def test_a_dropped_or_pasted_photograph_gets_its_mask(
     labels = labels_of(segmenters["ddunet"], street)
     assert np.array_equal(mask[..., :3], CITYSCAPES.palette[labels]) and (mask[..., 3] == 255).all()
     caption = page.locator("figcaption")
-    expect(caption).to_contain_text("ms in all")
+    expect(caption).to_contain_text("ms with the way")
     expect(caption).to_contain_text(segmenters["ddunet"].backend.digest[:12])
 
 

@@ -212,7 +212,7 @@ def test_a_state_that_can_t_be_written_does_not_block_the_model(serve, scenes: P
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("service.evaluations.write_atomically", full)
+        patch.setattr("service.jobs.write_atomically", full)
         assert client.post("/evaluate").status_code == 500
     assert client.get("/evaluate").json() == {"evaluations": []}
     assert client.post("/evaluate?wait=true").status_code == 200
@@ -226,6 +226,6 @@ def test_a_disk_that_fills_up_on_the_way_still_ends_the_job(serve, scenes: Path,
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("service.evaluations.write_atomically", full)
+    monkeypatch.setattr("service.jobs.write_atomically", full)
     gate.set()
     assert finished(client, location)["state"] == "done"

@@ -197,3 +197,20 @@ print("telemetry", sys.modules["openvino_telemetry"])
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.rstrip().endswith("telemetry None"), done.stdout + done.stderr
+
+
+def test_a_run_brings_the_artefact_of_its_best_checkpoint_up_to_date(scenes: Path, tmp_path: Path, cli: Cli) -> None:
+    flags = ("--width", 2, "--size", 32, 64, "--batch-size", 2, "--export", "fp32")
+    assert cli("train", "--model", "ddunet", "--data", scenes, "--run", tmp_path / "r", "--epochs", 1, *flags)[0] == 0
+    best = tmp_path / "r" / "checkpoints" / "best.safetensors"
+    assert read_artefact(beside(best, "fp32"), read_checkpoint(best).digest).card.precision == "fp32"
+    shutil.rmtree(beside(best, "fp32"))  # killed between the two
+    assert cli("train", "--run", tmp_path / "r", "--resume", "--epochs", 2)[0] == 0
+    assert read_artefact(beside(best, "fp32"), read_checkpoint(best).digest)
+
+
+def test_without_torch_a_checkpoint_that_has_no_artefact_says_what_would_work(checkpoint: Path) -> None:
+    program = "import sys; sys.modules['torch'] = None; from core import Segmenter; Segmenter(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", program, checkpoint], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert f"CheckpointError: {checkpoint}: there is no artefact beside it" in done.stderr
+    assert f"python -m training export {checkpoint} --fp32" in done.stderr

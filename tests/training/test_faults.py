@@ -383,8 +383,9 @@ def test_a_run_whose_configuration_is_gone_is_not_written_over(
 
 def test_a_signal_before_the_first_step_loses_nothing(scenes: Path, tmp_path: Path) -> None:
     program = (
-        "import time; from training import train; train.prepare = lambda *_: (print('here', flush=True), time.sleep(1000)); "
-        "import runpy; runpy.run_module('training', run_name='__main__')"
+        "import time; from training import train; "
+        "train.prepare = lambda *_, **__: (print('here', flush=True), time.sleep(1000)); import runpy\n"
+        "runpy.run_module('training', run_name='__main__')"
     )
     flags = ("train", "--model", "ddunet", "--data", scenes, "--run", tmp_path / "r", *TINY)
     process = subprocess.Popen([sys.executable, "-c", program, *map(str, flags)], cwd=ROOT, text=True, stdout=subprocess.PIPE)

@@ -34,7 +34,7 @@ def test_a_film_of_the_masks_has_the_frames_and_the_rate_of_its_source(
     checkpoint: Path, clip: Path, tmp_path: Path, cli, kind: str
 ) -> None:
     code, out, err = cli("predict", checkpoint, clip.parent, "--out", tmp_path / "out", "--film", kind)
-    assert code == 0 and "1 of 1 masks" in out, err
+    assert code == 0 and "1 of 1 films" in out, err
     made, source, segmenter = Film(tmp_path / "out" / f"clip_{kind}.webm"), Film(clip), Segmenter(checkpoint)
     assert made.rate == pytest.approx(12.5)
     frames = list(made)
@@ -66,7 +66,7 @@ def test_shares_of_a_film_are_those_of_its_frames(checkpoint: Path, clip: Path, 
 def test_a_bad_film_is_told_and_passed_over(checkpoint: Path, clip: Path, tmp_path: Path, cli, data: bytes) -> None:
     (clip.parent / "bad.mp4").write_bytes(data)
     code, out, err = cli("predict", checkpoint, clip.parent, "--out", tmp_path / "out")
-    assert code == 1 and "bad.mp4: can't be read as a film" in err and "1 of 2 masks" in out
+    assert code == 1 and "bad.mp4: can't be read as a film" in err and "1 of 2 films" in out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"clip_overlay.webm", ".predict.jsonl"}
 
 
@@ -110,7 +110,7 @@ def test_a_film_that_tells_of_more_frames_than_it_has_is_a_warning(
 def test_results_beside_their_films_are_not_segmented_again(checkpoint: Path, clip: Path, cli) -> None:
     for _ in range(2):
         code, out, err = cli("predict", checkpoint, clip.parent, "--out", clip.parent)
-        assert code == 0 and "1 of 1 masks" in out, err
+        assert code == 0 and "1 of 1 films" in out, err
 
 
 def test_an_odd_side_loses_a_row(tmp_path: Path) -> None:

@@ -208,3 +208,11 @@ def test_a_link_that_leads_nowhere_is_told_and_passed_over(checkpoint: Path, fol
 def test_what_is_no_pattern_is_told(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
     code, _, err = cli("predict", checkpoint, f"{folder}/**_left.png", "--out", tmp_path / "out")
     assert code == 2 and "no pattern" in err
+
+
+def test_masks_that_another_model_made_are_replaced_and_told(checkpoint: Path, scenes: Path, tmp_path: Path, cli) -> None:
+    photo = next((scenes / "leftImg8bit" / "val").rglob("*.png"))
+    other = make_checkpoint(tmp_path / "other.safetensors", seed=5)
+    expected = ((checkpoint, "1 of 1 masks"), (other, "in place of those of another checkpoint"), (other, "from before"))
+    for model, told in expected:
+        assert told in cli("predict", model, photo, "--out", tmp_path / "masks")[1]

@@ -168,7 +168,7 @@ def test_ranks_do_not_outlive_an_agent_that_dies_while_they_prepare(scenes: Path
     program = tmp_path / "slow.py"
     program.write_text(
         "import os, runpy, time; from training import train\n"
-        "train.prepare = lambda *_: time.sleep(1000)\n"
+        "train.prepare = lambda *_, **__: time.sleep(1000)\n"
         "os.write(1, b'here\\n')\n"
         "runpy.run_module('training', run_name='__main__')\n"
     )

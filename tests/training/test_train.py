@@ -347,8 +347,8 @@ def test_a_photograph_that_breaks_later_is_named_in_one_line(plain: Path, tmp_pa
 
     prepare = command.prepare
 
-    def prepare_and_break(*arguments: object) -> object:
-        survey = prepare(*arguments)  # type: ignore[arg-type]
+    def prepare_and_break(*arguments: object, **others: object) -> object:
+        survey = prepare(*arguments, **others)  # type: ignore[arg-type]
         (plain / "images" / "train" / "1.jpg").write_bytes(b"\xff\xd8\xff")
         return survey
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 
@@ -43,14 +43,16 @@ def test_arguments_of_run_train_reach_the_train_command() -> None:
     assert COMPOSE["services"]["train"]["entrypoint"] == ["python", "-m", "training", "train"]
 
 
-def test_the_file_for_a_machine_without_a_gpu_takes_away_the_gpus_and_nothing_else() -> None:
+def test_the_file_for_a_machine_without_a_gpu_takes_away_the_gpus_and_torch() -> None:
     class Loader(yaml.SafeLoader):
         """Knows compose's tag for taking a value away."""
 
     Loader.add_constructor("!reset", lambda loader, node: "reset")
     without = yaml.load((ROOT / "docker-compose.cpu.yml").read_text(), Loader)["services"]
     with_gpus = {name for name, settings in COMPOSE["services"].items() if "deploy" in settings}
-    assert without == {name: {"deploy": "reset"} for name in with_gpus}
+    assert {name: settings.pop("deploy") for name, settings in without.items()} == dict.fromkeys(with_gpus, "reset")
+    assert without["train"] == {"environment": {"TRAIN_EXPORT": "fp32"}}
+    assert without["serve"] == {"build": {"args": {"BACKEND": "cpu"}}, "image": "project-serve-cpu"}
 
 
 @pytest.mark.parametrize("service", ["train", "serve"])

@@ -1,0 +1,90 @@
+"""Evaluation and prediction on two hosts: each its share of the files, and together what one does alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.machines.hosts import Host, hosts
+from tests.machines.test_training import QUICK
+from tests.training.kills import ROOT
+from training.__main__ import main
+from training.synthesize import write_scene
+
+IMAGES = 41
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shared") / "scenes"
+    for index in range(IMAGES):
+        write_scene(folder, "val", index, (64, 128), seed=0)
+    return folder
+
+
+@pytest.fixture
+def two() -> Iterator[list[Host]]:
+    with hosts(2) as made:
+        yield made
+
+
+def together(two: list[Host], name: str, *arguments: object) -> list[subprocess.Popen[str]]:
+    """The same command under torchrun on both hosts."""
+    started = []
+    for host in two:
+        conf = f"{QUICK},is_host={str(host.number == 1).lower()}"
+        launcher = [*host.prefix, sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+        launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "10.77.0.1:29400", "--rdzv-id", name, "--rdzv-conf", conf]
+        command = [*launcher, "--local-addr", host.address, "-m", "--", "training", *map(str, arguments)]
+        started.append(subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    return started
+
+
+def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    return [(process.wait(120), process.stdout.read() if process.stdout else "") for process in processes]
+
+
+def masks(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
+
+
+def test_two_hosts_evaluate_as_one(two: list[Host], data: Path, tmp_path: Path) -> None:
+    flags = ("evaluate", "unet", "--data", data, "--json")
+    found = ended(together(two, "evaluate", *flags, tmp_path / "two.json"))
+    assert [code for code, _ in found] == [0, 0], found
+    assert main([*map(str, flags), str(tmp_path / "one.json")]) == 0
+    one, both = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert both.pop("speed") and one.pop("speed")
+    assert both == one and one["data"]["images"] == IMAGES
+
+
+def test_two_hosts_predict_what_one_does(two: list[Host], data: Path, tmp_path: Path) -> None:
+    given = ("predict", "ddunet", data / "leftImg8bit", "--overlay")
+    found = ended(together(two, "predict", *given, "--out", tmp_path / "two", "--json", tmp_path / "two.json"))
+    assert [code for code, _ in found] == [0, 0], found
+    assert main([*map(str, given), "--out", str(tmp_path / "one"), "--json", str(tmp_path / "one.json")]) == 0
+    assert masks(tmp_path / "one") == masks(tmp_path / "two") and len(masks(tmp_path / "two")) == 2 * IMAGES
+    one, both = ((tmp_path / f"{name}.json").read_text().replace(str(tmp_path / name), "OUT") for name in ("one", "two"))
+    assert json.loads(both) == json.loads(one)
+    assert sum(f"{IMAGES} of {IMAGES}" in text for _, text in found) == 1
+
+
+def test_the_share_of_a_host_that_died_is_done_by_a_second_run(two: list[Host], data: Path, tmp_path: Path) -> None:
+    given = ("predict", "unet", data / "leftImg8bit", "--resolution", "native", "--flip", "--out")
+    processes = together(two, "first", *given, tmp_path / "masks")
+    while len(masks(tmp_path / "masks")) < 6:
+        assert processes[0].poll() is None, ended(processes)
+    two[1].power_off()
+    codes = [code for code, _ in ended(processes)]
+    assert all(codes)
+    left = masks(tmp_path / "masks")
+    assert 6 <= len(left) < IMAGES
+    for name in ("masks", "one"):
+        assert main([*map(str, given), str(tmp_path / name)]) == 0
+    assert left.items() <= masks(tmp_path / "masks").items() and len(masks(tmp_path / "masks")) == IMAGES
+    assert masks(tmp_path / "one") == masks(tmp_path / "masks")

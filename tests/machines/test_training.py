@@ -1,0 +1,128 @@
+"""Training under torchrun on two and three hosts: as on one, with hosts that are cut off, die or come later."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.machines.hosts import Host, hosts
+from tests.training.kills import EPOCHS, STEPS, Victim, differences, lives
+from training.synthesize import write_scene
+
+ELASTIC = (sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:4", "--nproc-per-node", "1", "--max-restarts", "5")
+ELASTIC_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"  # docs/scale.md says why
+# seconds in which a host that joins late or says nothing is waited for; minutes where that is not told
+QUICK = "last_call_timeout=4,keep_alive_interval=1,keep_alive_max_attempt=3,read_timeout=20"
+TIMEOUT = ("--timeout", 20)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("machines") / "scenes"
+    for split, count in (("train", 4 * STEPS), ("val", 5)):
+        for index in range(count):
+            write_scene(folder, split, index, (32, 64), seed=0)
+    return folder
+
+
+@pytest.fixture
+def two() -> Iterator[list[Host]]:
+    with hosts(2) as made:
+        yield made
+
+
+@pytest.fixture
+def three() -> Iterator[list[Host]]:
+    with hosts(3) as made:
+        yield made
+
+
+def agent(host: Host, data: Path, folder: Path, *flags: object) -> Victim:
+    """torchrun on a host, as the same command is typed on each; the first one keeps the meeting place."""
+    meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "10.77.0.1:29400", "--rdzv-id", folder.name)
+    # all hosts have one name here, by which torchrun would find out its address, and whether it is to keep the meeting place
+    own = ("--local-addr", host.address, "--rdzv-conf", f"{QUICK},is_host={str(host.number == 1).lower()}")
+    program = (*host.prefix, ELASTIC_STORE, *ELASTIC, *meeting, *own, "-m", "--", "tests.training.traced")
+    return Victim(data, folder, 2, (*TIMEOUT, *flags), program=program)
+
+
+def told(agents: list[Victim]) -> str:
+    return "\n----\n".join(one.out[-1][-6000:] for one in agents if one.out)
+
+
+def scores(folder: Path) -> list[dict[str, str]]:
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    return [{key: value for key, value in row.items() if key not in ("images_per_s", "seconds")} for row in rows]
+
+
+def test_two_hosts_train_as_two_processes_of_one_do_with_a_cache_each(two: list[Host], data: Path, tmp_path: Path) -> None:
+    whole = Victim(data, tmp_path / "whole", 2)
+    whole.whole()
+    agents = [agent(host, data, tmp_path / "r", "--cache", tmp_path / f"disk{host.number}") for host in two]
+    processes = [one.start() for one in agents]
+    codes = [one.finish(process) for one, process in zip(agents, processes, strict=True)]
+    assert codes == [0, 0], told(agents)
+    assert differences(tmp_path / "r", whole.folder) == []
+    for host in two:
+        assert sorted(path.name.split("-")[1] for path in (tmp_path / f"disk{host.number}").glob("*.cache")) == ["train", "val"]
+    texts = [one.out[-1] for one in agents]
+    assert sum(f"epoch {EPOCHS}/{EPOCHS}  loss" in text for text in texts) == 1  # one process writes and talks
+
+
+@pytest.mark.parametrize("last", [1, 2])
+def test_a_host_that_dies_in_mid_epoch_is_done_without(three: list[Host], data: Path, tmp_path: Path, last: int) -> None:
+    agents = [agent(host, data, tmp_path / "r") for host in three]
+    processes = [one.start() for one in agents]
+    assert agents[0].until(processes[0], STEPS + 1), told([agents[0]])
+    three[last].power_off()
+    codes = [one.finish(process) for one, process in zip(agents, processes, strict=True)]
+    assert [code for n, code in enumerate(codes) if n != last] == [0, 0] and codes[last] != 0, told(agents)
+    assert [row["epoch"] for row in scores(tmp_path / "r")] == [str(n + 1) for n in range(EPOCHS)]
+    starts = json.loads((tmp_path / "r" / "config.json").read_text())["starts"]
+    assert [start["ranks"] for start in starts] == [3, 2] and starts[1]["epoch"] >= 1
+
+
+def test_the_other_goes_on_without_a_host_that_is_cut_off_and_what_trains_there_ends(
+    two: list[Host], data: Path, tmp_path: Path
+) -> None:
+    agents = [agent(host, data, tmp_path / "r") for host in two]
+    processes = [one.start() for one in agents]
+    assert agents[0].until(processes[0], STEPS + 1), told([agents[0]])
+    (cut_off,) = agents[1].workers(processes[1])
+    two[1].cut_off()
+    assert agents[0].finish(processes[0]) == 0, told(agents)
+    assert not lives(cut_off)  # torchrun itself waits there for a network that does not come back
+    two[1].power_off()
+    agents[1].finish(processes[1])
+    assert [row["epoch"] for row in scores(tmp_path / "r")] == [str(n + 1) for n in range(EPOCHS)]
+
+
+def test_a_host_that_comes_later_joins(two: list[Host], data: Path, tmp_path: Path) -> None:
+    agents = [agent(host, data, tmp_path / "r", "--epochs", 30) for host in two]
+    first = agents[0].start()
+    assert agents[0].until(first, 2 * STEPS), told([agents[0]])
+    second = agents[1].start()
+    codes = [agents[0].finish(first), agents[1].finish(second)]
+    assert codes == [0, 0], told(agents)
+    assert [row["epoch"] for row in scores(tmp_path / "r")] == [str(n + 1) for n in range(30)]
+    starts = json.loads((tmp_path / "r" / "config.json").read_text())["starts"]
+    assert [start["ranks"] for start in starts] == [1, 2]
+
+
+def test_pictures_that_differ_between_hosts_are_told(two: list[Host], data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    subprocess.run(["cp", "-r", data, other], check=True)
+    write_scene(other, "train", 0, (32, 64), seed=1)
+    agents = [agent(host, place, tmp_path / "r") for host, place in zip(two, (data, other), strict=True)]
+    agents[0].program = tuple("0" if part == "5" else part for part in agents[0].program)  # it would come again
+    agents[1].program = tuple("0" if part == "5" else part for part in agents[1].program)
+    processes = [one.start() for one in agents]
+    codes = [one.finish(process) for one, process in zip(agents, processes, strict=True)]
+    assert all(codes), told(agents)
+    assert "has other pictures than" in told(agents)

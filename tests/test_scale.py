@@ -1,0 +1,60 @@
+"""What docs/ offers for many machines: the manifest against Kubernetes' schema, the Slurm script with stand-ins for Slurm."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from service.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parents[1]
+MANIFESTS = list(yaml.safe_load_all((ROOT / "docs" / "kubernetes.yaml").read_text()))
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest["kind"])
+def test_the_manifest_fits_the_schema_of_kubernetes(manifest: dict) -> None:
+    kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_a_manifest_with_a_mistake_does_not_fit_it() -> None:
+    wrong = {**MANIFESTS[1], "spec": {**MANIFESTS[1]["spec"], "port": 80}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_the_manifest_names_settings_probes_and_places_that_are_there() -> None:
+    (container,) = MANIFESTS[0]["spec"]["template"]["spec"]["containers"]
+    assert {each["name"] for each in container["env"]} <= {PREFIX + name.upper() for name in Settings.model_fields}
+    dockerfile = (ROOT / "Dockerfile.serve").read_text()
+    assert f"EXPOSE {container['ports'][0]['containerPort']}" in dockerfile
+    for mount in container["volumeMounts"]:
+        assert mount["mountPath"] in (*dockerfile.split(), "/tmp") or f"={mount['mountPath']}" in dockerfile
+    labels = MANIFESTS[0]["spec"]["template"]["metadata"]["labels"]
+    assert MANIFESTS[1]["spec"]["selector"] == MANIFESTS[0]["spec"]["selector"]["matchLabels"] == labels
+
+
+def test_the_slurm_script_trains(scenes: Path, tmp_path: Path) -> None:
+    """On one machine, with a `scontrol` that names it and an `srun` that runs what it is given."""
+    stand_ins = {"scontrol": "echo localhost", "srun": 'shift; exec "$@"'}
+    (tmp_path / "bin").mkdir()
+    for name, does in stand_ins.items():
+        path = tmp_path / "bin" / name
+        path.write_text(f"#!/bin/sh\n{does}\n")
+        path.chmod(0o755)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").write_text(f"PATH={tmp_path / 'bin'}:{Path(sys.executable).parent}:$PATH\n")
+    slurm = {"SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "4711", "PYTHONPATH": str(ROOT)}
+    small = ("--width", 2, "--size", 32, 64, "--batch-size", 4)
+    command = ["bash", ROOT / "docs" / "train.slurm", "--model", "ddunet", "--data", scenes, *small]
+    environment = {**os.environ, **slurm}
+    for epochs, told in ((1, "epoch 1/1  loss"), (2, "going on after epoch 1")):  # the second time it is requeued
+        again = [*map(str, command), "--epochs", str(epochs)]
+        done = subprocess.run(again, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and told in done.stdout, done.stdout + done.stderr
+    assert (tmp_path / "runs" / "ddunet" / "checkpoints" / "best.safetensors").is_file()
