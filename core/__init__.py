@@ -21,7 +21,12 @@ PUBLIC = {"Segmenter": "core.segmenter", "Result": "core.result"}
 
 
 def not_installed(error: ModuleNotFoundError) -> str:
-    """What a command says where a package is not there: most often the virtual environment is not active."""
+    """What a command says where a package is not there: most often the virtual environment is not active.
+
+    Raises the error where it is a part of a package, or of this project, that is missing.
+    """
+    if not error.name or "." in error.name or error.name in ("core", "training", "service"):
+        raise error
     return (
         f"error: {error.name} is not installed for this Python ({sys.executable}); in the project's folder"
         " `. .venv/bin/activate` activates the environment that has it, and `make setup` makes that"

@@ -17,6 +17,7 @@ import socket
 import sys
 import warnings
 from contextlib import suppress
+from errno import EADDRINUSE
 from types import FrameType
 
 from core import not_installed
@@ -111,17 +112,18 @@ class PortTaken(Exception):
 
 def require_free(host: str, port: int) -> None:
     """Raise PortTaken, before models are read and said to be served."""
-    with suppress(socket.gaierror):  # a name that is none is told by the server
-        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, number) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(address)
-            except OSError as error:
-                told = f"{host}:{port} can't be listened on ({error.strerror})"
-                raise PortTaken(
-                    f"SEGMENT_PORT: {told}; stop what listens there, or choose another: SEGMENT_PORT={port + 1}"
-                ) from None
+    with suppress(OSError):  # what else may be wrong with an address is told by the server
+        for family, kind, number, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, number) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                try:
+                    probe.bind(address)
+                except OSError as error:
+                    if error.errno == EADDRINUSE:
+                        told = f"{host}:{port} can't be listened on ({error.strerror}); stop what listens there, or choose"
+                        raise PortTaken(f"SEGMENT_PORT: {told} another one, such as SEGMENT_PORT=8001") from None
 
 
 def mute_decoders() -> None:

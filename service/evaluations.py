@@ -62,6 +62,7 @@ class Evaluations:
         self.files, self.data, self.workers, self.quiet_s = files, data, workers, quiet_s
         self._jobs: dict[str, Job] = {}  # those of other replicas, too, as they were last read
         self._futures: dict[str, Future[None]] = {}
+        self._own: set[str] = set()  # begun here: what is in memory is right, whatever a full disk says
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._cancelled: set[str] = set()
@@ -88,7 +89,7 @@ class Evaluations:
 
     def _read(self, job_id: str) -> None:
         """Read a job that is not this replica's own; one whose replica is gone is interrupted."""
-        if job_id in self._futures:
+        if job_id in self._own:
             return
         held = self.files.held(job_id)  # asked first: a job that ends now is stored, and then let go
         try:
@@ -114,7 +115,7 @@ class Evaluations:
         self.stop()
         self._pool.shutdown()
         for job in list(self._jobs.values()):  # one that comes late may be added meanwhile
-            if job.active and job.id in self._futures:
+            if job.active and job.id in self._own:
                 self._change(job, state="interrupted", finished=_now())
 
     def start(self, model: Loaded, split: str) -> Job:
@@ -139,10 +140,12 @@ class Evaluations:
                 progress=Progress(done=0, total=len(dataset)),
             )
             try:
+                self._own.add(job.id)
                 self.files.hold(job.id)
                 self.files.store(job)  # first: a job that can't be written is not begun
             except OSError:
                 self.files.release(job.id)
+                self._own.discard(job.id)
                 raise
             try:
                 self._futures[job.id] = self._pool.submit(self._run, job, model, dataset)
@@ -162,6 +165,7 @@ class Evaluations:
             self._cancelled.discard(job.id)
         for job in ended[KEPT:]:
             del self._jobs[job.id]
+            self._own.discard(job.id)
             self.files.remove(job.id)
 
     def _open(self, split: str) -> FolderDataset:
@@ -192,7 +196,7 @@ class Evaluations:
         """End a job, and return when it has ended. Raises Problem 409 `evaluation_finished`."""
         if not job.active:
             raise Problem("evaluation_finished", f"this evaluation has ended already ({job.state})")
-        if job.id not in self._futures:  # another replica's
+        if job.id not in self._own:  # another replica's
             await run_in_threadpool(self.files.unwant, job.id)
         self._cancelled.add(job.id)
         future = self._futures.get(job.id)
@@ -220,7 +224,7 @@ class Evaluations:
             active, now = job.active, (job.state, job.progress.done)
             if now != told:
                 yield job
-            if not active or (self._stopping.is_set() and job.state == "queued"):
+            if not active or (self._stopping.is_set() and (job.state == "queued" or job.id not in self._own)):
                 return
             told = now
             await asyncio.sleep(EVENTS_S)
@@ -237,7 +241,7 @@ class Evaluations:
     def job(self, job_id: str) -> Job:
         """One job. Raises Problem 404 `unknown_evaluation`."""
         known = self._jobs.get(job_id)
-        if job_id not in self._futures and not (known and not known.active) and JOB_ID.fullmatch(job_id):
+        if job_id not in self._own and not (known and not known.active) and JOB_ID.fullmatch(job_id):
             with self._lock:
                 self._read(job_id)
         job = self._jobs.get(job_id)
@@ -247,6 +251,7 @@ class Evaluations:
 
     def _run(self, job: Job, model: Loaded, dataset: FolderDataset) -> None:
         try:
+            self._require_wanted(job)  # another replica may have been asked for its end while it was queued
             self._change(job, started=_now(), state="running")
             tally = evaluation.count(self._through_worker(job, model), dataset, BATCH, progress=self._progress(job))
             info = CheckpointInfo(

@@ -19,7 +19,7 @@ from core.evaluation import Report
 from core.files import TEMPORARY, write_atomically
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
-LEFT_S = 3600.0  # what a writer that was killed left is this old; that of another replica is younger
+LEFT_S = 60.0  # without locks: a replica that lives has written its job's progress since
 Signature = tuple[int, int, int]
 
 
@@ -67,11 +67,12 @@ class JobFiles:
             raise InputError(f"SEGMENT_STATE: {folder}: can't be used ({error.strerror}); name a writable folder") from None
 
     def clear(self) -> None:
-        """Remove what a killed writer left."""
-        for path in self.folder.glob(TEMPORARY):
-            with suppress(OSError):
-                if time.time() - path.stat().st_mtime > LEFT_S:
-                    path.unlink()
+        """Remove what replicas that were killed left: of jobs that nobody is at."""
+        for pattern, ending in ((TEMPORARY, ".json."), ("*.cancel", ".cancel")):
+            for path in self.folder.glob(pattern):
+                if not self.held(path.name.lstrip(".").partition(ending)[0]):
+                    with suppress(OSError):
+                        path.unlink()
 
     def store(self, job: Job) -> None:
         """Write a job's file. Raises OSError."""
@@ -101,7 +102,7 @@ class JobFiles:
     def hold(self, job_id: str) -> None:
         """Tell the other replicas that this one is at it, until `release` or the end of this process. Raises OSError."""
         descriptor = os.open(self.folder / f"{job_id}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        with suppress(OSError):  # a file system without locks: other replicas may take the job for interrupted
+        with suppress(OSError):  # a file system without locks: the age of the job's file tells
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._locks[job_id] = descriptor
 
@@ -117,12 +118,17 @@ class JobFiles:
         """Whether a replica that lives is at it."""
         try:
             descriptor = os.open(self.folder / f"{job_id}.lock", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
+        except FileNotFoundError:
             return False
+        except OSError:  # it is there
+            return True
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             return True
+        except OSError:  # a file system without locks
+            signature = _signature(self.folder / f"{job_id}.json")
+            return signature is not None and time.time() - signature[2] / 1e9 < LEFT_S
         finally:
             os.close(descriptor)
         return False

@@ -51,7 +51,7 @@ def main() -> None:
     training("train", "--model", "ddunet", "--data", SCENES, "--run", RUN, *RECIPE)
     print("3. evaluating it")
     training("evaluate", RUN, "--data", SCENES, "--json", FOLDER / "report.json")
-    print("4. serving it, and segmenting a scene that it has not seen")
+    print("4. serving it, and segmenting a validation scene")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.service.process import ROOT, Process
+from training.synthesize import write_scene
 
 HOWTO = (ROOT / "docs" / "howto.md").read_text()
 OWN = HOWTO.split("\n## Your own data")[1].split("\n## ")[0]
@@ -47,6 +49,22 @@ def test_the_walk_from_a_folder_of_other_classes_to_a_mask(tmp_path: Path) -> No
         assert httpx.post(f"{service.url}/evaluate?wait=true", timeout=120).status_code == 200
     finally:
         service.process.kill()
+
+
+def test_the_walk_of_cityscapes(tmp_path: Path) -> None:
+    """The commands as they stand, but for the batch, which is larger than this data set."""
+    for split, count in (("train", 4), ("val", 2)):
+        for index in range(count):
+            write_scene(tmp_path / "datasets" / "cityscapes", split, index, (64, 128), seed=0)
+    small = {"TRAIN_EPOCHS": "1", "TRAIN_WIDTH": "2", "TRAIN_SIZE": "32 64", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **small, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    train, *rest = re.findall(r"^    (python -m training .*)$", HOWTO.split("\n## Your own data")[0], re.MULTILINE)
+    assert "--model ddunet" in train and len(rest) == 2
+    for line in (train, train.replace("ddunet", "unet"), train.replace("ddunet", "r2unet"), *rest):
+        words = shlex.split(line.replace("--batch-size 32", "--batch-size 2"))
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    assert (tmp_path / "report" / "index.html").is_file() and len(list((tmp_path / "submission").rglob("*.png"))) == 2
 
 
 @pytest.mark.parametrize("said", TROUBLE)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +44,7 @@ def test_the_manifest_names_settings_probes_and_places_that_are_there() -> None:
 
 def test_the_slurm_script_trains(scenes: Path, tmp_path: Path) -> None:
     """On one machine, with a `scontrol` that names it and an `srun` that runs what it is given."""
-    stand_ins = {"scontrol": "echo localhost", "srun": 'shift; exec "$@"'}
+    stand_ins = {"scontrol": "echo localhost", "srun": 'while [ "${1#-}" != "$1" ]; do shift; done; exec "$@"'}
     (tmp_path / "bin").mkdir()
     for name, does in stand_ins.items():
         path = tmp_path / "bin" / name
@@ -49,7 +52,13 @@ def test_the_slurm_script_trains(scenes: Path, tmp_path: Path) -> None:
         path.chmod(0o755)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "activate").write_text(f"PATH={tmp_path / 'bin'}:{Path(sys.executable).parent}:$PATH\n")
-    slurm = {"SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "4711", "PYTHONPATH": str(ROOT)}
+    slurm = {
+        "SLURM_JOB_NODELIST": "localhost",
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_JOB_ID": "4711",
+        "SLURM_CPUS_PER_TASK": "2",
+        "PYTHONPATH": str(ROOT),
+    }
     small = ("--width", 2, "--size", 32, 64, "--batch-size", 4)
     command = ["bash", ROOT / "docs" / "train.slurm", "--model", "ddunet", "--data", scenes, *small]
     environment = {**os.environ, **slurm}
@@ -57,4 +66,21 @@ def test_the_slurm_script_trains(scenes: Path, tmp_path: Path) -> None:
         again = [*map(str, command), "--epochs", str(epochs)]
         done = subprocess.run(again, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0 and told in done.stdout, done.stdout + done.stderr
+    assert (tmp_path / "runs" / "ddunet" / "checkpoints" / "best.safetensors").is_file()
+
+
+def test_the_commands_for_several_machines_run_on_one(scenes: Path, tmp_path: Path) -> None:
+    """As they stand in docs/scale.md, but for names, folders and numbers of what is not here."""
+    text = (ROOT / "docs" / "scale.md").read_text().replace(" \\\n", " ")
+    lines = re.findall(r"^    (torchrun .*)$", text, re.MULTILINE)
+    here = {"FIRST": "localhost", "/shared/cityscapes": str(scenes), "/shared/drive": str(scenes / "leftImg8bit" / "val")}
+    here |= {"/shared/": f"{tmp_path}/", "=1:4": "=1", "=2 ": "=1 ", "=8 ": "=2 ", "--batch-size 256": "--batch-size 4"}
+    small = {"TRAIN_EPOCHS": "1", "TRAIN_WIDTH": "2", "TRAIN_SIZE": "32 64", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **small, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for line in lines:
+        for there, own in here.items():
+            line = line.replace(there, own)
+        done = subprocess.run(shlex.split(line), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    assert len(lines) == 2 and len(json.loads((tmp_path / "masks.json").read_text())["files"]) == 5
     assert (tmp_path / "runs" / "ddunet" / "checkpoints" / "best.safetensors").is_file()

@@ -34,7 +34,7 @@ def announce(
         ("epochs", f"{config.epochs} of {len(batches)} steps of {config.batch_size} images, {config.augment} augmentation"),
         ("minimised", f"{config.loss}, Adam, learning rate {config.learning_rate:g} ({config.schedule}), in {precision}"),
         ("devices", _devices(world)),
-        ("memory", f"about {memory / 1e9:.1f} GB{_of_memory(world)} for the steps of each process"),
+        ("memory", f"about {_bytes(memory)}{_of_memory(world)} for the steps of each process"),
         ("run folder", str(config.run_folder)),
         ("curves", f"tensorboard --logdir {config.run_folder.parent}"),
     ]
@@ -57,5 +57,9 @@ def _devices(world: World) -> str:
 
 def _of_memory(world: World) -> str:
     if world.device.type == "cuda":
-        return f" of {torch.cuda.get_device_properties(world.device).total_memory / 1e9:.0f}"
+        return f" of {torch.cuda.get_device_properties(world.device).total_memory / 1e9:.0f} GB"
     return ""
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

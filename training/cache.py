@@ -55,9 +55,12 @@ class Cache:
         """Whether a sample that was bad can be used now: a network drive or a permission may have come back."""
         return any(not isinstance(read_sample(self.dataset, index), str) for index in contents.bad)
 
-    def make(self, skip_bad: bool, told: Callable[[str], None] = print, timeout_s: float | None = None) -> Contents:
+    def make(
+        self, skip_bad: bool, told: Callable[[str], None] = print, timeout_s: float | None = None, tidy: bool = True
+    ) -> Contents:
         """Decode everything and write the file, unless another process did so in the meantime; the account.
 
+        With `tidy` caches of what the files were before are removed: other machines may see other times of the same files.
         Nothing is written where a sample is bad and is not to be skipped. Raises OSError: a full disk, for example, or
         TimeoutError where a file, or the process that makes a cache in this folder, hangs for `timeout_s` seconds.
         """
@@ -66,7 +69,7 @@ class Cache:
             if contents:
                 return contents
             remove_temporaries(self.folder)
-            outdated = [path for path in self.folder.glob(f"{self.kind}-*.cache") if path != self.path]
+            outdated = [path for path in self.folder.glob(f"{self.kind}-*.cache") if tidy and path != self.path]
             if outdated:
                 told(f"{self.dataset.name}: files of {self.dataset.split} changed; its cache is made anew")
             scan = Scan(self.dataset, self.keep, timeout_s)

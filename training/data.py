@@ -95,12 +95,12 @@ class TrainingData:
     alone: tuple[str, ...]  # what is wrong with files that are not one of a pair
     cache: Path | None  # folder of the caches; None: files are read whenever they are asked for
 
-    def survey(self, skip_bad: bool, timeout_s: float | None = None) -> Survey:
+    def survey(self, skip_bad: bool, timeout_s: float | None = None, tidy: bool = True) -> Survey:
         """Decode everything once and keep it. Raises InputError that lists everything that is wrong, of both splits.
 
-        With `skip_bad` what is wrong is left out, and an error only where nothing is left.
+        With `skip_bad` what is wrong is left out, and an error only where nothing is left. `tidy`: see `Cache.make`.
         """
-        contents = [self._decode(dataset, keep, skip_bad, timeout_s) for dataset, keep in self._splits]
+        contents = [self._decode(dataset, keep, skip_bad, timeout_s, tidy) for dataset, keep in self._splits]
         problems = [*self.alone, *(problem for found in contents for problem in found.bad.values())]
         if problems and not skip_bad:
             advice = "mend or remove them, or train without them with --skip-bad"
@@ -122,7 +122,7 @@ class TrainingData:
     def _splits(self) -> tuple[tuple[Dataset, Kept], tuple[Dataset, Kept]]:
         return (self.train, self.keep_train), (self.val, self.keep_val)
 
-    def _decode(self, dataset: Dataset, keep: Kept, skip_bad: bool, timeout_s: float | None) -> Contents:
+    def _decode(self, dataset: Dataset, keep: Kept, skip_bad: bool, timeout_s: float | None, tidy: bool) -> Contents:
         if self.cache and isinstance(dataset, FolderDataset):
             cache = Cache(dataset, keep, self.cache)
             try:
@@ -130,7 +130,7 @@ class TrainingData:
                 if contents and cache.recovered(contents):
                     cache.path.unlink(missing_ok=True)
                     contents = None
-                return contents or cache.make(skip_bad, timeout_s=timeout_s)
+                return contents or cache.make(skip_bad, timeout_s=timeout_s, tidy=tidy)
             except TimeoutError:  # of a picture, and an OSError, too
                 raise
             except OSError as error:

@@ -6,8 +6,6 @@ import ctypes
 import os
 import signal
 import socket
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,17 +17,15 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from core.errors import InputError
 from core.evaluation import Tally
 from training import PARENT
+from training.meeting import Meeting
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 TIMEOUT_S = 1800.0
-PREPARATION_S = 86_400.0  # how long all wait for the first process of each machine to have looked through the data
-POLL_S = 0.5
 LAUNCHER = "TRAINING_LAUNCHER"  # process number of the launcher
 Value = TypeVar("Value")
 
@@ -42,6 +38,7 @@ class World:
     ranks: int = 1
     device: torch.device = torch.device("cpu")  # noqa: RUF009 -- immutable
     timeout_s: float = TIMEOUT_S  # of everything that one process waits for
+    meeting: Meeting | None = None  # with the others, where there are some
 
     @property
     def main(self) -> bool:
@@ -76,6 +73,10 @@ class World:
             dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]  # type: ignore[no-any-return]
 
+    def collect(self, value: Value) -> list[Value] | None:
+        """Every rank's value, which JSON can hold, on rank 0, however long the others take, and None on them, who go on."""
+        return self.meeting.collect(value) if self.meeting else [value]
+
     def each(self, value: Value) -> list[Value]:
         """Every rank's value, in the order of the ranks, on every rank."""
         values: list[Any] = [value] * self.ranks
@@ -107,15 +108,17 @@ class World:
 
 
 @contextmanager
-def join(use_gpu: bool = True, timeout_s: float = TIMEOUT_S) -> Iterator[World]:
+def join(use_gpu: bool = True, timeout_s: float = TIMEOUT_S, first: Callable[[], None] = lambda: None) -> Iterator[World]:
     """Join the processes that a launcher started (torchrun's environment), or be the only one.
 
-    A collective that hangs for `timeout_s` seconds is an error.
+    `first` is done before the others are met, who wait as long as it takes while this process lives. A collective that hangs
+    for `timeout_s` seconds, or a process of which nothing is heard for so long, is an error.
     """
     gpu = use_gpu and torch.cuda.is_available()
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if gpu else torch.device("cpu")
     if "RANK" not in os.environ:
+        first()
         yield World(device=device, timeout_s=timeout_s)
         return
     if gpu:
@@ -124,51 +127,18 @@ def join(use_gpu: bool = True, timeout_s: float = TIMEOUT_S) -> Iterator[World]:
                 f"process {local} of this machine has no GPU: {torch.cuda.device_count()} are visible; start fewer"
             )
         torch.cuda.set_device(device)
-    patience = max(timeout_s, PREPARATION_S)
-    store, rank, ranks = next(rendezvous("env://", timeout=timedelta(seconds=patience)))
-    # a launcher keeps its store when it starts its processes again: in a part of its own an attempt meets none of the dead
-    store = PrefixStore(_meet(store, rank, ranks, patience), store)
     timeout = timedelta(seconds=timeout_s)
+    store, rank, ranks = next(rendezvous("env://", timeout=timeout))
+    meeting = Meeting(store, rank, ranks, timeout_s)
+    first()
+    # a launcher keeps its store when it starts its processes again: in a part of its own an attempt meets none of the dead
+    store = meeting.meet()
+    store.set_timeout(timeout)
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", store=store, rank=rank, world_size=ranks, timeout=timeout)
-    yield World(rank, ranks, device, timeout_s)
+    yield World(rank, ranks, device, timeout_s, meeting)
     # not where this rank failed: the others may be inside a collective, and leaving the group would wait for them
     dist.destroy_process_group()
-
-
-def _meet(store: Store, rank: int, ranks: int, patience_s: float) -> str:
-    """Wait until all ranks are there; a name for this meeting that no other has, the same on all ranks.
-
-    How often a launcher has started its processes is no such name: where machines come and go, each counts for itself.
-    Every rank leaves a token of its own, the first one answers it with the name, and waits for a nod under that name: what
-    a dead process has left is answered, too, and nods no more.
-    """
-    own = uuid.uuid4().hex
-    if rank > 0:
-        store.set(f"here/{rank}", own)
-        _until(lambda: store.check([f"answer/{own}"]), patience_s, "the first process was not ready")
-        name = store.get(f"answer/{own}").decode()
-        store.set(f"{name}/{rank}", "")
-        return name
-
-    def met() -> bool:
-        left = [other for other in range(1, ranks) if not store.check([f"{own}/{other}"])]
-        for other in left:
-            if store.check([f"here/{other}"]):
-                store.set(f"answer/{store.get(f'here/{other}').decode()}", own)
-        return not left
-
-    _until(met, patience_s, "not all processes were ready")
-    return own
-
-
-def _until(holds: Callable[[], bool], patience_s: float, told: str) -> None:
-    """Wait and hear signals meanwhile, which a wait of the store itself would not. Raises TimeoutError."""
-    end, pause = time.monotonic() + patience_s, 0.01
-    while not holds():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{told} in {patience_s:g} s")
-        time.sleep(pause)
-        pause = min(2 * pause, POLL_S, patience_s)
+    meeting.leave()
 
 
 def restarts() -> int:
@@ -179,6 +149,11 @@ def restarts() -> int:
 def machine() -> str:
     """What tells this machine from the others of a run: torchrun's number of it besides the name, which need not differ."""
     return " ".join(filter(None, (socket.gethostname(), os.environ.get("GROUP_RANK"))))
+
+
+def several_machines() -> bool:
+    """Whether the launcher's processes run on more than one machine."""
+    return os.environ.get("LOCAL_WORLD_SIZE", "1") != os.environ.get("WORLD_SIZE", "1")
 
 
 def die_with_launcher() -> None:

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from training.plan import Job
 
-NAME = ".predict.jsonl"
+NAME, ALL = ".predict.jsonl", ".predict*.jsonl"
 Mark = list[Any]  # what made a result, and size and time of the file that it was made from
 Told = dict[str, Any]  # of a file, for --json
 
 
 class Done:
-    """What lies in a folder, and by what it was made. Lines are appended, so that several processes can share it."""
+    """What lies in a folder, and by what it was made. Of several processes each appends to a file of its own: on a drive of
+    the network their lines would fall into each other."""
 
-    def __init__(self, out: Path, made_by: dict[str, Any]) -> None:
+    def __init__(self, out: Path, made_by: dict[str, Any], rank: int = 0) -> None:
         """Read what there is; `made_by` is everything that makes a difference to a result."""
         self.out = out
+        self._file = out / (f".predict.{rank}.jsonl" if rank else NAME)
         self._maker = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
         self._known: dict[str, tuple[Mark, Told]] = {}
-        with suppress(FileNotFoundError):
-            for line in (out / NAME).read_text().splitlines():
+        notes = []
+        for path in out.glob(ALL):
+            for line in path.read_text().splitlines():
                 with suppress(ValueError, TypeError, KeyError):  # a line that was cut off
                     note = json.loads(line)
-                    self._known |= dict.fromkeys(note["targets"], (note["mark"], note["told"]))
+                    notes.append((note.get("at", 0.0), note["targets"], (note["mark"], note["told"])))
+        for _, targets, known in sorted(notes, key=lambda note: float(note[0])):
+            self._known |= dict.fromkeys(targets, known)
 
     def mark(self, job: Job) -> Mark:
         """To be taken before the file is read: it may be written to meanwhile. Raises OSError."""
@@ -56,8 +62,10 @@ class Done:
 
     def add(self, job: Job, mark: Mark, told: Told) -> None:
         """Note that a job is done."""
-        line = json.dumps({"targets": [self._name(target) for target in job.targets], "mark": mark, "told": told})
-        with (self.out / NAME).open("a") as file:
+        line = json.dumps(
+            {"targets": [self._name(target) for target in job.targets], "mark": mark, "told": told, "at": time.time()}
+        )
+        with self._file.open("a") as file:
             file.write(f"\n{line}")  # first, since the line before may have been cut off
 
     def _name(self, target: Path) -> str:

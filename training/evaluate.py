@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from core import evaluation
-from core.backends import BACKENDS
+from core.backends import BACKENDS, OPENVINO
 from core.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from core.datasets import Dataset
 from core.errors import InputError
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     with join(use_gpu=options.device != "cpu") as world:
         name, path = find_checkpoint(options.checkpoint)
         checkpoint = read_checkpoint(path, name)
-        segmenter = Segmenter(checkpoint, own_device(options.device, world), options.backend)
+        segmenter = Segmenter(checkpoint, own_device(options.device, options.backend, world), options.backend)
         evaluation.require_same_labels(segmenter.labels, dataset.labels)
         if world.main:
             check(dataset)
@@ -111,9 +111,10 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     return 0
 
 
-def own_device(wish: str, world: World) -> str:
+def own_device(wish: str, backend: str, world: World) -> str:
     """The device of this process: of several on a machine each has a GPU of its own, where none is named."""
-    return str(world.device) if wish in ("auto", world.device.type) else wish
+    alone = world.ranks == 1 or backend.startswith(OPENVINO)
+    return str(world.device) if not alone and wish in ("auto", world.device.type) else wish
 
 
 def evaluate(

@@ -16,8 +16,8 @@ import json
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -29,7 +29,7 @@ from core.masks import grey_png, indexed_png
 from core.result import Result
 from core.segmenter import How, Segmenter
 from core.threads import prefetch
-from training.distributed import PREPARATION_S, join
+from training.distributed import World, join
 from training.done import Done, Mark, Told
 from training.evaluate import add_device_flags, add_how_flags, own_device
 from training.films import KINDS, segment_film
@@ -81,30 +81,32 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     require_folder(options.out, "--out")
     if options.json:
         require_file(options.json, "--json")
-    with join(options.device != "cpu", PREPARATION_S) as world:  # one may take much longer for its share than another
-        jobs = world.share(plan(options.inputs, options.out, options.overlay, options.film) if world.main else None) or []
-        predictor = Predictor(options, own_device(options.device, world))
+    with join(options.device != "cpu") as world:
+        predictor = Predictor(options, world)
+        jobs, earlier = world.share(predictor.look(options) if world.main else None) or ([], {})
         make_folder(options.out)
-        mine = predictor.all(jobs[world.rank :: world.ranks], options.force, shown=world.main)
-        outcomes = {job: outcome for share in world.each(mine) for job, outcome in share.items()}
-    if not world.main:
+        todo = [job for job in jobs if job not in earlier]
+        mine = todo[world.rank :: world.ranks]
+        shares = world.collect([outcome._asdict() for outcome in predictor.all(mine, shown=world.main)])
+    if shares is None:
         return 0  # the first one tells how all of it went
+    outcomes = {job: Outcome(told, earlier=True) for job, told in earlier.items()}
+    for rank, share in enumerate(shares):
+        outcomes |= dict(zip(todo[rank :: world.ranks], (Outcome(**each) for each in share), strict=True))
     failed = [job for job in jobs if "error" in outcomes[job].told]
     if options.json:
         files = [{"file": str(job.source), "written": list(map(str, job.targets)), **outcomes[job].told} for job in jobs]
         summary = {"checkpoint": str(options.checkpoint), **predictor.made_by, "files": files}
         write_atomically(options.json, [json.dumps(summary, indent=1).encode()])
-    earlier = sum(outcome.earlier for outcome in outcomes.values())
     replaced = sum(outcome.replaced for outcome in outcomes.values())
-    told = f", {earlier} of them from before (--force makes them anew)" * bool(earlier)
+    told = f", {len(earlier)} of them from before (--force makes them anew)" * bool(earlier)
     told += f", {replaced} in place of those of another checkpoint, or made otherwise" * bool(replaced)
     what = "masks" if not any(job.film for job in jobs) else "films" if all(job.film for job in jobs) else "masks and films"
     print(f"{len(jobs) - len(failed)} of {len(jobs)} {what} in {options.out}{told}")
     return 1 if failed else 0
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of a file: what is told of it, whether it was done before, and whether it took another one's place."""
 
     told: Told
@@ -115,26 +117,29 @@ class Outcome:
 class Predictor:
     """Segments files with one checkpoint in one way; what it tells of each is for --json."""
 
-    def __init__(self, options: argparse.Namespace, device: str) -> None:
+    def __init__(self, options: argparse.Namespace, world: World) -> None:
         """Open the checkpoint. Raises InputError."""
-        self.segmenter = Segmenter(options.checkpoint, device, options.backend)
+        self.segmenter = Segmenter(options.checkpoint, own_device(options.device, options.backend, world), options.backend)
         self.how, self.ids, self.kind = How(options.resolution == "native", options.flip), options.ids, options.film
         backend = self.segmenter.backend
         self.made_by = {
             "backend": backend.name, "digest": backend.digest, "ids": self.ids,
             "resolution": options.resolution, "flip": options.flip,
         }  # fmt: skip
-        self.done = Done(options.out, self.made_by)
+        self.done = Done(options.out, self.made_by, world.rank)
 
-    def all(self, jobs: list[Job], force: bool, shown: bool) -> dict[Job, Outcome]:
-        """Every job's outcome; with `force` those as well that were done before."""
-        earlier = {} if force else {job: told for job in jobs if (told := self.done.told(job)) is not None}
-        todo = [job for job in jobs if job not in earlier]
-        replaced = {job for job in todo if self.done.otherwise(job)}
-        photographs = [job for job in todo if not job.film]
+    def look(self, options: argparse.Namespace) -> tuple[list[Job], dict[Job, Told]]:
+        """All jobs, and what is told of those that are done, which with `--force` are none. Raises InputError."""
+        jobs = plan(options.inputs, options.out, options.overlay, options.film)
+        return jobs, {} if options.force else {job: told for job in jobs if (told := self.done.told(job)) is not None}
+
+    def all(self, jobs: list[Job], shown: bool) -> list[Outcome]:
+        """Every job's outcome, in their order."""
+        replaced = {job for job in jobs if self.done.otherwise(job)}
+        photographs = [job for job in jobs if not job.film]
         outcomes = dict(self.photographs(photographs, shown and len(photographs) > 1))
-        outcomes |= {job: self.film(job) for job in todo if job.film}
-        return {job: Outcome(earlier.get(job) or outcomes[job], job in earlier, job in replaced) for job in jobs}
+        outcomes |= {job: self.film(job) for job in jobs if job.film}
+        return [Outcome(outcomes[job], replaced=job in replaced) for job in jobs]
 
     def segment(self, rgb: RGB) -> Result:
         """One photograph or frame."""

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from core import metrics
@@ -74,7 +75,7 @@ class Recorder:
         better = best is None or score > best
         self.folder.save_epoch(epoch, card, to_tensors(served), better, config.keep)
         if config.export == "fp32" and (better or epoch == self.first):  # a run may have been killed between the two
-            export_best(self.folder)
+            self.export_best()
         speed = trained.images / trained.seconds if trained.images else None  # it went on after the epoch's last step
         row: Row = {
             "epoch": epoch,
@@ -104,6 +105,20 @@ class Recorder:
         """What the card tells of this training after an epoch."""
         name, images = self.train_set.name, len(self.train_set)
         return Leg(command=self.config.command, data=name, images=images, seed=self.config.seed, epochs=epoch)
+
+    def export_best(self) -> None:
+        """Bring the artefact beside the run's best checkpoint up to date. That it can't be made is no end of the training."""
+        from training import artefacts  # takes seconds
+
+        best = read_checkpoint(self.folder.checkpoints / "best.safetensors")
+        try:
+            read_artefact(beside(best.path, "fp32"), best.digest)
+        except CheckpointError:  # of the best one before, or none
+            try:
+                with torch.random.fork_rng(devices=[]):  # the training goes on with its own numbers
+                    artefacts.export_fp32(best, None)
+            except (RuntimeError, MemoryError) as error:
+                print(f"warning: {best.path}: not exported for OpenVINO ({error})", flush=True)
 
     def draw(self, last: bool = False) -> None:
         """Draw the curves beside the training; those of epochs that follow too soon are left out, but for the last."""
@@ -139,14 +154,3 @@ class Recorder:
                 drawing.result()
         except OSError as error:
             print(f"warning: {self.folder.path}: no curves ({error.strerror})", flush=True)
-
-
-def export_best(folder: RunFolder) -> None:
-    """Bring the artefact beside a run's best checkpoint up to date."""
-    from training import artefacts  # takes seconds
-
-    best = read_checkpoint(folder.checkpoints / "best.safetensors")
-    try:
-        read_artefact(beside(best.path, "fp32"), best.digest)
-    except CheckpointError:  # of the best one before, or none
-        artefacts.export_fp32(best, None)

@@ -22,7 +22,7 @@ from core.memory import keep_freed_memory
 from core.models import MODELS
 from training.config import TrainConfig, load_config, settle
 from training.data import Survey
-from training.distributed import World, join, machine, restarts
+from training.distributed import World, join, machine, restarts, several_machines
 from training.launcher import STOPPED, launch, processes_to_launch, read_orders, stopped_before
 from training.loading import EpochBatches
 from training.network import new_network
@@ -107,16 +107,19 @@ class Orders(BaseModel):
 
 def train(config: TrainConfig, survey: Survey | None = None) -> int:
     """Train as one process, or as one of those that a launcher started."""
-    found = survey
-    if not survey and os.environ.get("LOCAL_RANK", "0") == "0":
-        # before the others are met: they wait for it as long as it takes, and not as for a process that hangs
-        found = prepare(config, int(os.environ.get("WORLD_SIZE", "1")), first=os.environ.get("RANK", "0") == "0")
-    with join(config.gpus != 0, config.timeout) as world:
+    found: list[Survey] = []
+
+    def look() -> None:
+        leads = "0" in (os.environ.get("LOCAL_RANK", "0"), os.environ.get("RANK", "0"))
+        if not survey and leads:
+            found.append(prepare(config, int(os.environ.get("WORLD_SIZE", "1")), first=os.environ.get("RANK", "0") == "0"))
+
+    with join(config.gpus != 0, config.timeout, look) as world:
         if world.device.type == "cpu":
             keep_freed_memory()
             # said once before the first step: a validation says it too, and what MKL then does has other last bits
             torch.set_num_threads(torch.get_num_threads())
-        survey = survey or agree(world, found)
+        survey = survey or agree(world, found[0] if found else None)
         with stop_wish(tell=world.main and read_orders() is None) as wish:
             Run(config, survey, world, wish).train()
     return 0
@@ -132,7 +135,10 @@ def agree(world: World, survey: Survey | None) -> Survey:
         if one.pictures != found[0][1].pictures:
             raise InputError(f"--data: {name} has other pictures than {found[0][0]}, or other ones that can't be read; all"
                              " machines need the same") from None  # fmt: skip
-    return next(one for name, one in found if name == machine())
+    own = survey or next((one for name, one in found if name == machine()), None)
+    if not own:
+        raise InputError(f"LOCAL_RANK: no process of {machine()} has 0, which would have looked through the data there")
+    return own
 
 
 def prepare(config: TrainConfig, ranks: int, first: bool = True) -> Survey:
@@ -154,7 +160,7 @@ def prepare(config: TrainConfig, ranks: int, first: bool = True) -> Survey:
     if not data.alone:
         EpochBatches(len(data.train), config.batch_size, config.seed, ranks=ranks)
     with writer(config) if first and config.run_folder.is_dir() else nullcontext():
-        survey = data.survey(config.skip_bad, config.timeout)
+        survey = data.survey(config.skip_bad, config.timeout, tidy=not several_machines())
     EpochBatches(len(data.train) - len(survey.train.bad), config.batch_size, config.seed, ranks=ranks)
     if survey.skipped:
         print(listing(f"--skip-bad: training without {len(survey.skipped)} files", survey.skipped), flush=True)

@@ -155,6 +155,11 @@ def gpus() -> int:
         return 0
     if not shown or not count.value:
         return 0
-    from core.backends import torch_
-
+    try:
+        from core.backends import torch_
+    except ImportError as error:
+        if error.name != "torch":
+            raise
+        log.warning("there is a GPU, and torch, which would use it, is not installed: the CPU answers")
+        return 0
     return torch_.device_count()

@@ -20,11 +20,17 @@ from training.synthesize import write_scene
 
 ROOT = Path(__file__).parents[2]
 NEEDS = ("dockerd", "debootstrap", "ip", "nsenter")
-FILES = ("docker-compose.yml", "docker-compose.cpu.yml")
+FILES = ("docker-compose.yml", "docker-compose.cpu.yml", "docker-compose.tests.yml")
+PROJECT = "segmentation-tests"  # volumes and images of its own: nobody's runs are touched
+OWN = f"""services:
+  train: {{image: {PROJECT}-train}}
+  tensorboard: {{image: {PROJECT}-train}}
+  serve: {{image: {PROJECT}-serve-cpu}}
+"""
 IMAGES = {
-    "project-train": ("train",),
-    "project-serve-cpu": ("serve", "--build-arg", "BACKEND=cpu"),
-    "project-serve": ("serve", "--build-arg", "BACKEND=cuda"),
+    f"{PROJECT}-train": ("train",),
+    f"{PROJECT}-serve-cpu": ("serve", "--build-arg", "BACKEND=cpu"),
+    f"{PROJECT}-serve": ("serve", "--build-arg", "BACKEND=cuda"),
 }
 
 
@@ -39,7 +45,7 @@ class Stack:
     def compose(self, *arguments: object, check: bool = True, timeout: float = 600) -> Done:
         """`docker compose ARGUMENTS` for a machine without a GPU."""
         files = [part for name in FILES for part in ("-f", self.project / name)]
-        return self.engine.docker("compose", *files, *arguments, check=check, timeout=timeout)
+        return self.engine.docker("compose", "-p", PROJECT, *files, *arguments, check=check, timeout=timeout)
 
     def train(self, *flags: object, timeout: float = 600, check: bool = True) -> Done:
         """`docker compose run train FLAGS`."""
@@ -80,6 +86,7 @@ def built(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Stack:
         *ROOT.glob("requirements-*"),
     ]:
         shutil.copy(path, project)
+    (project / "docker-compose.tests.yml").write_text(OWN)
     for split, count in (("train", 24), ("val", 8)):
         for index in range(count):
             write_scene(project / "datasets" / "cityscapes", split, index, (64, 128), seed=0)
@@ -103,6 +110,7 @@ def stack(built: Stack) -> Iterator[Stack]:
     with built.engine.running():
         yield built
         built.compose("--profile", "*", "down", "--volumes")
+        built.engine.docker("image", "rm", *IMAGES)
 
 
 @pytest.fixture(scope="session")

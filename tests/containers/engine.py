@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.containers.run import Done, run
 
 CLONE_NEWNET = 0x40000000  # of <sched.h>
-NAMESPACE = "segmentation-tests"
+NAMESPACE = f"segmentation-{os.getpid()}"
 BASE = "segmentation-tests/base"
 PLUGIN = Path(sys.executable).with_name("docker-compose")
 
@@ -41,11 +41,23 @@ class Engine:
 
     def build(self, project: Path, kind: str, tag: str, *flags: object) -> str:
         """Build Dockerfile.KIND; what BuildKit told of it."""
-        base = ("--build-arg", f"BASE_IMAGE={self.base}", "--network", "host") if self.base else ()
+        base = ("--build-arg", f"BASE_IMAGE={self.base}") if self.base else ()
         secret = ("--secret", f"id=pip,src={self.work / 'pip.conf'}")
         file = project / f"Dockerfile.{kind}"
         return self.docker(
-            "build", "--progress=plain", *base, *secret, *flags, "-f", file, "-t", tag, project, timeout=1500
+            "build",
+            "--progress=plain",
+            "--network",
+            "host",
+            *base,
+            *secret,
+            *flags,
+            "-f",
+            file,
+            "-t",
+            tag,
+            project,
+            timeout=1500,
         ).stderr
 
     @contextmanager
@@ -78,13 +90,13 @@ class OwnEngine(Engine):
     @contextmanager
     def running(self) -> Iterator[None]:
         """In a network of its own."""
-        run("ip", "netns", "add", NAMESPACE)
         try:
+            run("ip", "netns", "add", NAMESPACE)
             run("ip", "-n", NAMESPACE, "link", "set", "lo", "up")
             with self._daemon("--ip6tables=false", prefix=("nsenter", f"--net=/run/netns/{NAMESPACE}")), inside(NAMESPACE):
                 yield
         finally:
-            run("ip", "netns", "del", NAMESPACE)
+            run("ip", "netns", "del", NAMESPACE, check=False)
 
     @contextmanager
     def _daemon(self, *flags: str, prefix: tuple[str, ...] = ()) -> Iterator[None]:
@@ -104,7 +116,10 @@ class OwnEngine(Engine):
                 self.docker("rm", "-f", *left)
         finally:
             daemon.terminate()
-            daemon.wait(60)
+            try:
+                daemon.wait(60)
+            finally:
+                daemon.kill()
 
 
 def base_system(work: Path) -> Path:

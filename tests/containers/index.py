@@ -27,7 +27,9 @@ class Packages(SimpleHTTPRequestHandler):
 
     def send_head(self):  # type: ignore[no-untyped-def]
         path = Path(self.translate_path(self.path))
-        if path.name.endswith(PACKAGES) or path in self.folders or (path / "index.html").is_file():
+        roots = [root for folder in self.folders for root in (folder, folder.parent / "files")]  # simple/ links to ../files
+        inside = any(root in (path, *path.parents) for root in roots)
+        if inside and (path.name.endswith(PACKAGES) or path in self.folders or (path / "index.html").is_file()):
             return super().send_head()
         self.send_error(404)
         return None

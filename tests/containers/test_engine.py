@@ -18,7 +18,7 @@ from playwright.sync_api import expect
 
 from core.artefact import read_artefact
 from core.checkpoint import read_checkpoint
-from tests.containers.conftest import IMAGES, Stack
+from tests.containers.conftest import IMAGES, PROJECT, Stack
 from tests.containers.run import Done
 from tests.page.browser import chromium
 from tests.pictures import encoded, photo
@@ -40,14 +40,14 @@ def test_a_change_of_code_leaves_the_dependencies_as_they_are(built: Stack, imag
 
 
 def test_the_image_for_a_cpu_holds_neither_torch_nor_cuda_and_is_small(stack: Stack) -> None:
-    size = int(stack.engine.docker("image", "inspect", "-f", "{{.Size}}", "project-serve-cpu").stdout)
+    size = int(stack.engine.docker("image", "inspect", "-f", "{{.Size}}", f"{PROJECT}-serve-cpu").stdout)
     assert size < 600e6
     listing = (
         "run",
         "--rm",
         "--entrypoint",
         "sh",
-        "project-serve-cpu",
+        f"{PROJECT}-serve-cpu",
         "-c",
         "ls /app/venv/lib/python3*/site-packages; find / -name '*cuda*.so*'",
     )
@@ -167,10 +167,9 @@ def test_masks_are_made_by_the_image_for_training(stack: Stack, trained: str) ->
 
 
 def test_the_image_for_gpus_serves_a_checkpoint_by_torch_and_without_a_gpu_too(stack: Stack, trained: str) -> None:
-    (volume,) = stack.engine.docker("volume", "ls", "-q", "-f", "name=_runs").stdout.split()
-    settings = ("-e", "SEGMENT_ALLOW_ANONYMOUS=1", "-e", "SEGMENT_BACKEND=torch", "-v", f"{volume}:/app/runs:ro")
+    settings = ("-e", "SEGMENT_ALLOW_ANONYMOUS=1", "-e", "SEGMENT_BACKEND=torch", "-v", f"{PROJECT}_runs:/app/runs:ro")
     name, guards = "serve-by-torch", ("--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp")
-    stack.engine.docker("run", "-d", "--name", name, *settings, *guards, "-p", "127.0.0.1:8001:8000", "project-serve")
+    stack.engine.docker("run", "-d", "--name", name, *settings, *guards, "-p", "127.0.0.1:8001:8000", f"{PROJECT}-serve")
     try:
         until = time.monotonic() + 60
         while stack.engine.docker("inspect", "-f", "{{.State.Health.Status}}", name).stdout != "healthy\n":
@@ -196,8 +195,10 @@ def test_sigterm_lets_what_was_accepted_come_to_its_end(stack: Stack, serving: C
         until = time.monotonic() + 30
         while time.monotonic() < until:
             metrics = httpx.get(f"{URL}/metrics").text
-            if sum(float(n) for n in re.findall(r"^segment_inside_requests(?:\{[^}]*\})? (\S+)", metrics, re.M)) >= 8:
+            inside = sum(float(n) for n in re.findall(r"^segment_inside_requests(?:\{[^}]*\})? (\S+)", metrics, re.M))
+            if inside >= 8:
                 break
+        assert inside >= 8
         (container,) = stack.compose("ps", "-q", "serve").stdout.split()
         stack.engine.docker("stop", "-t", 30, container)
         masks = [np.asarray(Image.open(io.BytesIO(one.result()))) for one in asked]

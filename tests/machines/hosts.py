@@ -7,13 +7,14 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.containers.run import leave_out, require_asked, run
 
-SWITCH = "seg-switch"
+OWN = f"seg{os.getpid()}"  # another checkout may do the same
+SWITCH = f"{OWN}-switch"
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Host:
 
     @property
     def name(self) -> str:
-        return f"seg-host{self.number}"
+        return f"{OWN}-host{self.number}"
 
     @property
     def address(self) -> str:
@@ -42,7 +43,8 @@ class Host:
     def power_off(self) -> None:
         """Kill everything that runs there."""
         for pid in run("ip", "netns", "pids", self.name).stdout.split():
-            os.kill(int(pid), signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it went with its launcher
+                os.kill(int(pid), signal.SIGKILL)
 
 
 @contextmanager

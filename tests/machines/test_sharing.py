@@ -46,7 +46,7 @@ def together(two: list[Host], name: str, *arguments: object) -> list[subprocess.
 
 
 def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
-    return [(process.wait(120), process.stdout.read() if process.stdout else "") for process in processes]
+    return [(process.wait(180), process.stdout.read() if process.stdout else "") for process in processes]
 
 
 def masks(folder: Path) -> dict[str, bytes]:

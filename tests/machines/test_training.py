@@ -88,6 +88,19 @@ def test_a_host_that_dies_in_mid_epoch_is_done_without(three: list[Host], data: 
     assert [start["ranks"] for start in starts] == [3, 2] and starts[1]["epoch"] >= 1
 
 
+def test_a_host_that_dies_before_the_first_step_is_done_without(two: list[Host], data: Path, tmp_path: Path) -> None:
+    """Nobody is told: no connection breaks, and torchrun does not look for lost hosts."""
+    agents = [agent(host, data, tmp_path / "r") for host in two]
+    processes = [one.start() for one in agents]
+    while not agents[1].workers(processes[1]):
+        assert processes[1].poll() is None, told(agents)
+    two[1].cut_off()
+    assert agents[0].finish(processes[0]) == 0, told(agents)
+    two[1].power_off()
+    agents[1].finish(processes[1])
+    assert [row["epoch"] for row in scores(tmp_path / "r")] == [str(n + 1) for n in range(EPOCHS)]
+
+
 def test_the_other_goes_on_without_a_host_that_is_cut_off_and_what_trains_there_ends(
     two: list[Host], data: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def test_a_name_met_twice_tells_both_paths(tmp_path: Path) -> None:
 
 
 def test_where_nothing_is_found_those_that_ship_are_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert find_models([tmp_path]) == shipped() != {}
+    with caplog.at_level(logging.WARNING):  # a conversion for OpenVINO leaves the handlers of others at ERROR
+        assert find_models([tmp_path]) == shipped() != {}
     assert str(tmp_path) in caplog.text and "come with the project: ddunet" in caplog.text
 
 
