@@ -125,7 +125,7 @@ class Evaluations:
             evaluation.require_same_labels(model.segmenter.labels, dataset.labels)
         except InputError as error:
             raise Problem("labels_differ", str(error)) from None
-        with self._lock:
+        with self._lock, self.files.alone():
             self._look()
             running = next((job for job in self._jobs.values() if job.active and job.model == model.name), None)
             if running:
@@ -316,8 +316,16 @@ class Evaluations:
             if time.monotonic() - stored > STORED_S:
                 stored = time.monotonic()
                 self._change(job)
+                self._drop_unwanted()
 
         return progress
+
+    def _drop_unwanted(self) -> None:
+        """End those of the queue that another replica was asked to end."""
+        for job in list(self._jobs.values()):
+            future = self._futures.get(job.id)
+            if future and job.state == "queued" and self.files.unwanted(job.id) and future.cancel():
+                self._change(job, state="cancelled", finished=_now())
 
     def _change(self, job: Job, **values: object) -> None:
         """Set and store; the state stands last, so that whoever reads `done` finds the report."""

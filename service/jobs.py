@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from errno import EACCES
 from pathlib import Path
@@ -65,6 +65,17 @@ class JobFiles:
                 raise PermissionError(EACCES, "no permission to write")
         except OSError as error:
             raise InputError(f"SEGMENT_STATE: {folder}: can't be used ({error.strerror}); name a writable folder") from None
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While one replica looks whether it may begin, no other does."""
+        descriptor = os.open(self.folder.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def clear(self) -> None:
         """Remove what replicas that were killed left: of jobs that nobody is at."""

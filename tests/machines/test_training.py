@@ -15,7 +15,7 @@ from tests.machines.hosts import Host, hosts
 from tests.training.kills import EPOCHS, STEPS, Victim, differences, lives
 from training.synthesize import write_scene
 
-ELASTIC = (sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:4", "--nproc-per-node", "1", "--max-restarts", "5")
+ELASTIC = (sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:4", "--max-restarts", "5")
 ELASTIC_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"  # docs/scale.md says why
 # seconds in which a host that joins late or says nothing is waited for; minutes where that is not told
 QUICK = "last_call_timeout=4,keep_alive_interval=1,keep_alive_max_attempt=3,read_timeout=20"
@@ -43,12 +43,23 @@ def three() -> Iterator[list[Host]]:
         yield made
 
 
-def agent(host: Host, data: Path, folder: Path, *flags: object) -> Victim:
+def agent(host: Host, data: Path, folder: Path, *flags: object, each: int = 1) -> Victim:
     """torchrun on a host, as the same command is typed on each; the first one keeps the meeting place."""
     meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "10.77.0.1:29400", "--rdzv-id", folder.name)
     # all hosts have one name here, by which torchrun would find out its address, and whether it is to keep the meeting place
     own = ("--local-addr", host.address, "--rdzv-conf", f"{QUICK},is_host={str(host.number == 1).lower()}")
-    program = (*host.prefix, ELASTIC_STORE, *ELASTIC, *meeting, *own, "-m", "--", "tests.training.traced")
+    program = (
+        *host.prefix,
+        ELASTIC_STORE,
+        *ELASTIC,
+        "--nproc-per-node",
+        each,
+        *meeting,
+        *own,
+        "-m",
+        "--",
+        "tests.training.traced",
+    )
     return Victim(data, folder, 2, (*TIMEOUT, *flags), program=program)
 
 
@@ -61,10 +72,13 @@ def scores(folder: Path) -> list[dict[str, str]]:
     return [{key: value for key, value in row.items() if key not in ("images_per_s", "seconds")} for row in rows]
 
 
-def test_two_hosts_train_as_two_processes_of_one_do_with_a_cache_each(two: list[Host], data: Path, tmp_path: Path) -> None:
-    whole = Victim(data, tmp_path / "whole", 2)
+@pytest.mark.parametrize("each", [1, 2])
+def test_two_hosts_train_as_the_processes_of_one_do_with_a_cache_each(
+    two: list[Host], data: Path, tmp_path: Path, each: int
+) -> None:
+    whole = Victim(data, tmp_path / "whole", 2 * each)
     whole.whole()
-    agents = [agent(host, data, tmp_path / "r", "--cache", tmp_path / f"disk{host.number}") for host in two]
+    agents = [agent(host, data, tmp_path / "r", "--cache", tmp_path / f"disk{host.number}", each=each) for host in two]
     processes = [one.start() for one in agents]
     codes = [one.finish(process) for one, process in zip(agents, processes, strict=True)]
     assert codes == [0, 0], told(agents)

@@ -6,6 +6,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
+from tests.conftest import make_checkpoint
 from tests.service.conftest import shut, until
 from tests.service.test_evaluations import events, finished
 
@@ -49,3 +52,31 @@ def test_what_runs_elsewhere_can_be_cancelled(serve, scenes: Path, tmp_path: Pat
     until(lambda: one.get(location).json()["state"] == "cancelled")
     assert other.delete(location).json()["code"] == "evaluation_finished"
     assert [path.suffix for path in (tmp_path / "shared" / "evaluations").iterdir()] == [".json"]
+
+
+def test_of_two_replicas_that_are_asked_at_once_one_begins(serve, scenes: Path, tmp_path: Path) -> None:
+    replicas = [serve(data=scenes, state=tmp_path / "shared") for _ in range(4)]
+    gates = [shut(replica.app) for replica in replicas]
+    with ThreadPoolExecutor(4) as pool:
+        codes = sorted(reply.status_code for reply in pool.map(lambda replica: replica.post("/evaluate"), replicas))
+    assert codes == [202, 409, 409, 409]
+    for gate in gates:
+        gate.set()
+
+
+def test_what_waits_in_the_queue_elsewhere_can_be_cancelled(
+    serve, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.evaluations.STORED_S", 0)
+    for seed, name in enumerate(("first", "second")):
+        make_checkpoint(tmp_path / "two" / f"{name}.safetensors", seed=seed)
+    one, other = (serve(data=scenes, checkpoints=[tmp_path / "two"], state=tmp_path / "shared") for _ in range(2))
+    monkeypatch.setattr(one.app.state.evaluations, "quiet_s", lambda: 0)  # so that it rests, and takes its time
+    monkeypatch.setattr("service.evaluations.REST", 200.0)
+    running, waiting = (one.post(f"/evaluate?model={name}").headers["location"] for name in ("first", "second"))
+    with ThreadPoolExecutor(1) as pool:
+        gone = pool.submit(other.delete, waiting)
+        until(lambda: (tmp_path / "shared" / "evaluations" / f"{waiting.rpartition('/')[2]}.cancel").exists())
+        assert gone.result().status_code == 204
+    assert one.get(waiting).json()["state"] == "cancelled" and one.get(waiting).json()["started"] is None
+    one.delete(running)

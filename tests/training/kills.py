@@ -48,7 +48,7 @@ class Victim:
             "TRACE": str(self.folder.with_suffix(".trace")),
             "SLOW": self.slow,
             "PROCESSES": str(self.processes),
-            "OMP_NUM_THREADS": str(2 // self.processes),
+            "OMP_NUM_THREADS": str(max(1, 2 // self.processes)),
         }
         command = [*self.program, "train", "--data", self.data, "--run", self.folder, *FLAGS, *self.flags]
         again = ["--resume"] if (self.folder / "config.json").exists() else []
