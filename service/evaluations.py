@@ -81,11 +81,9 @@ class Evaluations:
 
     def _look(self) -> None:
         """Read what other replicas have written."""
-        for job_id in self.files.changed():
+        active = [job.id for job in list(self._jobs.values()) if job.active]  # their replica may be gone
+        for job_id in {*self.files.changed(), *active}:
             self._read(job_id)
-        for job in list(self._jobs.values()):
-            if job.active:
-                self._read(job.id)
 
     def _read(self, job_id: str) -> None:
         """Read a job that is not this replica's own; one whose replica is gone is interrupted."""

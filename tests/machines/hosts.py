@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from tests.containers.run import leave_out, require_asked, run
 
 OWN = f"seg{os.getpid()}"  # another checkout may do the same
 SWITCH = f"{OWN}-switch"
+# seconds in which a host that joins late or says nothing is waited for; minutes where that is not told
+QUICK = "last_call_timeout=4,keep_alive_interval=1,keep_alive_max_attempt=3,read_timeout=20"
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,14 @@ class Host:
     def prefix(self) -> tuple[str, ...]:
         """What a command begins with that runs there. Gloo finds its address by the host's name, which all of these share."""
         return ("nsenter", f"--net=/run/netns/{self.name}", "env", "GLOO_SOCKET_IFNAME=eth0")
+
+    def torchrun(self, job: str, *options: object, before: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """torchrun here, as it is typed on each host of a job, behind some environment; the first keeps the meeting place."""
+        # all hosts have one name here, by which it would find out its address, and whether it is to keep the meeting place
+        own = ("--local-addr", self.address, "--rdzv-conf", f"{QUICK},is_host={str(self.number == 1).lower()}")
+        meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"{Host(1).address}:29400", "--rdzv-id", job)
+        launcher = (sys.executable, "-m", "torch.distributed.run", *map(str, options))
+        return (*self.prefix, *before, *launcher, *meeting, *own)
 
     def cut_off(self) -> None:
         """Pull its cable."""

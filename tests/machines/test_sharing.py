@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.machines.hosts import Host, hosts
-from tests.machines.test_training import QUICK
 from tests.training.kills import ROOT
 from training.__main__ import main
 from training.synthesize import write_scene
@@ -37,10 +35,8 @@ def together(two: list[Host], name: str, *arguments: object) -> list[subprocess.
     """The same command under torchrun on both hosts."""
     started = []
     for host in two:
-        conf = f"{QUICK},is_host={str(host.number == 1).lower()}"
-        launcher = [*host.prefix, sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
-        launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "10.77.0.1:29400", "--rdzv-id", name, "--rdzv-conf", conf]
-        command = [*launcher, "--local-addr", host.address, "-m", "--", "training", *map(str, arguments)]
+        launcher = host.torchrun(name, "--nnodes", 2, "--nproc-per-node", 1)
+        command = [*launcher, "-m", "--", "training", *map(str, arguments)]
         started.append(subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     return started
 

@@ -5,30 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.machines.hosts import Host, hosts
-from tests.training.kills import EPOCHS, STEPS, Victim, differences, lives
+from tests.training.kills import EPOCHS, STEPS, Victim, differences, lives, write_data
 from training.synthesize import write_scene
 
-ELASTIC = (sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:4", "--max-restarts", "5")
 ELASTIC_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"  # docs/scale.md says why
-# seconds in which a host that joins late or says nothing is waited for; minutes where that is not told
-QUICK = "last_call_timeout=4,keep_alive_interval=1,keep_alive_max_attempt=3,read_timeout=20"
 TIMEOUT = ("--timeout", 20)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("machines") / "scenes"
-    for split, count in (("train", 4 * STEPS), ("val", 5)):
-        for index in range(count):
-            write_scene(folder, split, index, (32, 64), seed=0)
-    return folder
+    return write_data(tmp_path_factory.mktemp("machines") / "scenes")
 
 
 @pytest.fixture
@@ -44,23 +36,10 @@ def three() -> Iterator[list[Host]]:
 
 
 def agent(host: Host, data: Path, folder: Path, *flags: object, each: int = 1) -> Victim:
-    """torchrun on a host, as the same command is typed on each; the first one keeps the meeting place."""
-    meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "10.77.0.1:29400", "--rdzv-id", folder.name)
-    # all hosts have one name here, by which torchrun would find out its address, and whether it is to keep the meeting place
-    own = ("--local-addr", host.address, "--rdzv-conf", f"{QUICK},is_host={str(host.number == 1).lower()}")
-    program = (
-        *host.prefix,
-        ELASTIC_STORE,
-        *ELASTIC,
-        "--nproc-per-node",
-        each,
-        *meeting,
-        *own,
-        "-m",
-        "--",
-        "tests.training.traced",
-    )
-    return Victim(data, folder, 2, (*TIMEOUT, *flags), program=program)
+    """torchrun on a host, where hosts may come and go."""
+    elastic = ("--nnodes", "1:4", "--max-restarts", "5", "--nproc-per-node", each)
+    launcher = host.torchrun(folder.name, *elastic, before=(ELASTIC_STORE,))
+    return Victim(data, folder, 2, (*TIMEOUT, *flags), program=(*launcher, "-m", "--", "tests.training.traced"))
 
 
 def told(agents: list[Victim]) -> str:

@@ -15,12 +15,21 @@ from pathlib import Path
 import numpy as np
 
 from core import tensorfile
+from training.synthesize import write_scene
 
 ROOT = Path(__file__).parents[2]
 EPOCHS, STEPS = 3, 6
 FLAGS = ("--width", 2, "--size", 32, 64, "--batch-size", 4, "--epochs", EPOCHS, "--checkpoint-every", 2, "--ema", 0.9)
 FLAGS += ("--schedule", "cosine", "--warmup", 0.5, "--clip", 5, "--model", "ddunet", "--timeout", 60)
 TIMED = ("images_per_s", "seconds")
+
+
+def write_data(folder: Path) -> Path:
+    """Scenes for STEPS steps of an epoch and a short evaluation."""
+    for split, count in (("train", 4 * STEPS), ("val", 5)):
+        for index in range(count):
+            write_scene(folder, split, index, (32, 64), seed=0)
+    return folder
 
 
 @dataclass

@@ -7,17 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.kills import EPOCHS, STEPS, Victim, differences, trial
-from training.synthesize import write_scene
+from tests.training.kills import EPOCHS, STEPS, Victim, differences, trial, write_data
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("killed") / "scenes"
-    for split, count in (("train", 4 * STEPS), ("val", 5)):
-        for index in range(count):
-            write_scene(folder, split, index, (32, 64), seed=0)
-    return folder
+    return write_data(tmp_path_factory.mktemp("killed") / "scenes")
 
 
 @pytest.fixture(scope="module")
