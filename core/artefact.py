@@ -55,6 +55,11 @@ def beside(checkpoint: Path, precision: str) -> Path:
     return checkpoint.with_name(f"{checkpoint.stem}.{precision}")
 
 
+def files_beside(checkpoint: Path) -> list[Path]:
+    """The files of all artefacts that a checkpoint may have, whether they are there or not."""
+    return [beside(checkpoint, precision) / name for precision in PRECISIONS for name in (CARD, NETWORK, WEIGHTS)]
+
+
 def write_artefact(folder: Path, card: ArtefactCard, files: dict[str, bytes]) -> str:
     """Write the folder whole, in place of one that stands there, and return its digest."""
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}

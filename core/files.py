@@ -13,6 +13,7 @@ from pathlib import Path
 from core.errors import InputError
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # exFAT, network drives, mounted buckets
+Stamp = tuple[int, int, int]  # a file's inode, bytes and time of its last change, of its rights too
 TEMPORARY = ".*.tmp"  # what a crash may leave behind: `remove_temporaries` clears it away
 
 
@@ -121,6 +122,15 @@ def remove_temporaries(*folders: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+
+def stamp(path: Path) -> Stamp | None:
+    """What changes where a file is replaced or written to; None where there is none."""
+    try:
+        told = path.stat()
+    except OSError:
+        return None
+    return told.st_ino, told.st_size, told.st_ctime_ns
 
 
 def temporary_beside(path: Path) -> Path:

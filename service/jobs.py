@@ -16,11 +16,10 @@ from pydantic import BaseModel
 
 from core.errors import InputError
 from core.evaluation import Report
-from core.files import TEMPORARY, write_atomically
+from core.files import TEMPORARY, Stamp, stamp, write_atomically
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 LEFT_S = 60.0  # without locks: a replica that lives has written its job's progress since
-Signature = tuple[int, int, int]
 
 
 class Progress(BaseModel):
@@ -58,7 +57,7 @@ class JobFiles:
         """Make the folder where it is not there. Raises InputError where it can't be written to."""
         self.folder = folder
         self._locks: dict[str, int] = {}
-        self._seen: dict[str, Signature] = {}
+        self._seen: dict[str, Stamp] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK | os.X_OK):
@@ -92,16 +91,16 @@ class JobFiles:
     def changed(self) -> Iterator[str]:
         """The ids of the files that are new or other ones since they were read."""
         for path in sorted(self.folder.glob("*.json")):
-            if self._seen.get(path.stem) != _signature(path):
+            if self._seen.get(path.stem) != stamp(path):
                 yield path.stem
 
     def read(self, job_id: str) -> Job | None:
         """A job from its file, None where there is none. Raises OSError, ValidationError."""
         path = self.folder / f"{job_id}.json"
-        signature = _signature(path)
-        if signature is None:
+        now = stamp(path)
+        if now is None:
             return None
-        self._seen[job_id] = signature  # before it is read: what is written meanwhile is read once more
+        self._seen[job_id] = now  # before it is read: what is written meanwhile is read once more
         return Job.model_validate_json(path.read_bytes())
 
     def remove(self, job_id: str) -> None:
@@ -138,8 +137,8 @@ class JobFiles:
         except BlockingIOError:
             return True
         except OSError:  # a file system without locks
-            signature = _signature(self.folder / f"{job_id}.json")
-            return signature is not None and time.time() - signature[2] / 1e9 < LEFT_S
+            written = stamp(self.folder / f"{job_id}.json")
+            return written is not None and time.time() - written[2] / 1e9 < LEFT_S
         finally:
             os.close(descriptor)
         return False
@@ -151,11 +150,3 @@ class JobFiles:
     def unwanted(self, job_id: str) -> bool:
         """Whether a replica has asked for its end."""
         return (self.folder / f"{job_id}.cancel").exists()
-
-
-def _signature(path: Path) -> Signature | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns

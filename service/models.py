@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.artefact import files_beside
 from core.backends import OPENVINO, TORCH, check_weights, choose_backend, gpus
 from core.checkpoint import SUFFIX, Card, Checkpoint, best_of, read_checkpoint, shipped
 from core.errors import CheckpointError, InputError
+from core.files import Stamp, stamp
 from core.segmenter import Segmenter
 from service.problems import Problem
 from service.settings import Settings
 
 log = logging.getLogger("service")
-Stamp = tuple[int, int, int]  # a file's inode, bytes and time of its last change, of its rights too
+Stamps = tuple[Stamp | None, ...]  # of a checkpoint and of the artefacts beside it
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Model:
     backend: str = ""
     digest: str = ""
     error: str | None = None
-    bad: Stamp | None = None  # of the file that the error is of
+    bad: Stamps | None = None  # of the files that the error is of
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Models:
         if name not in self.models:
             raise self._unknown()
         model = self.models[name]
-        if model.bad and model.bad == _stamp(model.path):  # to read it again for each request would keep all others waiting
+        if model.bad and model.bad == _stamps(model.path):  # to read it again for each request would keep all others waiting
             raise self._unusable(model)
 
     async def read_again(self, name: str) -> Loaded:
@@ -165,21 +167,21 @@ class Models:
     @contextmanager
     def _blamed(self, model: Model) -> Iterator[None]:
         """What goes wrong with a model's file is noted as its error. Raises Problem; InputError where a setting is wrong."""
-        stamp = _stamp(model.path)  # before it is read: another file may take its place meanwhile
+        stamps: Stamps | None = _stamps(model.path)  # before they are read: others may take their place meanwhile
         try:
             yield
             return
         except CheckpointError as error:
             model.error = str(error)
-            if isinstance(error.__context__, OSError) or self.backend.startswith(OPENVINO):
-                stamp = None  # what was wrong is not in the file: leave to read it, or the artefact that is asked for
+            if isinstance(error.__context__, OSError):
+                stamps = None  # what was wrong is not in the files: leave to read them, for example
         except InputError:
             raise  # a setting is wrong, not the model
         except Exception as error:  # out of memory, a driver's fault: this model's trouble, not the service's
             log.exception("the model %s could not be loaded", model.name)
             model.error = f"{type(error).__name__}: the service's log holds the rest"
-            stamp = None  # it may not be the file's fault
-        model.bad = stamp
+            stamps = None  # it may not be the file's fault
+        model.bad = stamps
         raise self._unusable(model)
 
     def _unusable(self, model: Model) -> Problem:
@@ -229,13 +231,8 @@ class Models:
         }
 
 
-def _stamp(path: Path) -> Stamp | None:
-    """What changes where a file is replaced or written to; None where there is none."""
-    try:
-        told = path.stat()
-    except OSError:
-        return None
-    return told.st_ino, told.st_size, told.st_ctime_ns
+def _stamps(checkpoint: Path) -> Stamps:
+    return tuple(stamp(path) for path in (checkpoint, *files_beside(checkpoint)))
 
 
 def _require_inside(model: Model) -> None:

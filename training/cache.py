@@ -18,7 +18,7 @@ from core.files import TEMPORARY, remove_temporaries, write_atomically
 from training.kept import Contents, Kept, Scan
 from training.lock import hold
 
-VERSION = 2  # of the layout and of what `Kept` does
+VERSION = 3  # of the layout and of what `Kept` does
 MAGIC = b"SEGCACHE"
 
 

@@ -81,7 +81,7 @@ class Survey(BaseModel):
     @property
     def pictures(self) -> list[tuple[str, list[int]]]:
         """What tells these pictures from others: a digest of the good ones, and which are bad."""
-        return [(split.digest, sorted(split.bad)) for split in (self.train, self.val)]
+        return [(split.source, sorted(split.bad)) for split in (self.train, self.val)]
 
 
 @dataclass(frozen=True)

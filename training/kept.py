@@ -50,6 +50,7 @@ class Contents(BaseModel):
     bad: dict[int, str] = {}  # index in the data set -> what is wrong
     pixels: list[int]  # of each class, in the kept labels
     digest: str = ""  # SHA-256 in hex over those of the good samples, as they are kept
+    source: str = ""  # the same before they are resized, which another CPU may do with other last bits
     file: str = ""  # the cache's name, where there is one
     sizes: list[tuple[int, int, int, int]] = []  # height and width of photograph and label, of the good ones in order
 
@@ -67,15 +68,16 @@ class Scan:
 
     def samples(self, title: str) -> Iterator[Sample]:
         """What is kept of the good samples, in order, with a progress bar; the others go into `contents.bad`."""
-        pool, whole = ThreadPoolExecutor(CORES), hashlib.sha256()
+        pool, whole, source = ThreadPoolExecutor(CORES), hashlib.sha256(), hashlib.sha256()
         try:
             found = prefetch(pool, self._keep, range(len(self.dataset)), 2 * CORES, self.timeout_s)
             shown = bar(title, items=found, total=len(self.dataset), unit="image")
-            for index, (sample, digest) in enumerate(shown):
+            for index, (sample, kept, read) in enumerate(shown):
                 if isinstance(sample, str):
                     self.contents.bad[index] = sample
                     continue
-                whole.update(digest)
+                whole.update(kept)
+                source.update(read)
                 counts = np.bincount(sample[1].ravel(), minlength=256)[: len(self.dataset.labels)]
                 self.contents.pixels = (np.array(self.contents.pixels) + counts).tolist()
                 self.contents.sizes.append((*sample[0].shape[:2], *sample[1].shape))
@@ -85,17 +87,21 @@ class Scan:
             raise TimeoutError(f"{where}: could not be read in {self.timeout_s:g} s; is its drive there?") from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # not waiting for a read that hangs
-        self.contents.digest = whole.hexdigest()
+        self.contents.digest, self.contents.source = whole.hexdigest(), source.hexdigest()
 
-    def _keep(self, index: int) -> tuple[Sample | str, bytes]:
+    def _keep(self, index: int) -> tuple[Sample | str, bytes, bytes]:
         sample = read_sample(self.dataset, index)
         if isinstance(sample, str):
-            return sample, b""
+            return sample, b"", b""
         kept = self.keep(sample)
-        digest = hashlib.sha256()
-        for part in kept:
-            digest.update(np.ascontiguousarray(part).data)
-        return kept, digest.digest()
+        return kept, _digest(kept), _digest(sample)
+
+
+def _digest(sample: Sample) -> bytes:
+    digest = hashlib.sha256()
+    for part in sample:
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.digest()
 
 
 class KeptDataset:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +45,7 @@ class Recorder:
     def __init__(
         self, config: TrainConfig, folder: RunFolder, segmenter: Segmenter, train_set: Dataset, val_set: Dataset, first: int
     ) -> None:
-        self.config, self.folder, self.segmenter, self.first = config, folder, segmenter, first
+        self.config, self.folder, self.segmenter = config, folder, segmenter
         self.train_set, self.val_set = train_set, val_set
         self.legs = folder.legs()  # those before this one
         self.board = Board(folder.tensorboard, first, config.model_dump(exclude={"run", "resume"}))
@@ -74,7 +75,7 @@ class Recorder:
         score = getattr(scores, LEADING) or 0.0
         better = best is None or score > best
         self.folder.save_epoch(epoch, card, to_tensors(served), better, config.keep)
-        if config.export == "fp32" and (better or epoch == self.first):  # a run may have been killed between the two
+        if better:
             self.export_best()
         speed = trained.images / trained.seconds if trained.images else None  # it went on after the epoch's last step
         row: Row = {
@@ -107,18 +108,24 @@ class Recorder:
         return Leg(command=self.config.command, data=name, images=images, seed=self.config.seed, epochs=epoch)
 
     def export_best(self) -> None:
-        """Bring the artefact beside the run's best checkpoint up to date. That it can't be made is no end of the training."""
+        """Where it is asked for, bring the artefact beside the run's best checkpoint up to date.
+
+        That it can't be made is no end of the training. Raises OSError.
+        """
+        path = self.folder.checkpoints / "best.safetensors"
+        if self.config.export != "fp32" or not path.exists():
+            return
         from training import artefacts  # takes seconds
 
-        best = read_checkpoint(self.folder.checkpoints / "best.safetensors")
         try:
-            read_artefact(beside(best.path, "fp32"), best.digest)
-        except CheckpointError:  # of the best one before, or none
-            try:
-                with torch.random.fork_rng(devices=[]):  # the training goes on with its own numbers
-                    artefacts.export_fp32(best, None)
-            except (RuntimeError, MemoryError) as error:
-                print(f"warning: {best.path}: not exported for OpenVINO ({error})", flush=True)
+            best = read_checkpoint(path)
+            with suppress(CheckpointError):  # made from the best one before, or none
+                read_artefact(beside(path, "fp32"), best.digest)
+                return
+            with torch.random.fork_rng(devices=[]):  # the training goes on with its own numbers
+                artefacts.export_fp32(best, None)
+        except (CheckpointError, RuntimeError, MemoryError) as error:
+            print(f"warning: {path}: not exported for OpenVINO ({error})", flush=True)
 
     def draw(self, last: bool = False) -> None:
         """Draw the curves beside the training; those of epochs that follow too soon are left out, but for the last."""

@@ -108,6 +108,9 @@ class Run:
             if self.world.main:
                 recorder = Recorder(self.config, self.folder, self.segmenter, self.train_set, self.val_set, progress.epoch + 1)
             try:
+                if recorder:  # of a run that was killed between the two, or was not asked for it until now
+                    with told_as_run_error(self.folder):
+                        recorder.export_best()
                 self.loop.forecast = Forecast(self.config.epochs - progress.epoch, shown=self.world.main)
                 while not self.finished(progress):
                     progress = self.epoch(progress, recorder)

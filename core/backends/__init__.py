@@ -7,6 +7,7 @@ import logging
 import sys
 from abc import ABC, abstractmethod
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -84,15 +85,8 @@ def open_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = "a
             if backend != "auto":
                 raise
             log.warning("not used: %s", error)
-    try:
-        from core.backends import torch_
-    except ImportError as error:
-        if error.name != "torch":
-            raise
-        raise CheckpointError(
-            f"{checkpoint.path}: there is no artefact beside it that can be used, and torch, which does without, is not"
-            f" installed here; where it is, make one: python -m training export {checkpoint.path} --fp32"
-        ) from None
+    _require_torch(checkpoint)
+    from core.backends import torch_
 
     return torch_.open_torch(checkpoint, device, backend if backend.startswith(TORCH) else "auto")
 
@@ -114,6 +108,7 @@ def choose_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = 
     artefact = _choose(checkpoint, device, backend)
     if artefact:
         return OPENVINO + artefact.card.precision, artefact.digest
+    _require_torch(checkpoint)
     if backend == "auto":
         return TORCH if _on_cpu(device) else "", checkpoint.digest
     return backend, checkpoint.digest
@@ -138,6 +133,15 @@ def _choose(checkpoint: Checkpoint, device: str, backend: str) -> Artefact | Non
             except CheckpointError as error:
                 log.warning("not used: %s", error)
     return None
+
+
+def _require_torch(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError where torch, which takes seconds to import, is not there to be."""
+    if find_spec("torch") is None:
+        raise CheckpointError(
+            f"{checkpoint.path}: there is no artefact beside it that can be used, and torch, which does without, is not"
+            f" installed here; where it is, make one: python -m training export {checkpoint.path} --fp32"
+        )
 
 
 def _on_cpu(device: str) -> bool:

@@ -21,6 +21,7 @@ from service.settings import load_settings
 from tests.conftest import make_checkpoint
 from tests.pictures import encoded
 from tests.service.conftest import until
+from training.artefacts import export_fp32
 
 PNG = encoded()
 
@@ -172,6 +173,19 @@ def test_a_bad_one_is_read_once_and_again_when_it_has_changed(start, tmp_path: P
     shutil.copy(tmp_path / "models" / "good.safetensors", path)
     assert client.post("/segment?model=bad", content=PNG).status_code == 200
     assert read.count(path) == 2
+
+
+def test_one_that_an_artefact_makes_usable_is_served_once_it_is_there(
+    start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, _ = start(["good", "other"], [], "")
+    until(lambda: all(model["digest"] for model in client.get("/models").json()["models"]))
+    with monkeypatch.context() as without_torch:
+        without_torch.setattr("core.backends.find_spec", lambda name: None)
+        assert "there is no artefact beside it" in refused(client, "other", "/segment?model=other")
+    export_fp32(read_checkpoint(tmp_path / "models" / "other.safetensors"), None)
+    reply = client.post("/segment?model=other", content=PNG)
+    assert (reply.status_code, reply.headers["segment-backend"]) == (200, "openvino-fp32")
 
 
 def test_all_bad_ones_are_listed_and_the_good_ones_after_them(start) -> None:

@@ -199,18 +199,42 @@ print("telemetry", sys.modules["openvino_telemetry"])
     assert done.stdout.rstrip().endswith("telemetry None"), done.stdout + done.stderr
 
 
-def test_a_run_brings_the_artefact_of_its_best_checkpoint_up_to_date(scenes: Path, tmp_path: Path, cli: Cli) -> None:
-    flags = ("--width", 2, "--size", 32, 64, "--batch-size", 2, "--export", "fp32")
-    assert cli("train", "--model", "ddunet", "--data", scenes, "--run", tmp_path / "r", "--epochs", 1, *flags)[0] == 0
-    best = tmp_path / "r" / "checkpoints" / "best.safetensors"
+@pytest.fixture
+def trained(scenes: Path, tmp_path: Path, cli: Cli) -> Path:
+    """A run of one epoch, with the artefact of its best checkpoint."""
+    flags = ("--width", 2, "--size", 32, 64, "--batch-size", 2, "--epochs", 1, "--export", "fp32")
+    assert cli("train", "--model", "ddunet", "--data", scenes, "--run", tmp_path / "r", *flags)[0] == 0
+    return tmp_path / "r"
+
+
+def test_a_run_brings_the_artefact_of_its_best_checkpoint_up_to_date(trained: Path, cli: Cli) -> None:
+    best = trained / "checkpoints" / "best.safetensors"
     assert read_artefact(beside(best, "fp32"), read_checkpoint(best).digest).card.precision == "fp32"
     shutil.rmtree(beside(best, "fp32"))  # killed between the two
-    assert cli("train", "--run", tmp_path / "r", "--resume", "--epochs", 2)[0] == 0
+    assert cli("train", "--run", trained, "--resume", "--epochs", 2)[0] == 0
     assert read_artefact(beside(best, "fp32"), read_checkpoint(best).digest)
 
 
-def test_without_torch_a_checkpoint_that_has_no_artefact_says_what_would_work(checkpoint: Path) -> None:
-    program = "import sys; sys.modules['torch'] = None; from core import Segmenter; Segmenter(sys.argv[1])"
+def test_a_run_that_has_its_epochs_can_still_be_asked_for_the_artefact(trained: Path, cli: Cli) -> None:
+    best = trained / "checkpoints" / "best.safetensors"
+    shutil.rmtree(beside(best, "fp32"))
+    assert cli("train", "--run", trained, "--resume", "--export", "fp32")[0] == 0
+    assert read_artefact(beside(best, "fp32"), read_checkpoint(best).digest)
+
+
+def test_a_best_checkpoint_that_is_damaged_is_no_end_of_a_run_that_exports(trained: Path, cli: Cli) -> None:
+    best = trained / "checkpoints" / "best.safetensors"
+    best.write_bytes(best.read_bytes()[:-1])
+    code, out, _ = cli("train", "--run", trained, "--resume")
+    assert code == 0 and f"warning: {best}: not exported for OpenVINO" in out
+
+
+@pytest.mark.parametrize("command", [
+    "from core import Segmenter; Segmenter(sys.argv[1])",
+    "from core import backends, checkpoint; backends.choose_backend(checkpoint.read_checkpoint(checkpoint.Path(sys.argv[1])))",
+])  # fmt: skip
+def test_without_torch_a_checkpoint_that_has_no_artefact_says_what_would_work(checkpoint: Path, command: str) -> None:
+    program = f"import sys; sys.modules['torch'] = None; {command}"
     done = subprocess.run([sys.executable, "-c", program, checkpoint], cwd=ROOT, capture_output=True, text=True, check=False)
     assert f"CheckpointError: {checkpoint}: there is no artefact beside it" in done.stderr
     assert f"python -m training export {checkpoint} --fp32" in done.stderr

@@ -40,6 +40,12 @@ def test_the_cache_holds_what_decoding_gives(scenes: Path, tmp_path: Path, keep:
         assert cached.where(index) == read.where(index) == str(dataset.pairs[index][0])
 
 
+def test_the_same_pictures_are_known_however_they_are_kept(scenes: Path, tmp_path: Path) -> None:
+    """As the CPUs of two machines may resize them with other last bits."""
+    found = [Cache(open_dataset(scenes, "train"), Kept(FIT, factor=n), tmp_path).make(skip_bad=False) for n in (1, 2)]
+    assert found[0].source == found[1].source and found[0].digest != found[1].digest
+
+
 def test_street_keeps_what_its_largest_scale_needs_and_never_more_than_there_is() -> None:
     keep = RECIPES["street"](Preprocess(size=(256, 256), stride=8), (0.5, 2.0)).keep
     assert keep.size(1024, 2048) == (368, 720)
