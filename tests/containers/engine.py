@@ -43,22 +43,9 @@ class Engine:
         """Build Dockerfile.KIND; what BuildKit told of it."""
         base = ("--build-arg", f"BASE_IMAGE={self.base}") if self.base else ()
         secret = ("--secret", f"id=pip,src={self.work / 'pip.conf'}")
-        file = project / f"Dockerfile.{kind}"
-        return self.docker(
-            "build",
-            "--progress=plain",
-            "--network",
-            "host",
-            *base,
-            *secret,
-            *flags,
-            "-f",
-            file,
-            "-t",
-            tag,
-            project,
-            timeout=1500,
-        ).stderr
+        how = ("--progress=plain", "--network", "host", *base, *secret, *flags)
+        what = ("--file", project / f"Dockerfile.{kind}", "--tag", tag, project)
+        return self.docker("build", *how, *what, timeout=1500).stderr
 
     @contextmanager
     def building(self) -> Iterator[None]:

@@ -31,11 +31,11 @@ def two() -> Iterator[list[Host]]:
         yield made
 
 
-def together(two: list[Host], name: str, *arguments: object) -> list[subprocess.Popen[str]]:
-    """The same command under torchrun on both hosts."""
+def together(machines: list[Host], name: str, *arguments: object) -> list[subprocess.Popen[str]]:
+    """The same command under torchrun on some hosts."""
     started = []
-    for host in two:
-        launcher = host.torchrun(name, "--nnodes", 2, "--nproc-per-node", 1)
+    for host in machines:
+        launcher = host.torchrun(name, "--nnodes", len(machines), "--nproc-per-node", 1)
         command = [*launcher, "-m", "--", "training", *map(str, arguments)]
         started.append(subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     return started
@@ -80,7 +80,8 @@ def test_the_share_of_a_host_that_died_is_done_by_a_second_run(two: list[Host], 
     assert all(codes)
     left = masks(tmp_path / "masks")
     assert 6 <= len(left) < IMAGES
-    for name in ("masks", "one"):
-        assert main([*map(str, given), str(tmp_path / name)]) == 0
+    found = ended(together(two, "second", *given, tmp_path / "masks"))
+    assert [code for code, _ in found] == [0, 0], found
+    assert main([*map(str, given), str(tmp_path / "one")]) == 0
     assert left.items() <= masks(tmp_path / "masks").items() and len(masks(tmp_path / "masks")) == IMAGES
     assert masks(tmp_path / "one") == masks(tmp_path / "masks")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,6 +108,29 @@ def test_the_other_goes_on_without_a_host_that_is_cut_off_and_what_trains_there_
     two[1].power_off()
     agents[1].finish(processes[1])
     assert [row["epoch"] for row in scores(tmp_path / "r")] == [str(n + 1) for n in range(EPOCHS)]
+
+
+def test_a_job_that_lost_its_first_host_goes_on_when_it_is_started_again(two: list[Host], data: Path, tmp_path: Path) -> None:
+    """The one that keeps the meeting place: a scheduler ends what is left, and starts the same commands again."""
+    agents = [agent(host, data, tmp_path / "r") for host in two]
+    processes = [one.start() for one in agents]
+    assert agents[0].until(processes[0], STEPS + 1), told([agents[0]])
+    (left,) = agents[1].workers(processes[1])
+    two[0].power_off()
+    ended = time.monotonic() + 60
+    while lives(left):  # nothing that trains is left to its own
+        assert time.monotonic() < ended
+        time.sleep(0.1)
+    two[1].power_off()
+    codes = [one.finish(process) for one, process in zip(agents, processes, strict=True)]
+    assert all(codes), told(agents)
+    for one in agents:
+        one.told = False
+    processes = [one.start() for one in agents]
+    assert [one.finish(process) for one, process in zip(agents, processes, strict=True)] == [0, 0], told(agents)
+    assert [row["epoch"] for row in scores(tmp_path / "r")] == [str(n + 1) for n in range(EPOCHS)]
+    starts = json.loads((tmp_path / "r" / "config.json").read_text())["starts"]
+    assert [start["ranks"] for start in starts] == [2, 2] and starts[1]["epoch"] >= 1
 
 
 def test_a_host_that_comes_later_joins(two: list[Host], data: Path, tmp_path: Path) -> None:

@@ -6,11 +6,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.conftest import make_checkpoint
 from tests.service.conftest import shut, until
+from tests.service.process import Process
 from tests.service.test_evaluations import events, finished
+from training.synthesize import write_scene
 
 
 def test_every_replica_lists_the_reports_of_all(serve, scenes: Path, tmp_path: Path) -> None:
@@ -62,6 +65,28 @@ def test_of_two_replicas_that_are_asked_at_once_one_begins(serve, scenes: Path, 
     assert codes == [202, 409, 409, 409]
     for gate in gates:
         gate.set()
+
+
+def test_what_a_replica_was_at_when_it_was_killed_is_interrupted_and_begun_anew_by_another(tmp_path: Path) -> None:
+    for index in range(60):
+        write_scene(tmp_path / "scenes", "val", index, (256, 512), seed=0)
+    settings = {"SEGMENT_CHECKPOINTS": "core/pretrained", "SEGMENT_DATA": tmp_path / "scenes"}
+    replicas = [Process(tmp_path, **settings) for _ in range(2)]
+    try:
+        for replica in replicas:
+            replica.until_ready()
+        killed, other = replicas
+        location = httpx.post(f"{killed.url}/evaluate").headers["location"]
+        assert httpx.post(f"{other.url}/evaluate").headers["location"] == location
+        killed.process.kill()
+        killed.process.wait()
+        assert httpx.get(f"{other.url}{location}").json()["state"] == "interrupted"
+        again = httpx.post(f"{other.url}/evaluate?wait=true", timeout=60)
+        assert again.status_code == 200 and again.headers["location"] != location
+    finally:
+        for replica in replicas:
+            replica.process.kill()
+            replica.process.wait()
 
 
 def test_what_waits_in_the_queue_elsewhere_can_be_cancelled(
