@@ -11,11 +11,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from core.cores import CORES
 from core.errors import InputError
 from core.files import files_below
 from core.images import PHOTO_SUFFIXES, RGB, read_label, read_photo
 from core.labels import CITYSCAPES, VOID, LabelSpace, read_classes
-from core.threads import CORES, prefetch
+from core.threads import prefetch
 
 Sample = tuple[RGB, npt.NDArray[np.uint8]]  # (H, W, 3) uint8 RGB and (H, W) uint8 train ids, 255 void
 

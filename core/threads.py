@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,10 +9,8 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import TypeVar
 
-# those that this process may use, which can be fewer than the machine has; a quota of time (docker run --cpus) is not seen
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-# of a network on a CPU: more than this wait for each other more than they help in networks of this size
-CPU_THREADS = min(8, CORES)
+from core.cores import CORES
+
 SLICE_S = 1.0
 Item = TypeVar("Item")
 Result = TypeVar("Result")

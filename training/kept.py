@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel
 
+from core.cores import CORES
 from core.datasets import Dataset, Sample, read_sample
 from core.errors import InputError
-from core.threads import CORES, prefetch
+from core.threads import prefetch
 from core.transforms import Preprocess, Size, resize_label, resize_photo
 from training.progress import bar
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from core.cores import CORES
 from core.errors import InputError
 from core.files import write_atomically
-from core.threads import CORES
 from training.distributed import LAUNCHER
 from training.signals import StopWish, stop_wish
 

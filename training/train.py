@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 import torch
 from pydantic import BaseModel
 
+from core.cores import CORES
 from core.datasets import listing
 from core.errors import InputError
 from core.memory import keep_freed_memory
@@ -118,7 +119,7 @@ def train(config: TrainConfig, survey: Survey | None = None) -> int:
         if world.device.type == "cpu":
             keep_freed_memory()
             # said once before the first step: a validation says it too, and what MKL then does has other last bits
-            torch.set_num_threads(torch.get_num_threads())
+            torch.set_num_threads(min(torch.get_num_threads(), CORES))
         survey = survey or agree(world, found[0] if found else None)
         with stop_wish(tell=world.main and read_orders() is None) as wish:
             Run(config, survey, world, wish).train()

@@ -11,8 +11,8 @@ import openvino
 
 from core.artefact import NETWORK, WEIGHTS, Artefact
 from core.backends import Backend, Pictures
+from core.cores import CPU_THREADS
 from core.errors import CheckpointError, InputError
-from core.threads import CPU_THREADS
 from core.transforms import Preprocess
 
 OPTIONS = {

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from core.backends import TORCH, Backend, Pictures
 from core.checkpoint import Checkpoint
+from core.cores import CPU_THREADS
 from core.errors import CheckpointError, InputError
 from core.labels import VOID
 from core.memory import keep_freed_memory
 from core.models import MODELS, build_model
 from core.tensorfile import Tensors
-from core.threads import CPU_THREADS
 from core.transforms import Preprocess
 
 KEPT = 256 << 20  # bytes that stay with the process between two pictures

@@ -31,6 +31,11 @@ def in_container(stack: Stack, service: str, *command: object) -> Done:
     return stack.compose("exec", "-T", service, *command, check=False)
 
 
+def in_image(stack: Stack, image: str, flags: tuple[str, ...], program: str, *arguments: str) -> Done:
+    """A container of its own."""
+    return stack.engine.docker("run", "--rm", *flags, "--entrypoint", program, f"{PROJECT}-{image}", *arguments, check=False)
+
+
 @pytest.mark.parametrize("image", IMAGES)
 def test_a_change_of_code_leaves_the_dependencies_as_they_are(built: Stack, image: str) -> None:
     again = built.told[f"{image} again"]
@@ -42,17 +47,15 @@ def test_a_change_of_code_leaves_the_dependencies_as_they_are(built: Stack, imag
 def test_the_image_for_a_cpu_holds_neither_torch_nor_cuda_and_is_small(stack: Stack) -> None:
     size = int(stack.engine.docker("image", "inspect", "-f", "{{.Size}}", f"{PROJECT}-serve-cpu").stdout)
     assert size < 600e6
-    listing = (
-        "run",
-        "--rm",
-        "--entrypoint",
-        "sh",
-        f"{PROJECT}-serve-cpu",
-        "-c",
-        "ls /app/venv/lib/python3*/site-packages; find / -name '*cuda*.so*'",
-    )
-    installed = stack.engine.docker(*listing, check=False).stdout
+    listing = "ls /app/venv/lib/python3*/site-packages; find / -name '*cuda*.so*'"
+    installed = in_image(stack, "serve-cpu", (), "sh", "-c", listing).stdout
     assert "openvino\n" in installed and not re.findall(r"torch|nvidia|triton|cuda", installed)
+
+
+@pytest.mark.parametrize("cpus", ["0.5", "1"])
+def test_a_container_s_share_of_the_cores_is_known(stack: Stack, cpus: str) -> None:
+    told = in_image(stack, "serve-cpu", ("--cpus", cpus), "python", "-c", "from core.cores import CORES; print(CORES)")
+    assert told.stdout == "1\n", told.stderr
 
 
 def test_run_train_writes_a_checkpoint_an_evaluation_and_curves_to_the_volume(stack: Stack, trained: str) -> None:

@@ -13,11 +13,11 @@ import numpy.typing as npt
 import torch
 
 from core import evaluation, metrics
+from core.cores import CPU_THREADS
 from core.datasets import Dataset, drives
 from core.evaluation import EARLIER, Definition
 from core.intervals import Blocks, Interval, PerImage, influence, score_intervals
 from core.metrics import FIVE, five_scores
-from core.threads import CPU_THREADS
 from training.comparison.contestants import Contestant, same_but_for_the_seed
 from training.comparison.counting import Counted, calibration_error
 from training.comparison.document import Bin, Comparison, Cost, Example, Machine, Model, Otherwise, Reliability
