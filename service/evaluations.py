@@ -314,16 +314,20 @@ class Evaluations:
             if time.monotonic() - stored > STORED_S:
                 stored = time.monotonic()
                 self._change(job)
-                self._drop_unwanted()
+                self._look_at_queue()
 
         return progress
 
-    def _drop_unwanted(self) -> None:
-        """End those of the queue that another replica was asked to end."""
+    def _look_at_queue(self) -> None:
+        """End those of the queue that another replica was asked to end, and tell that the others are not left alone."""
         for job in list(self._jobs.values()):
             future = self._futures.get(job.id)
-            if future and job.state == "queued" and self.files.unwanted(job.id) and future.cancel():
+            if not future or job.state != "queued":
+                continue
+            if self.files.unwanted(job.id) and future.cancel():
                 self._change(job, state="cancelled", finished=_now())
+            else:
+                self.files.refresh(job.id)
 
     def _change(self, job: Job, **values: object) -> None:
         """Set and store; the state stands last, so that whoever reads `done` finds the report."""

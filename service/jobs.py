@@ -116,6 +116,14 @@ class JobFiles:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._locks[job_id] = descriptor
 
+    def refresh(self, job_id: str) -> None:
+        """Let the job's file stay young while it waits in the queue: where there are no locks, its age tells of a life."""
+        path = self.folder / f"{job_id}.json"
+        written = stamp(path)
+        if written and time.time() - written[2] / 1e9 > LEFT_S / 4:
+            with suppress(OSError):
+                os.utime(path)
+
     def release(self, job_id: str) -> None:
         """This replica is through with it."""
         for ending in ("lock", "cancel"):

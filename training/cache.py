@@ -103,8 +103,8 @@ class CachedDataset:
         try:
             self._data = np.memmap(path, np.uint8, mode="c")  # never written to; torch wants writable memory
         except FileNotFoundError:
-            raise RunError(f"{path}: the cache is not there any more; start again with --resume, which makes it"
-                           " anew; several machines need a --cache folder that all see, or --cache none") from None  # fmt: skip
+            raise RunError(f"{path}: the cache is not there any more; start again with --resume, which makes it anew; --cache"
+                           " has to name a folder that all processes of this machine see, or none") from None  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._sizes)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from core.errors import InputError
@@ -84,6 +85,13 @@ class World:
             dist.all_gather_object(values, value)
         return values
 
+    def require_same(self, value: Any, what: str) -> None:
+        """Raise InputError where a process has another value than the first one has: `what` is other there."""
+        (first, own), *others = self.each((machine(), value))
+        for name, other in others:
+            if other != own:
+                raise InputError(f"{what} on {name} than on {first}; all processes need the same") from None
+
     def gather(self, array: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         """Every rank's array (of one shape and dtype), in the order of the ranks."""
         if self.ranks == 1:
@@ -134,11 +142,22 @@ def join(use_gpu: bool = True, timeout_s: float = TIMEOUT_S, first: Callable[[],
     # a launcher keeps its store when it starts its processes again: in a part of its own an attempt meets none of the dead
     store = meeting.meet()
     store.set_timeout(timeout)
+    require_same_device(store, rank, device.type)
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", store=store, rank=rank, world_size=ranks, timeout=timeout)
     yield World(rank, ranks, device, timeout_s, meeting)
     # not where this rank failed: the others may be inside a collective, and leaving the group would wait for them
     dist.destroy_process_group()
     meeting.leave()
+
+
+def require_same_device(store: Store, rank: int, kind: str) -> None:
+    """Raise InputError where a process has a GPU and the first one has none, or the other way round: GPUs would wait for it."""
+    if rank == 0:
+        store.set("device", kind)
+    first = store.get("device").decode()
+    if kind != first:
+        raise InputError(f"process {rank} on {machine()} runs on {kind!r} and the first one on {first!r}; all need the same:"
+                         " torchrun --nproc-per-node=gpu does not start where there is no GPU") from None  # fmt: skip
 
 
 def restarts() -> int:

@@ -26,14 +26,16 @@ class Done:
         self._file = out / (f".predict.{rank}.jsonl" if rank else NAME)
         self._maker = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
         self._known: dict[str, tuple[Mark, Told]] = {}
-        notes = []
+        self._newest = 0.0  # what is noted now is later than all of these, whatever another machine's clock says
+        notes: list[tuple[float, list[str], tuple[Mark, Told]]] = []
         for path in out.glob(ALL):
             for line in path.read_text().splitlines():
                 with suppress(ValueError, TypeError, KeyError):  # a line that was cut off
                     note = json.loads(line)
-                    notes.append((note.get("at", 0.0), note["targets"], (note["mark"], note["told"])))
-        for _, targets, known in sorted(notes, key=lambda note: float(note[0])):
+                    notes.append((float(note.get("at", 0.0)), note["targets"], (note["mark"], note["told"])))
+        for at, targets, known in sorted(notes, key=lambda note: note[0]):
             self._known |= dict.fromkeys(targets, known)
+            self._newest = at
 
     def mark(self, job: Job) -> Mark:
         """To be taken before the file is read: it may be written to meanwhile. Raises OSError."""
@@ -62,9 +64,8 @@ class Done:
 
     def add(self, job: Job, mark: Mark, told: Told) -> None:
         """Note that a job is done."""
-        line = json.dumps(
-            {"targets": [self._name(target) for target in job.targets], "mark": mark, "told": told, "at": time.time()}
-        )
+        at = max(time.time(), self._newest + 1e-3)
+        line = json.dumps({"targets": [self._name(target) for target in job.targets], "mark": mark, "told": told, "at": at})
         with self._file.open("a") as file:
             file.write(f"\n{line}")  # first, since the line before may have been cut off
 

@@ -23,10 +23,10 @@ from core.images import RGB
 from core.masks import Labels
 from core.segmenter import How, Segmenter
 from core.transforms import Size
-from training.data import check, open_data
+from training.data import check, fingerprint, open_data
 from training.distributed import World, join
 from training.paths import require_file
-from training.validation import count_together
+from training.validation import count_share
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -99,6 +99,8 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
         checkpoint = read_checkpoint(path, name)
         segmenter = Segmenter(checkpoint, own_device(options.device, options.backend, world), options.backend)
         evaluation.require_same_labels(segmenter.labels, dataset.labels)
+        require_same_network(segmenter, world)
+        world.require_same(fingerprint(dataset), f"--data: other files of {options.split}")
         if world.main:
             check(dataset)
         world.barrier()
@@ -117,6 +119,12 @@ def own_device(wish: str, backend: str, world: World) -> str:
     return str(world.device) if not alone and wish in ("auto", world.device.type) else wish
 
 
+def require_same_network(segmenter: Segmenter, world: World) -> None:
+    """Raise InputError where processes run different ones: a run's best checkpoint may be replaced while they open it."""
+    told = "CHECKPOINT: other weights, or another back end (a run that goes on may just have a better one; try again)"
+    world.require_same((segmenter.backend.name, segmenter.backend.digest), told)
+
+
 def evaluate(
     checkpoint: Checkpoint, segmenter: Segmenter, dataset: Dataset, batch_size: int, world: World, how: Definition = EXACT
 ) -> Report:
@@ -127,7 +135,9 @@ def evaluate(
 
     segmenter(dataset[0][0])  # the first run is slower than those that follow
     scored = AtInput(dataset, segmenter.preprocess) if how.at == "input" else dataset
-    tally = count_together(segment, scored, batch_size, world)
+    tally = count_share(segment, scored, batch_size, world)
+    world.collect(None)  # a machine that was lost is noticed here, and not waited for
+    world.add_tally(tally)
     return evaluation.report(tally, info(checkpoint, segmenter), dataset, how)
 
 

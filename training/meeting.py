@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 import uuid
@@ -82,10 +83,10 @@ class Meeting:
 
     def _beat(self) -> None:
         """Leave another word each second. A store that is gone is told by whoever uses it."""
-        number = 0
+        number, name = 0, socket.gethostname()
         while not self._left.is_set():
             try:
-                self.base.set(f"beat/{self.rank}", f"{self._own} {number}")
+                self.base.set(f"beat/{self.rank}", f"{self._own} {number} {name}")
             except RuntimeError:
                 return
             number += 1
@@ -111,4 +112,5 @@ class Meeting:
         if word != before:  # what stood there at first may be a dead process's
             self._heard[other] = (word, now, min(SILENCE_S, self.timeout_s))
         elif now - since > patience:
-            raise TimeoutError(f"process {other} has said nothing for {patience:g} s; is its machine there?")
+            name = word.decode().split(" ", 2)[2] if word else "another machine"
+            raise TimeoutError(f"process {other} on {name} has said nothing for {patience:g} s; is that machine there?")

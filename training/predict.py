@@ -31,7 +31,7 @@ from core.segmenter import How, Segmenter
 from core.threads import prefetch
 from training.distributed import World, join
 from training.done import Done, Mark, Told
-from training.evaluate import add_device_flags, add_how_flags, own_device
+from training.evaluate import add_device_flags, add_how_flags, own_device, require_same_network
 from training.films import KINDS, segment_film
 from training.paths import require_file, require_folder
 from training.plan import Job, plan
@@ -83,6 +83,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
         require_file(options.json, "--json")
     with join(options.device != "cpu") as world:
         predictor = Predictor(options, world)
+        require_same_network(predictor.segmenter, world)
         jobs, earlier = world.share(predictor.look(options) if world.main else None) or ([], {})
         make_folder(options.out)
         todo = [job for job in jobs if job not in earlier]

@@ -131,14 +131,11 @@ def agree(world: World, survey: Survey | None) -> Survey:
 
     Raises InputError where they are not.
     """
-    found = [(name, one) for name, one in world.each((machine(), survey)) if one]
-    for name, one in found:
-        if one.pictures != found[0][1].pictures:
-            raise InputError(f"--data: {name} has other pictures than {found[0][0]}, or other ones that can't be read; all"
-                             " machines need the same") from None  # fmt: skip
-    own = survey or next((one for name, one in found if name == machine()), None)
+    found = world.each((machine(), survey))
+    own = survey or next((one for name, one in found if one and name == machine()), None)
     if not own:
         raise InputError(f"LOCAL_RANK: no process of {machine()} has 0, which would have looked through the data there")
+    world.require_same(own.pictures, "--data: other pictures, or other ones that can't be read,")
     return own
 
 

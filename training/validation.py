@@ -55,7 +55,21 @@ def count_together(
     seen: Callable[[Sequence[Sample]], None] = lambda _: None,
     waiting_for_it: Callable[[], None] = lambda: None,
 ) -> evaluation.Tally:
-    """Evaluate with a progress bar; every rank takes its share and gets the whole.
+    """Evaluate with a progress bar; every rank takes its share and gets the whole. See `count_share`."""
+    tally = count_share(segment, dataset, batch_size, world, seen, waiting_for_it)
+    world.add_tally(tally)
+    return tally
+
+
+def count_share(
+    segment: evaluation.Segment,
+    dataset: Dataset,
+    batch_size: int,
+    world: World,
+    seen: Callable[[Sequence[Sample]], None] = lambda _: None,
+    waiting_for_it: Callable[[], None] = lambda: None,
+) -> evaluation.Tally:
+    """Evaluate this rank's share, with a progress bar.
 
     `seen` is told each batch, and an empty one where this rank has none left while others have: all ranks call it
     equally often.
@@ -75,7 +89,6 @@ def count_together(
         )
         while calls < rounds:
             progress(0, [])
-    world.add_tally(tally)
     return tally
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,11 +32,11 @@ def two() -> Iterator[list[Host]]:
         yield made
 
 
-def together(machines: list[Host], name: str, *arguments: object) -> list[subprocess.Popen[str]]:
+def together(machines: list[Host], name: str, *arguments: object, of: int = 0) -> list[subprocess.Popen[str]]:
     """The same command under torchrun on some hosts."""
     started = []
     for host in machines:
-        launcher = host.torchrun(name, "--nnodes", len(machines), "--nproc-per-node", 1)
+        launcher = host.torchrun(name, "--nnodes", of or len(machines), "--nproc-per-node", 1)
         command = [*launcher, "-m", "--", "training", *map(str, arguments)]
         started.append(subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     return started
@@ -57,6 +58,28 @@ def test_two_hosts_evaluate_as_one(two: list[Host], data: Path, tmp_path: Path) 
     one, both = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
     assert both.pop("speed") and one.pop("speed")
     assert both == one and one["data"]["images"] == IMAGES
+
+
+def test_a_host_that_dies_in_an_evaluation_is_named(two: list[Host], data: Path, tmp_path: Path) -> None:
+    slow = ("--resolution", "native", "--flip", "--batch-size", 1, "--json", tmp_path / "report.json")
+    processes = together(two, "evaluate", "evaluate", "unet", "--data", data, *slow)
+    begun = ""
+    while "evaluating" not in begun and processes[0].stdout and (more := processes[0].stdout.read(1)):
+        begun += more
+    two[1].power_off()
+    (code, told), _ = ended(processes)
+    assert code != 0 and "has said nothing for 30 s; is that machine there?" in told, begun + told
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_other_labels_on_one_host_are_told(two: list[Host], data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    write_scene(other, "val", 0, (64, 128), seed=1)
+    flags = [("evaluate", "unet", "--data", place) for place in (data, other)]
+    processes = [together([host], "others", *each, of=2)[0] for host, each in zip(two, flags, strict=True)]
+    found = ended(processes)
+    assert all(code for code, _ in found) and any("--data: other files of val on" in told for _, told in found), found
 
 
 def test_two_hosts_predict_what_one_does(two: list[Host], data: Path, tmp_path: Path) -> None:

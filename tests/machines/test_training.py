@@ -155,4 +155,4 @@ def test_pictures_that_differ_between_hosts_are_told(two: list[Host], data: Path
     processes = [one.start() for one in agents]
     codes = [one.finish(process) for one, process in zip(agents, processes, strict=True)]
     assert all(codes), told(agents)
-    assert "has other pictures than" in told(agents)
+    assert "--data: other pictures, or other ones that can't be read, on" in told(agents)
