@@ -69,7 +69,7 @@ def test_the_walk_of_cityscapes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("said", TROUBLE)
 def test_what_the_table_quotes_is_what_the_code_says(said: str) -> None:
-    if said == "No module named training":  # Python's words
+    if said in ("No module named training", "connectFullMesh failed", "SEGMENT_PORT"):  # Python's words, gloo's, a variable
         return
     code = " ".join(path.read_text() for room in ("core", "training", "service") for path in (ROOT / room).rglob("*.py"))
     code = re.sub(r'"\s*\n\s*f?"', "", code)  # strings that go on in the next line

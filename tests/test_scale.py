@@ -14,7 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from service.settings import PREFIX, Settings
+from service.settings import PREFIX, Settings, load_settings
 
 ROOT = Path(__file__).parents[1]
 MANIFESTS = list(yaml.safe_load_all((ROOT / "docs" / "kubernetes.yaml").read_text()))
@@ -31,8 +31,11 @@ def test_a_manifest_with_a_mistake_does_not_fit_it() -> None:
         kubernetes_validate.validate(wrong, kubernetes_validate.latest_version(), strict=True)
 
 
-def test_the_manifest_names_settings_probes_and_places_that_are_there() -> None:
+def test_the_manifest_names_settings_probes_and_places_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     (container,) = MANIFESTS[0]["spec"]["template"]["spec"]["containers"]
+    if MANIFESTS[0]["spec"]["template"]["spec"].get("enableServiceLinks", True):  # what Kubernetes then sets for each Service
+        monkeypatch.setenv(f"{MANIFESTS[1]['metadata']['name'].upper()}_PORT", "tcp://10.96.3.4:80")
+    load_settings(api_keys="segment:a-long-enough-key-of-letters")
     assert {each["name"] for each in container["env"]} <= {PREFIX + name.upper() for name in Settings.model_fields}
     dockerfile = (ROOT / "Dockerfile.serve").read_text()
     assert f"EXPOSE {container['ports'][0]['containerPort']}" in dockerfile
@@ -60,7 +63,9 @@ def test_the_slurm_script_trains(scenes: Path, tmp_path: Path) -> None:
         "PYTHONPATH": str(ROOT),
     }
     small = ("--width", 2, "--size", 32, 64, "--batch-size", 4)
-    command = ["bash", ROOT / "docs" / "train.slurm", "--model", "ddunet", "--data", scenes, *small]
+    script = tmp_path / "train.slurm"  # there are no GPUs here
+    script.write_text((ROOT / "docs" / "train.slurm").read_text().replace("=gpu ", "=1 "))
+    command = ["bash", script, "--model", "ddunet", "--data", scenes, *small]
     environment = {**os.environ, **slurm}
     for epochs, told in ((1, "epoch 1/1  loss"), (2, "going on after epoch 1")):  # the second time it is requeued
         again = [*map(str, command), "--epochs", str(epochs)]
@@ -74,7 +79,7 @@ def test_the_commands_for_several_machines_run_on_one(scenes: Path, tmp_path: Pa
     text = (ROOT / "docs" / "scale.md").read_text().replace(" \\\n", " ")
     lines = re.findall(r"^    (torchrun .*)$", text, re.MULTILINE)
     here = {"FIRST": "localhost", "/shared/cityscapes": str(scenes), "/shared/drive": str(scenes / "leftImg8bit" / "val")}
-    here |= {"/shared/": f"{tmp_path}/", "=1:4": "=1", "=2 ": "=1 ", "=8 ": "=2 ", "--batch-size 256": "--batch-size 4"}
+    here |= {"/shared/": f"{tmp_path}/", "=1:4": "=1", "=2 ": "=1 ", "=gpu ": "=2 ", "--batch-size 256": "--batch-size 4"}
     small = {"TRAIN_EPOCHS": "1", "TRAIN_WIDTH": "2", "TRAIN_SIZE": "32 64", "PYTHONPATH": str(ROOT)}
     environment = {**os.environ, **small, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for line in lines:

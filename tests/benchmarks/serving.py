@@ -159,6 +159,11 @@ def own() -> Iterator[Line]:
             for what, bodies in pictures.items():
                 (seen,) = in_turns([server], partial(crowd, bodies, 1, 20), 3)
                 yield f"{what}, {name} as it ships, at its own size (256x320), 1 client", "", row(seen), "", ""
+                (full,) = in_turns([server], partial(crowd, bodies, 16, 160), 3)
+                yield f"{what}, {name} as it ships, 16 clients", "", row(full), "", ""
+                rate = 0.55 * median(full, lambda one: one.per_second)
+                (calm,) = in_turns([server], partial(at_rate, bodies, rate), 5)
+                yield f"{what}, {name} as it ships, {rate:.0f} requests a second", "", row(calm), "", ""
 
 
 def overhead() -> Iterator[Line]:

@@ -153,6 +153,11 @@ def test_both_replicas_share_the_load_and_list_each_other_s_evaluations(fleet: F
     assert all(httpx.get(f"{replica.url}{location}").json()["report"] for replica in fleet.replicas)
 
 
+def test_a_balancer_lets_no_reload_through_that_would_reach_one_replica_only(fleet: Fleet) -> None:
+    assert httpx.post(f"{fleet.url}/models/ddunet/reload").status_code == 403
+    assert httpx.post(f"{fleet.replicas[0].url}/models/ddunet/reload").status_code == 200
+
+
 def test_a_balancer_sends_nothing_to_a_replica_that_answers_no_more(fleet: Fleet) -> None:
     """It still takes connections: only its silence on /readyz tells."""
     asleep = fleet.replicas[1].process
