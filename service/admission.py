@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from service.problems import Problem, deadline_passed
 
+Result = TypeVar("Result")
 RETRY_AT_MOST = 60  # seconds
 LONG = 0.25  # of the requests may be such as take several runs of the network, minutes for a large photograph
 SMOOTHING = 0.1  # of the mean time between two that leave
@@ -116,6 +119,14 @@ class Ticket:
     def __init__(self, admission: Admission) -> None:
         self.admission, self.pixels, self.given_up = admission, 0, False
         self.deadline = time.monotonic() + admission.seconds
+
+    async def in_time(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """What comes of some work that has to be done first. Raises Problem 503 `deadline_passed` where that takes too long."""
+        try:
+            async with asyncio.timeout(max(0, self.deadline - time.monotonic()) if math.isfinite(self.deadline) else None):
+                return await work
+        except TimeoutError:
+            raise deadline_passed() from None
 
     def require_time(self) -> None:
         """Raise Problem 503 `deadline_passed` where it has been inside for too long."""

@@ -67,6 +67,7 @@ def create_app(settings: Settings, on_unusable: OnUnusable = lambda *_: None) ->
         version=__version__,
         summary="A photograph in, its mask out.",
         redoc_url=None,
+        redirect_slashes=False,  # behind a proxy it would lead to another scheme and path, and the picture be sent again there
         lifespan=lifespan,
     )
     app.state.models = models

@@ -14,10 +14,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from pydantic import ValidationError
-from starlette.concurrency import run_in_threadpool
 
 from core import evaluation
 from core.datasets import FolderDataset, Sample, list_splits, open_dataset
@@ -38,11 +40,14 @@ REST = 2.0  # times what it worked
 LOOK_S = 0.1  # between two looks whether the job is still to go on
 KEPT = 1000  # evaluations that have ended, the newest
 EVENTS_S = 0.25  # between two looks whether a job has changed
+QUIET_EVENTS_S = 15.0  # after which a job that has not is told once more
+DISK = 4  # threads that wait for jobs' files
 STORED_S = 1.0  # how often the progress is written, for other replicas
 
 JOB_ID = re.compile(r"[0-9A-Za-z-]{1,40}")  # what is asked of the disk for
 
 log = logging.getLogger("service")
+Answer = TypeVar("Answer")
 
 
 class Stopped(Exception):
@@ -64,6 +69,7 @@ class Evaluations:
         self._futures: dict[str, Future[None]] = {}
         self._own: set[str] = set()  # begun here: what is in memory is right, whatever a full disk says
         self._lock = threading.Lock()
+        self._disk = CapacityLimiter(DISK)
         self._stopping = threading.Event()
         self._cancelled: set[str] = set()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="evaluation", initializer=_step_back)
@@ -116,9 +122,12 @@ class Evaluations:
             if job.active and job.id in self._own:
                 self._change(job, state="interrupted", finished=_now())
 
-    def start(self, model: Loaded, split: str) -> Job:
-        """Queue an evaluation. Raises Problem: 404 `unknown_split`, 409 `no_data`, `labels_differ`, `evaluation_running`."""
-        dataset = self._open(split)
+    def start(self, model: Loaded, split: str, again: Callable[[], Loaded]) -> Job:
+        """Queue an evaluation; `again` gives the model when its turn has come, so that those that wait hold none in memory.
+
+        Raises Problem: 404 `unknown_split`, 409 `no_data`, `labels_differ`, `evaluation_running`.
+        """
+        dataset = self.open(split)
         try:
             evaluation.require_same_labels(model.segmenter.labels, dataset.labels)
         except InputError as error:
@@ -146,7 +155,7 @@ class Evaluations:
                 self._own.discard(job.id)
                 raise
             try:
-                self._futures[job.id] = self._pool.submit(self._run, job, model, dataset)
+                self._futures[job.id] = self._pool.submit(self._run, job, again, dataset)
             except RuntimeError:  # the pool takes no more
                 self._change(job, state="interrupted", finished=_now())
                 raise shutting_down() from None
@@ -166,7 +175,8 @@ class Evaluations:
             self._own.discard(job.id)
             self.files.remove(job.id)
 
-    def _open(self, split: str) -> FolderDataset:
+    def open(self, split: str) -> FolderDataset:
+        """A split of the service's data. Raises Problem: 404 `unknown_split`, 409 `no_data`."""
         if self.data is None:
             raise Problem("no_data", "this service has no data to score on; set SEGMENT_DATA to a data folder")
         try:
@@ -195,13 +205,15 @@ class Evaluations:
         if not job.active:
             raise Problem("evaluation_finished", f"this evaluation has ended already ({job.state})")
         if job.id not in self._own:  # another replica's
-            await run_in_threadpool(self.files.unwant, job.id)
+            await self.on_disk(self.files.unwant, job.id)
         self._cancelled.add(job.id)
         future = self._futures.get(job.id)
         if future and future.cancel():  # it had not begun
             job.finished, job.state = _now(), "cancelled"  # before anybody who waits for it looks
-            await run_in_threadpool(self._change, job)
+            await self.on_disk(self._change, job)
         job = await self._ended(job)
+        if job.active:  # another replica's, and this one ends
+            raise shutting_down()
         if job.state != "cancelled":
             raise Problem("evaluation_finished", f"this evaluation has ended meanwhile ({job.state})")
 
@@ -212,21 +224,27 @@ class Evaluations:
             return job
         while job.active and not self._stopping.is_set():
             await asyncio.sleep(EVENTS_S)
-            job = await run_in_threadpool(self.job, job.id)
+            job = await self.on_disk(self.job, job.id)
         return job
 
+    async def on_disk(self, function: Callable[..., Answer], *given: object) -> Answer:
+        """What reads or writes jobs' files, in one of a few threads: where their drive hangs, no others hang with it."""
+        return await to_thread.run_sync(partial(function, *given), limiter=self._disk)
+
     async def events(self, job: Job) -> AsyncIterator[Job]:
-        """The job at once, whenever it has changed, and when it has ended."""
-        told = None
+        """The job at once, whenever it has changed, when it has ended, and now and then where nothing changes: a proxy cuts
+        a connection on which nothing comes."""
+        told, since = None, time.monotonic()
         while True:
             active, now = job.active, (job.state, job.progress.done)
-            if now != told:
+            if now != told or time.monotonic() - since > QUIET_EVENTS_S:
+                since = time.monotonic()
                 yield job
             if not active or (self._stopping.is_set() and (job.state == "queued" or job.id not in self._own)):
                 return
             told = now
             await asyncio.sleep(EVENTS_S)
-            job = await run_in_threadpool(self.job, job.id)
+            job = await self.on_disk(self.job, job.id)
 
     def jobs(self, look: bool = False) -> list[Job]:
         """All jobs, the newest first; with `look` those of other replicas as they are now."""
@@ -247,11 +265,16 @@ class Evaluations:
             raise Problem("unknown_evaluation", "there is no evaluation of this id; GET /evaluate lists them")
         return job
 
-    def _run(self, job: Job, model: Loaded, dataset: FolderDataset) -> None:
+    def _run(self, job: Job, again: Callable[[], Loaded], dataset: FolderDataset) -> None:
         try:
             self._require_wanted(job)  # another replica may have been asked for its end while it was queued
             self._change(job, started=_now(), state="running")
-            tally = evaluation.count(self._through_worker(job, model), dataset, BATCH, progress=self._progress(job))
+            model = again()
+            if model.digest != job.digest:
+                raise InputError(f"the model {job.model} was replaced while this waited; start it again")
+            through, progress = self._through_worker(job, model), self._progress(job)
+            look = partial(self._require_wanted, job)  # while a photograph is read, too: a drive may hang
+            tally = evaluation.count(through, dataset, BATCH, progress=progress, waiting_for_it=look)
             info = CheckpointInfo(
                 name=model.name,
                 architecture=model.architecture,
@@ -263,7 +286,7 @@ class Evaluations:
             self._change(job, state="cancelled", finished=_now())
         except Stopped:
             self._change(job, state="interrupted", finished=_now())
-        except InputError as error:
+        except (InputError, Problem) as error:
             self._change(job, error=str(error), finished=_now(), state="failed")
         except Exception as error:
             log.exception("evaluation %s failed", job.id)

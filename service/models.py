@@ -143,7 +143,9 @@ class Models:
             self._loaded[fresh.name] = fresh
             self._loaded.move_to_end(fresh.name)
             while len(self._loaded) > self.settings.max_loaded:
-                self._loaded.popitem(last=False)
+                others = [name for name in self._loaded if name != fresh.name]
+                # the oldest, but rather not one whose file has gone bad since it was read: it could not be read again
+                self._loaded.pop(next((name for name in others if not self.models[name].error), others[0]))
 
     def _unknown(self) -> Problem:
         return Problem("unknown_model", f"there is no model of this name; known: {', '.join(self.models)}")
@@ -258,6 +260,9 @@ def find_models(sources: list[Path]) -> dict[str, Path]:
             if name in found and not path.samefile(found[name]):
                 raise InputError(f"the model name {name!r} is met twice: {found[name]} and {path}; rename or leave out one")
             found[name] = path
+    empty = [source for source in sources if not _candidates(source)]
+    if found and empty:
+        log.warning("SEGMENT_CHECKPOINTS: no checkpoint in %s", ", ".join(map(str, empty)))
     looked = ", ".join(map(str, sources))
     if not found and shipped():
         found = shipped()

@@ -35,6 +35,7 @@ def install(app: FastAPI) -> None:
     """Put the page and its files in their places."""
     app.mount("/static", Files(directory=STATIC))
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         """The page for people."""

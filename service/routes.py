@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from core.evaluation import Report
 from core.segmenter import PLAIN, How
 from service.download import Download
 from service.evaluations import Evaluations
@@ -102,7 +103,7 @@ async def segment(
             with segmenting.admission.entered(long=how != PLAIN) as ticket:
                 loaded = models.ready(model)
                 if loaded is None:
-                    loaded = await unless_gone(request, models.load(model))
+                    loaded = await unless_gone(request, ticket.in_time(models.load(model)))
                 reply = segmenting.segment(data, loaded, Wish(output, format, how), ticket)
                 del data  # the pipeline lets go of it as soon as it is decoded
                 (content, media_type), timing = await unless_gone(request, reply)
@@ -143,7 +144,7 @@ async def reload(request: Request, name: str) -> JSONResponse:
     "/evaluate",
     status_code=202,
     responses={
-        200: {"description": "the report, where wait=true"},
+        200: {"description": "the report, where wait=true", "model": Report},
         202: {"description": "started; Location names it", "model": Job},
         **_errors("unknown_model", "unknown_split", "evaluation_running", "labels_differ", "no_data", "invalid_parameter",
                   "evaluation_cancelled", "evaluation_failed", "model_unusable", "shutting_down"),
@@ -158,8 +159,9 @@ async def start_evaluation(
     """Score the served artefact on a split of the service's data; users' pictures go first."""
     models: Models = request.app.state.models
     evaluations: Evaluations = request.app.state.evaluations
+    await evaluations.on_disk(evaluations.open, split)  # first: no model is loaded for nothing
     loaded = await models.load(model)
-    job = await run_in_threadpool(evaluations.start, loaded, split)
+    job = await evaluations.on_disk(evaluations.start, loaded, split, partial(models.get, loaded.name))
     where = {"Location": f"/evaluate/{job.id}"}
     if wait:
         report = await evaluations.wait(job)
@@ -170,15 +172,16 @@ async def start_evaluation(
 @router.get("/evaluate")
 async def list_evaluations(request: Request) -> JSONResponse:
     """All evaluations, the newest first, without their reports."""
-    jobs = await run_in_threadpool(request.app.state.evaluations.jobs, look=True)
+    evaluations: Evaluations = request.app.state.evaluations
+    jobs = await evaluations.on_disk(evaluations.jobs, True)
     return JSONResponse({"evaluations": [job.model_dump(mode="json", exclude={"report"}) for job in jobs]})
 
 
 @router.get("/evaluate/{job_id}", response_model=Job, responses=_errors("unknown_evaluation"))
 async def get_evaluation(request: Request, job_id: str) -> Job:
     """State, progress and, once done, the report."""
-    job: Job = await run_in_threadpool(request.app.state.evaluations.job, job_id)
-    return job
+    evaluations: Evaluations = request.app.state.evaluations
+    return await evaluations.on_disk(evaluations.job, job_id)
 
 
 @router.get(
@@ -189,7 +192,7 @@ async def get_evaluation(request: Request, job_id: str) -> Job:
 async def follow_evaluation(request: Request, job_id: str) -> StreamingResponse:
     """Server-sent events: the evaluation without its report, now, at every progress, and at its end; `event` is its state."""
     evaluations: Evaluations = request.app.state.evaluations
-    job = await run_in_threadpool(evaluations.job, job_id)
+    job = await evaluations.on_disk(evaluations.job, job_id)
 
     async def lines() -> AsyncIterator[str]:
         async for now in evaluations.events(job):
@@ -202,16 +205,18 @@ async def follow_evaluation(request: Request, job_id: str) -> StreamingResponse:
 async def cancel_evaluation(request: Request, job_id: str) -> Response:
     """End an evaluation that has not ended."""
     evaluations: Evaluations = request.app.state.evaluations
-    await evaluations.cancel(await run_in_threadpool(evaluations.job, job_id))
+    await evaluations.cancel(await evaluations.on_disk(evaluations.job, job_id))
     return Response(status_code=204)
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def alive() -> dict[str, str]:
     """The process answers."""
     return {"status": "alive"}
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses=_errors("not_ready"))
 async def ready(request: Request) -> dict[str, str]:
     """The default model has answered a picture."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,17 @@ def _split_paths(value: Any) -> Any:
 
 def _split(value: Any) -> Any:
     return [part.strip().lower() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _hosts(value: Any) -> Any:
+    """Names without the ports that some write behind them: the header is compared without, too."""
+    parts = _split(value)
+    return [re.sub(r"^([^:]+|\[.+\]):\d+$", r"\1", part) for part in parts] if isinstance(parts, list) else parts
+
+
+def _origins(value: Any) -> Any:
+    parts = _split(value)
+    return [part.rstrip("/") for part in parts] if isinstance(parts, list) else parts
 
 
 def _no_star(value: list[str]) -> list[str]:
@@ -67,12 +79,12 @@ class Settings(BaseSettings):
         " where not told, none is asked for",
     )
     allow_anonymous: bool = Field(False, description="1 permits an address other than loopback without keys")
-    allowed_hosts: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
+    allowed_hosts: Annotated[list[str], NoDecode, BeforeValidator(_hosts)] = Field(
         default=[],
         description="names that the service is called by, separated by commas; `*` is any;"
         " where not told, any if there are keys, else localhost and the address that it listens on",
     )
-    cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_split), AfterValidator(_no_star)] = Field(
+    cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_origins), AfterValidator(_no_star)] = Field(
         default=[], description="origins of pages of other sites that may call it, as https://example.org, separated by commas"
     )
     max_loaded: int = Field(3, ge=1, le=64, description="models in memory at most; the least recently used goes")
@@ -95,6 +107,11 @@ def load_settings(**overrides: Any) -> Settings:
         name = PREFIX + str(first["loc"][0]).upper()
         got = "" if first["loc"][0] == "api_keys" else f" (got {first['input']!r})"  # a key is not for the log
         raise InputError(f"{name}: {first['msg'].removeprefix('Value error, ')}{got}") from None
+    if settings.max_bytes > settings.queue_bytes:
+        raise InputError(
+            f"SEGMENT_MAX_BYTES: a body of {settings.max_bytes:,} bytes would never find room in SEGMENT_QUEUE_BYTES, which is"
+            f" {settings.queue_bytes:,}; set that to several times as much"
+        )
     if not settings.allow_anonymous and not settings.api_keys and not _is_loopback(settings.host):
         raise InputError(
             f"SEGMENT_HOST: {settings.host} can be reached from other machines, and no key is asked for; use 127.0.0.1, or"

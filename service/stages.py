@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Executor, wait
 from dataclasses import dataclass
@@ -110,24 +111,37 @@ class Segmentation:
         self._encode(labels)
 
     def _logits_of(self, inputs: Sequence[RGB]) -> list[Logits]:
-        """Logits of several inputs, which go to the workers side by side.
+        """Logits of several inputs, some of which are with the workers at once: as many as keep these busy, and no more, since
+        a photograph that takes one run stands behind them.
 
         The deadline is for the first of them: what has begun is brought to its end, unless the client goes.
         """
         first = "forward" not in self.timing.stages
         with self.timing.of("forward"):
-            waiting: list[Done] = []
+            most = 2 * self.model.segmenter.backend.batch * len(self.pools.workers.each)
+            waiting: deque[Done] = deque()
+            found: list[Logits] = []
             try:
                 for x in inputs:
+                    if len(waiting) == most:
+                        found.append(self._waited_for(waiting.popleft()))
                     self._require_client()
-                    deadline = self.ticket.deadline if first and not waiting else None
+                    deadline = self.ticket.deadline if first and not waiting and not found else None
                     waiting.append(self.pools.workers.submit(self.model.segmenters, x, deadline=deadline))
-                while wait(waiting, LOOK_S).not_done:
-                    self._require_client()
-                return [future.result()[0] for future in waiting]
+                while waiting:
+                    found.append(self._waited_for(waiting.popleft()))
+                return found
             finally:
                 for future in waiting:  # where one of them failed, nobody needs the others
                     future.cancel()
+
+    def _waited_for(self, future: Done) -> Logits:
+        try:
+            while wait([future], LOOK_S).not_done:
+                self._require_client()
+            return future.result()[0]
+        finally:
+            future.cancel()
 
     def _require_client(self) -> None:
         if self.ticket.given_up:

@@ -16,6 +16,7 @@ DRAIN_SECONDS = 5
 BODY_SECONDS = 120.0  # for a whole body,
 CHUNK_SECONDS = 10.0  # and for its next bytes
 
+PARAMETERS = {"model", "output", "format", "resolution", "flip"}
 HOW = "send `-F file=@photo.jpg`, or the picture itself with `-H 'Content-Type: image/jpeg' --data-binary @photo.jpg`"
 
 
@@ -96,6 +97,10 @@ def _from_form(content_type: str, body: bytes) -> bytes:
     files = [(part, told) for part, told in parts if b"filename" in told]
     if len(files) > 1:
         raise Problem("too_many_files", f"{len(files)} files came; expected one, in the part `file`")
+    words = {told.get(b"name", b"").decode("latin-1") for _, told in parts} & PARAMETERS
+    if words:
+        raise Problem("invalid_parameter", f"{', '.join(sorted(words))}: came in the form; it belongs in the address, as in"
+                      " /segment?model=NAME&output=json")  # fmt: skip
     data = [part.content() for part, told in files if told.get(b"name") == b"file"]
     if not data:
         raise Problem("no_file", f"the form has no file in a part named `file`; {HOW}")

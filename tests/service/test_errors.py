@@ -20,6 +20,13 @@ def png(width: int = 40, height: int = 30) -> bytes:
     return file.getvalue()
 
 
+def test_a_parameter_that_comes_in_the_form_is_told_and_not_passed_over(serve) -> None:
+    reply = serve().post("/segment", files={"file": png()}, data={"model": "unet", "output": "json", "comment": "x"})
+    assert (reply.status_code, reply.json()["code"]) == (422, "invalid_parameter")
+    assert reply.json()["detail"].startswith("model, output: came in the form; it belongs in the address")
+    assert serve().post("/segment", files={"file": png()}, data={"comment": "x"}).status_code == 200
+
+
 def test_a_body_over_the_limit_is_noticed_as_it_arrives(serve) -> None:
     chunks = (bytes(10_000) for _ in range(100))
     assert serve(max_bytes=50_000).post("/segment", content=chunks).json()["code"] == "too_large"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from service.evaluations import Evaluations
+from service.models import Loaded
 from tests.conftest import make_checkpoint
 from tests.pictures import encoded
 from tests.service.conftest import shut, until
@@ -159,6 +161,60 @@ def test_a_running_and_a_waiting_one_can_be_cancelled(serve, scenes: Path, tmp_p
         again = client.delete(location)
         assert (again.status_code, again.json()["code"]) == (409, "evaluation_finished")
     assert client.post("/evaluate?model=first&wait=true").status_code == 200
+
+
+def three(tmp_path: Path) -> Path:
+    for seed, name in enumerate("abc"):
+        make_checkpoint(tmp_path / "three" / f"{name}.safetensors", seed=seed)
+    return tmp_path / "three"
+
+
+def test_those_that_wait_hold_no_model_in_memory(serve, scenes: Path, tmp_path: Path) -> None:
+    client = serve(data=scenes, checkpoints=[three(tmp_path)], max_loaded=1)
+    gate = shut(client.app)
+    locations = [client.post(f"/evaluate?model={name}").headers["location"] for name in "abc"]
+    gc.collect()
+    assert "b" not in [held.name for held in gc.get_objects() if type(held) is Loaded]
+    gate.set()
+    assert [finished(client, location)["report"]["checkpoint"]["name"] for location in locations] == ["a", "b", "c"]
+
+
+def test_one_whose_model_is_replaced_while_it_waits_fails_and_says_so(serve, scenes: Path, tmp_path: Path) -> None:
+    client = serve(data=scenes, checkpoints=[three(tmp_path)])
+    gate = shut(client.app)
+    _, waiting = (client.post(f"/evaluate?model={name}").headers["location"] for name in "ab")
+    make_checkpoint(tmp_path / "three" / "b.safetensors", seed=9)
+    client.app.state.models.replace(client.app.state.models._load(client.app.state.models.models["b"]))
+    gate.set()
+    job = finished(client, waiting)
+    assert job["state"] == "failed" and "was replaced while this waited" in job["error"]
+
+
+def test_one_whose_photograph_can_t_be_read_is_cancelled_all_the_same(
+    serve, scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, drive = serve(data=scenes), threading.Event()
+    monkeypatch.setattr("core.datasets.read_photo", lambda path: drive.wait(60))
+    location = client.post("/evaluate").headers["location"]
+    until(lambda: client.get(location).json()["state"] == "running")
+    assert client.delete(location).status_code == 204
+    drive.set()
+
+
+def test_nothing_is_loaded_for_an_evaluation_that_can_t_be(serve, scenes: Path, tmp_path: Path) -> None:
+    client = serve(data=scenes, checkpoints=[three(tmp_path)])
+    assert client.post("/evaluate?model=b&split=x").json()["code"] == "unknown_split"
+    assert [loaded.name for loaded in client.app.state.models.loaded()] == ["a"]
+
+
+def test_a_stream_on_which_nothing_happens_is_kept_open(serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.evaluations.QUIET_EVENTS_S", 0.3)
+    client = serve(data=scenes)
+    gate = shut(client.app)
+    location = client.post("/evaluate").headers["location"]
+    threading.Timer(2, gate.set).start()
+    told = events(client, location)
+    assert sum(job["progress"]["done"] == 0 for _, job in told) >= 4
 
 
 def test_who_waits_for_one_that_is_cancelled_before_it_begins_is_told_so(serve, scenes: Path, tmp_path: Path) -> None:

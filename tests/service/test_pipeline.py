@@ -27,6 +27,7 @@ from service.segmenting import TILERS
 from service.settings import load_settings
 from service.stages import Segmentation, Wish
 from service.worker import BACKGROUND, USER, Workers
+from tests.conftest import make_checkpoint
 from tests.service.conftest import Gate, listening, shut, until
 
 
@@ -171,6 +172,33 @@ def test_a_request_that_waits_longer_than_the_deadline_503(serve) -> None:
         time.sleep(0.1)
         gate.set()
         assert (late.result().status_code, late.result().json()["code"]) == (503, "deadline_passed")
+
+
+def test_a_model_that_takes_longer_to_load_than_the_deadline_503(
+    serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, name in enumerate("ab"):
+        make_checkpoint(tmp_path / "two" / f"{name}.safetensors", seed=seed)
+    client, loaded = serve(checkpoints=[tmp_path / "two"], deadline=0.2), threading.Event()
+    models = client.app.state.models
+    load = models._load
+    monkeypatch.setattr(models, "_load", lambda model: [loaded.wait(20), load(model)][1])
+    late = client.post("/segment?model=b", content=png())
+    loaded.set()
+    assert (late.status_code, late.json()["code"]) == (503, "deadline_passed")
+    until(lambda: client.post("/segment?model=b", content=png()).status_code == 200)
+
+
+def test_few_tiles_of_a_photograph_stand_before_one_that_takes_one_run(serve) -> None:
+    client = serve()
+    gate, workers = shut(client.app), client.app.state.segmenting.workers
+    with ThreadPoolExecutor(1) as pool:
+        many = pool.submit(client.post, "/segment?resolution=native&flip=true", content=png(600, 400))
+        until(lambda: len(workers) == 3)  # the gate, and two of dozens
+        time.sleep(0.2)
+        assert len(workers) == 3
+        gate.set()
+        assert many.result().status_code == 200
 
 
 def test_what_takes_several_runs_leaves_most_places_to_the_rest(serve) -> None:

@@ -44,6 +44,14 @@ def test_where_nothing_is_found_those_that_ship_are_served(tmp_path: Path, caplo
     assert str(tmp_path) in caplog.text and "come with the project: ddunet" in caplog.text
 
 
+def test_a_place_that_holds_none_is_told_beside_others(
+    tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert list(find_models([tmp_path / "run", checkpoint])) == ["random"]
+    assert f"no checkpoint in {tmp_path / 'run'}" in caplog.text
+
+
 def test_nothing_to_serve_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core.checkpoint, "PRETRAINED", tmp_path)  # a build without them
     with pytest.raises(InputError, match="nothing to serve"):
@@ -118,6 +126,27 @@ def test_alive_and_ready(serve) -> None:
     assert client.get("/readyz").json() == {"status": "ready"}
 
 
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz"])
+def test_whoever_looks_whether_it_is_up_may_ask_for_the_head(serve, path: str) -> None:
+    reply = serve().head(path)
+    assert reply.status_code == 200 and not reply.content
+
+
+def test_a_slash_too_many_leads_nowhere(serve) -> None:
+    """Behind a proxy the redirect would name another scheme, and the picture be sent again there."""
+    reply = serve().post("/segment/", content=b"x", follow_redirects=False)
+    assert (reply.status_code, reply.json()["code"]) == (404, "not_found")
+
+
+def test_a_model_whose_file_has_gone_bad_is_the_last_to_be_let_go(serve, tmp_path: Path) -> None:
+    for seed, name in enumerate("abc"):
+        make_checkpoint(tmp_path / "three" / f"{name}.safetensors", seed=seed)
+    client = serve(checkpoints=[tmp_path / "three"], max_loaded=2)
+    (tmp_path / "three" / "a.safetensors").write_bytes(b"")
+    assert client.post("/models/a/reload").status_code == 503
+    assert [client.post(f"/segment?model={name}", content=encoded()).status_code for name in "bca"] == [200, 200, 200]
+
+
 def test_not_ready_before_the_model_has_answered(serve, monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
 
@@ -151,6 +180,7 @@ def test_openapi_names_both_kinds_of_body(serve) -> None:
         ("SEGMENT_PORT", "http", "SEGMENT_PORT"),
         ("SEGMENT_MAX_LOADED", "0", "SEGMENT_MAX_LOADED"),
         ("SEGMENT_HOST", "0.0.0.0", "SEGMENT_ALLOW_ANONYMOUS=1"),
+        ("SEGMENT_MAX_BYTES", "300000000", "SEGMENT_QUEUE_BYTES"),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str) -> None:
@@ -158,6 +188,14 @@ def test_a_wrong_setting_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, n
     with pytest.raises(InputError, match=message) as error:
         load_settings()
     assert "\n" not in str(error.value)
+
+
+def test_names_with_ports_and_origins_with_a_slash_are_meant_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGMENT_ALLOWED_HOSTS", "localhost:8000, a.b,[::1]:80,[::1]")
+    monkeypatch.setenv("SEGMENT_CORS_ORIGINS", "https://a.b/,https://a.b:8443")
+    settings = load_settings()
+    assert settings.allowed_hosts == ["localhost", "a.b", "[::1]", "[::1]"]
+    assert settings.cors_origins == ["https://a.b", "https://a.b:8443"]
 
 
 def test_checkpoints_are_separated_by_colons(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def live(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setattr("service.protocol.HEADER_SECONDS", 0.25)
     monkeypatch.setattr("service.upload.CHUNK_SECONDS", 0.25)
     monkeypatch.setattr("service.upload.BODY_SECONDS", 3.0)
-    app = create_app(load_settings(checkpoints=[checkpoint], state=tmp_path / "state", queue_bytes=100_000))
+    app = create_app(load_settings(checkpoints=[checkpoint], state=tmp_path / "state", max_bytes=100_000, queue_bytes=100_000))
     with listening(app) as port:
         yield app, port
 
