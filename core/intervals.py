@@ -15,6 +15,7 @@ KEPT = 8  # block lengths whose resamples stay in memory
 NOTHING = 1e-9  # an error below it is rounding
 UNDEFINED = 0.05  # of the resamples may leave a score undefined; with more, too few images hold what it is about
 MANY = 10  # drives or cities, from which on whole ones are drawn
+LONG = 50  # images of a drive or city, from which on its own mean is known well enough
 PER_BLOCK = 4  # block length as a multiple of the lag beyond which nothing is left of the autocorrelation
 # Student's 97.5 % quantile by degrees of freedom; linear in their reciprocal in between (to 1 % from 2 on)
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 8: 2.306, 10: 2.228, 20: 2.086, 60: 2.0, 1e9: 1.96}
@@ -29,8 +30,9 @@ class Blocks:
     """Resamples of the images of one data set, the same for every model, so that differences are paired.
 
     `drives` names the drive or city of each image, in the order of the data set. With ten or more of them whole ones are
-    drawn, otherwise blocks of consecutive frames, circular within their drive (Politis and Romano 1992, "A circular
-    block-resampling procedure for stationary data").
+    drawn, and the intervals are for other drives, too. Otherwise blocks of consecutive frames are, circular within their
+    drive (Politis and Romano 1992, "A circular block-resampling procedure for stationary data"), of each drive of fifty
+    images or more as many as it has: what is said then is about more pictures of the same drives or cities.
     """
 
     def __init__(self, drives: Sequence[str]) -> None:
@@ -41,20 +43,30 @@ class Blocks:
         self.code = code[self.order]
         self.size = sizes[self.code]
         self.start = (np.cumsum(sizes) - sizes)[self.code]
+        long = self.size >= LONG
+        layer = np.where(long, self.code, self.drives)  # a long drive each, and all short ones together
+        self.layers = [np.flatnonzero(layer == one) for one in np.unique(layer)]
         self._weights: dict[int, Floats] = {}
+
+    def _draw(self, layer: npt.NDArray[np.int64], length: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Blocks of images that begin anywhere in a layer, as many as it has images: (RESAMPLES, n)."""
+        first = layer[rng.integers(len(layer), size=(RESAMPLES, -(-len(layer) // length), 1))]
+        inside = (first - self.start[first] + np.arange(length)) % self.size[first]
+        return (self.start[first] + inside).reshape(RESAMPLES, -1)[:, : len(layer)]
 
     def length(self, series: Floats) -> int:
         """Images in a block for a series (N,): four times the lag from which its autocorrelation is below 2/sqrt(N).
 
-        1 where neighbours are not alike, or whole drives are drawn. At most a third of all images; of several drives, as
-        many as the longest has, and at most half of all.
+        1 where neighbours are not alike, or whole drives are drawn. At most a third of all images, of several layers of their
+        mean; where all of several drives are short, as many as the longest has, and at most half of all.
 
         The lag is that of Politis and White 2004 ("Automatic block-length selection for the dependent bootstrap", section
         3.2), with 2 where they have 1.96 sqrt(log10 N) and one lag where they ask for several, because a film is smooth.
         """
-        x = (series - series.mean())[self.order]
+        x = (series - self._level(series))[self.order]
         variance = float(x @ x)
-        longest = max(1, self.images // 3 if self.drives == 1 else min(int(self.size.max()), self.images // 2))
+        short = self.drives > 1 and self.size.max() < LONG
+        longest = max(1, min(int(self.size.max()), self.images // 2) if short else self.images // (3 * len(self.layers)))
         if self.whole_drives or variance == 0:
             return 1
         for lag in range(1, longest):
@@ -63,13 +75,28 @@ class Blocks:
                 return 1 if lag == 1 else min(PER_BLOCK * lag, longest)
         return longest
 
+    def _level(self, series: Floats) -> Floats:
+        """What the autocorrelation of a series (N,) is around: the mean of each long drive, and for short ones that of all.
+
+        That cities differ would look like an autocorrelation that never ends: blocks would be as long as they, and two or
+        three of them tell nothing. A short drive whose frames are alike tells its mean no better than one frame does.
+        """
+        level = np.full(self.images, series.mean())
+        sums = np.bincount(self.code, series[self.order])
+        level[self.order] = np.where(self.size >= LONG, sums[self.code] / self.size, level[self.order])
+        return level
+
     def lengths(self, influence: Floats) -> npt.NDArray[np.int64]:
         """The `length` of each column of an `influence` (N, S): (S,), 0 where it is undefined."""
         return np.array([self.length(series) if np.isfinite(series).all() else 0 for series in influence.T])
 
     def number(self, length: int) -> float:
-        """How many blocks of `length` images there are: what the degrees of freedom follow from."""
+        """How many blocks of `length` images there are."""
         return self.drives if self.whole_drives else self.images / length
+
+    def freedom(self, length: int) -> float:
+        """Degrees of freedom that blocks of `length` images leave: their number less one for each layer that they are of."""
+        return self.number(length) - (1 if self.whole_drives else len(self.layers))
 
     def weights(self, length: int) -> Floats:
         """How often each image stands in each resample, (RESAMPLES, N), the same at every call."""
@@ -80,9 +107,7 @@ class Blocks:
             if self.whole_drives:
                 drawn = _tally(rng.integers(self.drives, size=(RESAMPLES, self.drives)), self.drives)[:, self.code]
             else:
-                first = rng.integers(self.images, size=(RESAMPLES, -(-self.images // length), 1))
-                inside = (first - self.start[first] + np.arange(length)) % self.size[first]
-                drawn = _tally((self.start[first] + inside).reshape(RESAMPLES, -1)[:, : self.images], self.images)
+                drawn = _tally(np.hstack([self._draw(layer, length, rng) for layer in self.layers]), self.images)
             self._weights[length] = np.empty((RESAMPLES, self.images))
             self._weights[length][:, self.order] = drawn
         return self._weights[length]
@@ -112,31 +137,31 @@ class Estimate:
 def estimate(blocks: Blocks, terms: Sequence[tuple[float, PerImage]], statistic: Statistic = leading) -> Estimate:
     """A weighted sum of the scores of several models: one model has the term (1, counts), a difference has 1 and -1.
 
-    The variance is that of the resamples, made larger by B / (B - 1) for B blocks, and without most of what blocks cut off
-    from the autocorrelation: twice the one of blocks of L less the one of blocks of L / 2 is the flat-top estimate of
-    Politis and White 2004. Where that is less than the first, the first is taken.
+    The variance is that of the resamples, made larger by the number of blocks over the degrees of freedom, and without most
+    of what blocks cut off from the autocorrelation: twice the one of blocks of L less the one of blocks of L / 2 is the
+    flat-top estimate of Politis and White 2004. Where that is less than the first, the first is taken.
     """
 
     def combined(of: Callable[[PerImage], Floats]) -> Floats:
         return np.sum([factor * of(counts) for factor, counts in terms], axis=0)  # type: ignore[no-any-return]
 
     def variances(length: int, mine: npt.NDArray[np.bool_]) -> Floats:
-        weights, number = blocks.weights(length), blocks.number(length)
+        weights, larger = blocks.weights(length), blocks.number(length) / blocks.freedom(length)
         draws = combined(lambda counts: statistic(np.tensordot(weights, counts, axes=1)))
         known = np.isfinite(draws[:, mine]).mean(0) >= 1 - UNDEFINED
-        return np.where(known, np.nanvar(draws[:, mine], axis=0) * number / (number - 1), np.nan)
+        return np.where(known, np.nanvar(draws[:, mine], axis=0) * larger, np.nan)
 
     value = combined(lambda counts: statistic(counts.sum(0)))
     error, freedom = np.full(len(value), np.nan), np.full(len(value), np.nan)
     lengths = blocks.lengths(combined(lambda counts: influence(counts, statistic)))
-    if blocks.number(1) < 2:
+    if blocks.freedom(1) < 1:
         return Estimate(value, error, freedom)
     for length in sorted(set(lengths) - {0}):
         mine = lengths == length
         variance = variances(length, mine)
         if length > 1:
             variance = np.maximum(variance, 2 * variance - variances(length // 2, mine))
-        error[mine], freedom[mine] = variance**0.5, blocks.number(length) - 1
+        error[mine], freedom[mine] = variance**0.5, blocks.freedom(length)
     error[(error < NOTHING) & (value != 0)] = np.nan  # all images alike: what others are like can't be told
     return Estimate(value, error, freedom)
 

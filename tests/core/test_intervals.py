@@ -129,6 +129,30 @@ def test_few_drives_that_differ_are_covered(count: int) -> None:
     assert 0.92 <= covered / 500 <= 0.99
 
 
+@pytest.mark.parametrize(("kind", "width"), [(independent, 0.03), (rough, 0.07)])
+def test_cities_that_differ_do_not_look_like_one_long_film(
+    kind: Callable[[np.random.Generator, int], Series], width: float
+) -> None:
+    """Cityscapes' three of val, where one is eight points harder than another: the truth is of more pictures of the same."""
+    rng, sizes = np.random.default_rng(5), (267, 59, 174)
+    skill = np.repeat([0.4, 0.8, 1.2], sizes)
+    blocks = Blocks(np.repeat(["frankfurt", "lindau", "munster"], sizes).tolist())
+
+    def found(z: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-skill - 0.6 * z))
+
+    truth = np.mean([found(rng.standard_normal(500)) for _ in range(4000)])
+    series = [kind(rng, size) for size in sizes]
+    covered, widths = 0, []
+    for _ in range(300):
+        true = (1000 * found(np.concatenate([one(1)[0] for one in series]))).round().astype(np.int64)
+        counts = np.stack((true, np.full(500, 1000), true), 1)[..., None]
+        low, high = score_intervals(blocks, counts)[0] or (0, 0)
+        covered += low <= truth <= high
+        widths.append(high - low)
+    assert 0.92 <= covered / 300 <= 0.98 and np.median(widths) < width
+
+
 def test_a_block_is_a_run_of_frames_of_one_drive_around_its_end() -> None:
     """Fifty frames in five blocks of ten: in each drive the drawn frames form runs, wrapping, whose lengths are tens."""
     weights = Blocks(["a"] * 30 + ["b"] * 20).weights(10)
