@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -110,6 +111,9 @@ def find_samples(root: Path | str, split: str) -> tuple[FolderDataset, list[str]
         labels = read_classes(root / "classes.json")
         photos, doubles = _by_key(root / "images" / split, "", PHOTO_SUFFIXES)
         targets, others = _by_key(root / "labels" / split, "", (".png",))
+    if photos and not targets:
+        where = root / ("gtFine" if labels is CITYSCAPES else "labels") / split
+        raise InputError(f"{root}: {len(photos)} photographs and no labels: there are none in {where}; {LAYOUTS}")
     if not photos:
         raise InputError(f"{root}: the split {split!r} holds no photographs; {LAYOUTS}")
     alone = [f"{photos[key]} has no label" for key in sorted(photos.keys() - targets.keys())]
@@ -139,10 +143,18 @@ def _by_key(folder: Path, ending: str, suffixes: tuple[str, ...]) -> tuple[dict[
     for path in files_below(folder):
         if path.suffix.lower() in suffixes and path.stem.endswith(ending):
             key = path.relative_to(folder).with_suffix("").as_posix().removesuffix(ending)
+            if not _is_text(key):
+                doubles.append(f"{folder}/{os.fsencode(key)!r}: its name is no UTF-8; rename it")
+                continue
             if key in found:
                 doubles.append(f"{path}: a second file for the same sample beside {found[key]}; keep one of them")
             found.setdefault(key, path)
     return found, doubles
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written into a report: one of another encoding than the system's can't."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def check_dataset(dataset: FolderDataset) -> None:
@@ -151,22 +163,24 @@ def check_dataset(dataset: FolderDataset) -> None:
     Raises InputError that lists what `read_sample` tells of them.
     """
     with ThreadPoolExecutor(CORES) as pool:
-        samples = prefetch(pool, lambda index: read_sample(dataset, index), range(len(dataset)), ahead=8)
+        samples = prefetch(pool, lambda index: read_sample(dataset, index, void=True), range(len(dataset)), ahead=8)
         problems = [sample for sample in samples if isinstance(sample, str)]
     if problems:
         raise InputError(listing(f"{len(problems)} of the {len(dataset)} samples of {dataset.split} can't be used", problems))
 
 
-def read_sample(dataset: Dataset, index: int) -> Sample | str:
-    """A sample, or what makes it useless: unreadable, values outside the label space, another size, nothing but void."""
+def read_sample(dataset: Dataset, index: int, void: bool = False) -> Sample | str:
+    """A sample, or what makes it useless: unreadable, values outside the label space, another size, and nothing but `void`,
+    unless that is allowed: there is nothing to learn from it, but scores can pass it over."""
     try:
         rgb, labels = dataset[index]
     except InputError as error:
         return str(error)
     if labels.shape != rgb.shape[:2]:
         sizes = f"{labels.shape[1]}x{labels.shape[0]}, its photograph {rgb.shape[1]}x{rgb.shape[0]}"
-        return f"{dataset.where(index)}: its label is {sizes}"
-    if (labels == VOID).all():
+        turned = "; where its EXIF orientation turns it, the label has to be turned, too" * (labels.shape == rgb.shape[1::-1])
+        return f"{dataset.where(index)}: its label is {sizes}{turned}"
+    if not void and (labels == VOID).all():
         return f"{dataset.where(index)}: every pixel of its label is void"
     return rgb, labels
 

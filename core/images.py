@@ -18,6 +18,7 @@ from core.errors import ImageError, InputError
 RGB = npt.NDArray[np.uint8]  # (H, W, 3), red first, 0..255
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 16_384
+GREY = 0  # the kind of colours in a PNG's header
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 # it would log a line for each damaged picture
@@ -120,13 +121,21 @@ def as_rgb(photo: str | Path | bytes | RGB) -> RGB:
 
 
 def read_label(path: Path) -> npt.NDArray[np.unsignedinteger[Any]]:
-    """Values of a label PNG as (H, W) uint8 or uint16: grey values or palette indices, 8 or 16 bit."""
+    """Values of a label PNG as (H, W) uint8 or uint16: palette indices, or grey values of 8 or 16 bit.
+
+    Raises InputError: no such picture, colours, or grey of fewer bits, whose white may mean 255 or the last class.
+    """
     try:
+        with path.open("rb") as file:
+            depth, kind = file.read(26)[24:]
         with Image.open(path, formats=("PNG",)) as picture:
             mode = picture.mode
             values = np.asarray(picture)
     except Exception as error:
         raise InputError(f"{path}: can't be read as a label PNG ({error})") from None
-    if mode not in ("L", "P", "1", "I;16", "I;16B", "I"):
+    if kind == GREY and depth < 8:
+        raise InputError(f"{path}: a grey label PNG of {depth} bit a pixel, whose white may mean {2**depth - 1} or 255;"
+                         " save it with 8 bit a pixel, or with a palette")  # fmt: skip
+    if mode not in ("L", "P", "I;16", "I;16B", "I"):
         raise InputError(f"{path}: a label PNG of mode {mode}; expected one channel of class ids (grey or palette)")
-    return values.astype(np.uint8 if mode in ("L", "P", "1") else np.uint16, copy=False)
+    return values.astype(np.uint8 if mode in ("L", "P") else np.uint16, copy=False)

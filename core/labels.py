@@ -38,6 +38,9 @@ class LabelSpace(BaseModel):
         count = len(self.names)
         if len(self.ids) != count or len(self.colours) != count:
             raise ValueError(f"{count} names, {len(self.ids)} ids and {len(self.colours)} colours: need as many of each")
+        for void in set(self.void_ids) & set(self.ids):
+            name = self.names[self.ids.index(void)]
+            raise ValueError(f"id {void} is both void and the class {name!r}; give every class the `id` that its labels hold")
         for what, values in (("name", self.names), ("colour", self.colours), ("id", self.ids + self.void_ids)):
             seen: set[Any] = set()
             for value in values:
@@ -114,16 +117,20 @@ def read_classes(path: Path) -> LabelSpace:
     `id` defaults to the class's place in the list, `void` to 255 and may be a list. Raises InputError.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
         classes = document["classes"]
         void = document.get("void", VOID)
-        return LabelSpace(
+        space = LabelSpace(
             name=document.get("name", path.parent.name),
             names=tuple(c["name"] for c in classes),
             ids=tuple(c.get("id", place) for place, c in enumerate(classes)),
             colours=tuple(tuple(c["color"]) for c in classes),
             void_ids=tuple(void) if isinstance(void, list) else (void,),
         )
+        if len(space) == 1:
+            raise ValueError("one class alone: every pixel that counts would be of it; give what is none of it a class of its"
+                             " own, such as `rest`")  # fmt: skip
+        return space
     except FileNotFoundError:
         reason = "there is no such file"
     except ValidationError as error:
@@ -134,7 +141,7 @@ def read_classes(path: Path) -> LabelSpace:
         reason = str(error)
     raise InputError(
         f"{path}: not a usable classes.json ({reason}); expected"
-        ' {"void": 255, "classes": [{"name": "road", "color": [128, 64, 128]}, ...]}, 1 to 255 classes of unique colours'
+        ' {"void": 255, "classes": [{"name": "road", "color": [128, 64, 128]}, ...]}, 2 to 255 classes of unique colours'
     )
 
 

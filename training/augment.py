@@ -61,7 +61,7 @@ class Street:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """(H, W, 3) uint8 RGB and (H, W) train ids to the same at the network's size."""
-        fitted = self.preprocess.shape(*sample[1].shape)
+        fitted = self.keep.fitted(*sample[1].shape)
         scale = np.exp(rng.uniform(*np.log(self.scale)))
         scaled = [max(1, round(side * scale)) for side in fitted]
         height, width = self.preprocess.size

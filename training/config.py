@@ -19,6 +19,7 @@ from core.models import MODELS
 PREFIX = "TRAIN_"
 # what a resumed run may change: how long it goes on (a cosine then ends there) and what it runs on
 FREE_AT_RESUME = {"epochs", "patience", "gpus", "workers", "cache", "skip_bad", "keep", "checkpoint_every", "resume", "run"}
+MOVABLE = {"data"}  # what a flag may change, and the environment not: the pictures may lie elsewhere now
 FREE_AT_RESUME |= {"checkpoint_activations", "max_restarts", "timeout", "export"}
 
 
@@ -102,7 +103,7 @@ class TrainConfig(BaseSettings):
         None, description="folder for the decoded pictures, .cache beside the run folder where not told; none: read the files"
     )
     skip_bad: bool = Field(False, description="train without the files that can't be used")
-    max_restarts: int = Field(3, ge=0, description="restarts from the newest checkpoint when a GPU's process dies")
+    max_restarts: int = Field(3, ge=0, description="restarts from the newest checkpoint when a process of several GPUs dies")
     timeout: float = Field(1800, gt=0, le=86_400, description="seconds after which a process that hangs is an error")
 
     @classmethod
@@ -202,7 +203,7 @@ def load_config(flags: dict[str, Any], file: Path | None = None) -> TrainConfig:
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
     except OSError as error:
         raise InputError(f"--config: {path}: can't be read ({error.strerror})") from None
     except ValueError as error:
@@ -264,7 +265,7 @@ def _plain(saved_file: Path) -> dict[str, Any]:
 def _merge(config: TrainConfig, flags: set[str], saved: TrainConfig, begun: bool) -> TrainConfig:
     if not begun:  # no epoch was finished: nothing that a flag could contradict
         return _updated(saved, config, flags)
-    for key in sorted(flags - FREE_AT_RESUME):
+    for key in sorted(flags - FREE_AT_RESUME - MOVABLE):
         if getattr(config, key) != getattr(saved, key):
             raise InputError(
                 f"--{key.replace('_', '-')}: the run in {config.run_folder} has {getattr(saved, key)!r}, not"
@@ -275,7 +276,7 @@ def _merge(config: TrainConfig, flags: set[str], saved: TrainConfig, begun: bool
         if ours != theirs:
             print(f"warning: {key.replace('_', '-')}: the run has {ours!r} and keeps it; the environment or --config says"
                   f" {theirs!r}", file=sys.stderr)  # fmt: skip
-    return _updated(saved, config, config.model_fields_set & FREE_AT_RESUME)
+    return _updated(saved, config, config.model_fields_set & FREE_AT_RESUME | flags & MOVABLE)
 
 
 def _updated(saved: TrainConfig, config: TrainConfig, keys: set[str]) -> TrainConfig:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from core.backends import TORCH
 from core.checkpoint import PRETRAINED, SUFFIX, Card, Checkpoint, find_checkpoint, read_checkpoint, summary, write_checkpoint
 from core.datasets import Dataset, described
 from core.errors import InputError
@@ -145,4 +146,5 @@ def scored(checkpoint: Checkpoint, dataset: Dataset) -> dict[str, float | None]:
     """The leading scores of the weights as they are written. Raises InputError."""
     require_same_labels(checkpoint.card.labels, dataset.labels)
     check(dataset)
-    return summary(evaluate(checkpoint, Segmenter(checkpoint), dataset, 4, World()).scores)
+    # by torch: an artefact that lies beside the source is of other weights
+    return summary(evaluate(checkpoint, Segmenter(checkpoint, backend=TORCH), dataset, 4, World()).scores)

@@ -118,8 +118,10 @@ class Writer:
         self._size = (0, 0)  # (width, height)
 
     def add(self, rgb: RGB) -> None:
-        """Append a frame, (H, W, 3) uint8 RGB. Raises OSError where the film can't be written."""
+        """Append a frame, (H, W, 3) uint8 RGB. Raises OSError where the film can't be written, InputError for one row."""
         height, width = rgb.shape[0] // 2 * 2, rgb.shape[1] // 2 * 2
+        if not height or not width:
+            raise InputError(f"a film of {rgb.shape[1]}x{rgb.shape[0]} pixels can't be written; a side needs two")
         if self._writer is None:
             with _without_complaints():  # that WebM has a tag of its own for this codec
                 self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*CODEC), self.rate, (width, height))
@@ -138,7 +140,10 @@ class Writer:
             return
         self._writer.release()
         self._writer = None
-        written = int(cv2.VideoCapture(str(self.path)).get(cv2.CAP_PROP_FRAME_COUNT))
+        film = cv2.VideoCapture(str(self.path))
+        written = int(film.get(cv2.CAP_PROP_FRAME_COUNT))
+        if written < 0:  # at less than a frame in five seconds it does not tell
+            written = sum(1 for _ in iter(film.grab, False))
         if written != self.frames:
             raise OSError(f"{self.path}: {written} of {self.frames} frames could be written; is the disk full?")
 

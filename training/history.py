@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def _numbers(path: Path) -> list[Row]:
 def by_leg(rows: Sequence[Row]) -> list[list[Row]]:
     """Of trainings that stand end to end, the rows of each: every one counts its epochs anew."""
     starts = [n for n, row in enumerate(rows) if n == 0 or row["epoch"] <= rows[n - 1]["epoch"]]
-    return [list(rows[start:end]) for start, end in zip(starts, [*starts[1:], len(rows)], strict=True)]
+    return [list(rows[start:end]) for start, end in pairwise([*starts, len(rows)])]
 
 
 def write_table(path: Path, rows: list[Row], names: list[str]) -> None:

@@ -44,6 +44,16 @@ class Kept:
         scaled = round(fitted[0] * self.factor), round(fitted[1] * self.factor)
         return scaled if scaled[0] * scaled[1] < height * width else (height, width)
 
+    def fitted(self, height: int, width: int) -> Size:
+        """The network's size for the photograph that is kept at this size: that of the kept one may be another by rounding."""
+        if self.factor == 1:
+            return height, width
+        fitted, stride = self.preprocess.shape(height, width), self.preprocess.stride
+        guess = round(height / self.factor / stride) * stride, round(width / self.factor / stride) * stride
+        near = all(abs(a - b) <= stride for a, b in zip(guess, fitted, strict=True))
+        same = (round(guess[0] * self.factor), round(guess[1] * self.factor)) == (height, width)
+        return guess if near and same else fitted  # a small photograph is kept as it is
+
 
 class Contents(BaseModel):
     """What decoding every sample of a split found, and, in a cache, where the samples lie."""

@@ -19,7 +19,7 @@ class Loss:
 
     A global batch is spread over ranks and goes through in parts. `total` of all its labels, summed over all of them,
     is what each share of the cross-entropy is divided by: so the mean is that of one process and one part. Dice is a
-    quotient of sums and taken per part, over all ranks.
+    quotient of sums, taken per part over all ranks, and the parts' mean is one over their valid pixels.
     """
 
     def __init__(self, kind: str, weights: Tensor | None, ranks: int, parts: int) -> None:
@@ -27,11 +27,13 @@ class Loss:
         self.weights, self.ranks, self.parts = weights, ranks, parts
 
     def total(self, labels: Tensor) -> Tensor:
-        """Valid pixels of labels (N, H, W) uint8 train ids, weighted by their class: a float64 scalar."""
+        """Valid pixels of labels (N, H, W) uint8 train ids, weighted by their class, and as they are: (2,) float64."""
         valid = labels != VOID
+        pixels = valid.sum(dtype=torch.float64)
         if self.weights is None:
-            return valid.sum(dtype=torch.float64)
-        return (self.weights[torch.where(valid, labels, 0).long()] * valid).sum(dtype=torch.float64)
+            return torch.stack((pixels, pixels))
+        weighted = (self.weights[torch.where(valid, labels, 0).long()] * valid).sum(dtype=torch.float64)
+        return torch.stack((weighted, pixels))
 
     def __call__(self, logits: Tensor, labels: Tensor, total: Tensor) -> Tensor:
         """This rank's share of the loss for one part: logits (N, K, H, W) float32, labels (N, H, W) uint8 train ids."""
@@ -39,13 +41,15 @@ class Loss:
         share = logits.new_zeros(())
         if self.cross_entropy:
             summed = F.cross_entropy(logits, targets, self.weights, ignore_index=VOID, reduction="sum")
-            share = share + summed / total.clamp(min=1e-6).float()
+            share = share + summed / total[0].clamp(min=1e-6).float()
         if self.dice:
-            share = share + self._dice(logits, targets) / (self.ranks * self.parts)
+            dice, pixels = self._dice(logits, targets)
+            share = share + dice * (pixels / total[1].clamp(min=1)).float() / self.ranks
         return share
 
-    def _dice(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """1 - mean soft Dice of the classes that the labels hold (Milletari et al. 2016, section 3, without squares)."""
+    def _dice(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """1 - mean soft Dice of the classes that the labels hold (Milletari et al. 2016, section 3, without squares), and the
+        valid pixels of this part, on all ranks, as a float64."""
         valid = (targets != VOID)[:, None]
         probabilities = logits.softmax(1) * valid
         truth = F.one_hot(targets.clamp(max=logits.shape[1] - 1), logits.shape[1]).permute(0, 3, 1, 2) * valid
@@ -60,8 +64,7 @@ class Loss:
         common, predicted, labelled = sums
         there = labelled > 0
         dice = (2 * common + EPSILON) / (predicted + labelled + EPSILON)
-        loss: Tensor = 1 - (dice * there).sum() / there.sum().clamp(min=1)
-        return loss
+        return 1 - (dice * there).sum() / there.sum().clamp(min=1), labelled.sum(dtype=torch.float64)
 
 
 def class_weights(pixels: Sequence[int], device: torch.device) -> Tensor:

@@ -36,7 +36,8 @@ class Trained:
     confusion: metrics.Counts  # of the augmented crops
     learning_rate: float  # of the last step
     images: int  # trained on in this process's life: fewer than an epoch has where it went on inside one
-    seconds: float
+    seconds: float  # that these took
+    before: float  # that the others took
 
 
 class Recorder:
@@ -84,7 +85,7 @@ class Recorder:
             "val_loss": validated.loss if math.isfinite(validated.loss) else None,
             "learning_rate": trained.learning_rate,
             "images_per_s": speed,
-            "seconds": trained.seconds,
+            "seconds": trained.before + trained.seconds,
             **{f"val_{name}": value for name, value in scores.by_name().items()},
             **{f"train_running_{name}": value for name, value in metrics.scores(trained.confusion).by_name().items()},
         }
@@ -95,9 +96,11 @@ class Recorder:
         classes = metrics.class_scores(validated.tally.confusion, labels)
         self.board.write(row, picture_strip(FittedSegmenter(self.segmenter), self.val_set), classes)
         self.draw()
+        # what the best is chosen by, where the labels lack a class
+        leading = f" (of labelled classes {score:.3f})" * (scores.macro_iou != scores.macro_iou_labelled)
         line = (
             f"epoch {epoch}/{config.epochs}  loss {trained.loss:.4f}  val loss {validated.loss:.4f}"
-            f"  macro IoU {scores.macro_iou or 0:.3f}"
+            f"  macro IoU {scores.macro_iou or 0:.3f}{leading}"
             f"{'' if speed is None else f'  {speed:.1f} images/s'}{'  best so far' * better}"
         )
         return (score if best is None or better else best), line

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from core import __version__, tensorfile
-from core.checkpoint import SUFFIX, Card, Leg, not_finite, write_checkpoint
+from core.checkpoint import SUFFIX, Card, Leg, not_finite, read_checkpoint, write_checkpoint
 from core.errors import CheckpointError, InputError, RunError
 from core.files import link_atomically, make_folder, remove_temporaries, write_atomically
+from core.labels import LabelSpace
 from core.tensorfile import Document, Tensors
 from training.config import TrainConfig
 from training.history import EARLIER, Row, read_rows, read_table, write_table
@@ -23,6 +25,11 @@ LEADING = "macro_iou_labelled"  # chooses the best: one stray pixel of an absent
 def _numbers(path: Path) -> list[int]:
     """The numbers in a file's name: text would put epoch 10000 before epoch 9999."""
     return [int(number) for number in re.findall(r"\d+", path.stem)]
+
+
+def _is_epoch(path: Path) -> bool:
+    """Whether a checkpoint is an epoch's own, and not what was exported beside it."""
+    return bool(re.fullmatch(r"epoch-\d+", path.stem))
 
 
 def _readable(path: Path) -> bool:
@@ -104,7 +111,7 @@ class RunFolder:
 
     def _epoch_files(self, up_to: int) -> list[Path]:
         """The checkpoints of the epochs up to this one, in their order: later ones are of a past that is done again."""
-        files = sorted(self.checkpoints.glob(f"epoch-*{SUFFIX}"), key=_numbers)
+        files = sorted(filter(_is_epoch, self.checkpoints.glob(f"epoch-*{SUFFIX}")), key=_numbers)
         return [path for path in files if _numbers(path)[0] <= up_to]
 
     def save_resume(self, epoch: int, step: int, document: Document, tensors: Tensors) -> None:
@@ -147,7 +154,7 @@ class RunFolder:
                 f"{self.resume}: none of its {len(files)} files is whole; start again with another --run, from the"
                 " newest checkpoint with --init"
             )
-        epochs = len(list(self.checkpoints.glob(f"epoch-*{SUFFIX}")))
+        epochs = sum(map(_is_epoch, self.checkpoints.glob(f"epoch-*{SUFFIX}")))
         if epochs > 1 or len(self.read_history()) > 1 or any(self.resume.glob("*.damaged")):
             raise RunError(f"{self.resume}: holds nothing to go on from, but the run has finished epochs; bring its files back,"
                            " or start again with another --run, from the newest checkpoint with --init")  # fmt: skip
@@ -156,6 +163,14 @@ class RunFolder:
     def _resume_files(self) -> list[Path]:
         """Newest first, by the epoch and step in the name: clocks may jump."""
         return sorted(self.resume.glob(f"*{SUFFIX}"), key=_numbers, reverse=True) if self.resume.is_dir() else []
+
+    def require_labels(self, labels: LabelSpace) -> None:
+        """Raise InputError where the run has learned other classes than those of the data that it is to go on with."""
+        with suppress(CheckpointError):  # none yet, or a damaged one, of which others tell
+            difference = read_checkpoint(self.checkpoints / f"last{SUFFIX}").card.labels.difference(labels)
+            if difference:
+                raise InputError(f"--data: other classes than the run has learned: {difference}; to begin with its weights:"
+                                 " --init and another --run")  # fmt: skip
 
     def append_history(self, row: Row) -> None:
         """Add an epoch's row as the epoch ends; the file is written anew, so that no crash leaves half a row."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -127,6 +128,8 @@ class Run:
         """Where to begin: at nothing, or where the newest whole resume file says. Raises InputError, RunError."""
         if self.world.main and not self.config.resume:
             require_new(self.folder.path)  # again: another process may have trained here until now
+        if self.world.main and self.config.resume:
+            self.folder.require_labels(self.train_set.labels)
         found = self.folder.newest_resume() if self.world.main and self.config.resume else None
         path = self.world.share(found[0] if found else None)
         progress = Progress(on=self.conditions)
@@ -173,12 +176,15 @@ class Run:
         config, world, epoch, steps = self.config, self.world, progress.epoch + 1, len(self.loader)
         rates = learning_rates(config.schedule, config.learning_rate, epoch, config.epochs, steps, config.warmup)
 
+        began, spent = time.perf_counter(), None
+
         def save(done: int) -> None:
-            self.save(replace(progress, step=done))
+            seconds = time.perf_counter() - began if spent is None else spent
+            self.save(replace(progress, step=done, seconds=progress.seconds + seconds))
 
         title = f"epoch {epoch}/{config.epochs}"
-        seconds = self.loop.epoch(epoch, progress.step, rates, save, title)
-        trained = self.collect(rates[-1], (steps - progress.step) * config.batch_size, seconds)
+        spent = self.loop.epoch(epoch, progress.step, rates, save, title)
+        trained = self.collect(rates[-1], (steps - progress.step) * config.batch_size, spent, progress.seconds)
         world.share_buffers(self.network)
         if self.served is not self.network:
             world.share_buffers(self.served)
@@ -202,18 +208,18 @@ class Run:
         since_best = 0 if progress.best is None or best > progress.best else progress.since_best + 1
         for counter in (self.state.sums.counts, self.state.sums.loss):
             counter.zero_()
-        progress = replace(progress, epoch=epoch, step=0, best=best, since_best=since_best)
+        progress = replace(progress, epoch=epoch, step=0, seconds=0.0, best=best, since_best=since_best)
         self.save(progress)
         if recorder:
             print(line, flush=True)  # only now: whoever reads it may be gone
         return progress
 
-    def collect(self, rate: float, images: int, seconds: float) -> Trained:
+    def collect(self, rate: float, images: int, seconds: float, before: float) -> Trained:
         """What all ranks counted in this epoch."""
         loss, counts = self.state.sums.loss.cpu().numpy().copy(), self.state.sums.counts.cpu().numpy().copy()
         self.world.add(loss)
         self.world.add(counts)
-        return Trained(float(loss[0] / max(loss[1], 1)), counts, rate, images, seconds)
+        return Trained(float(loss[0] / max(loss[1], 1)), counts, rate, images, seconds, before)
 
     def save(self, progress: Progress) -> None:
         """Write a resume file; every rank brings its part."""

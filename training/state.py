@@ -29,6 +29,7 @@ class Progress:
     best: float | None = None  # the best score so far
     since_best: int = 0  # epochs since then
     on: dict[str, Any] = field(default_factory=dict)  # what it ran on: ranks, threads, ...
+    seconds: float = 0.0  # that the steps of the next epoch took
     exact: bool = True  # whether its bits are those of an undisturbed run
 
 
@@ -97,7 +98,8 @@ def _unpack(document: Document, tensors: Tensors, state: TrainState, world: Worl
         like = torch.empty_like(weights[int(index)], dtype=value.dtype) if value.ndim else None
         slots.setdefault(int(index), {})[key] = value if like is None else like.copy_(value)
     state.optimizer.load_state_dict({"state": slots, "param_groups": state.optimizer.state_dict()["param_groups"]})
-    progress = Progress(**{key: document[key] for key in vars(Progress())})
+    told = {"seconds": 0.0, **document}  # which an older program did not save
+    progress = Progress(**{key: told[key] for key in vars(Progress())})
     same = progress.on["ranks"] == world.ranks
     loss = tensors["sums.loss"][world.rank] if same else tensors["sums.loss"].sum(0) * world.main
     state.sums.loss.copy_(torch.from_numpy(np.array(loss)))

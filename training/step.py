@@ -70,7 +70,7 @@ class Step:
             with self._without_sync(place < parts - 1):
                 share += self._forward_backward(x, y, total, sums)
         self._update(share)
-        sums.loss += torch.stack((share.double() * total, total / self.world.ranks))
+        sums.loss += torch.stack((share.double() * total[0], total[0] / self.world.ranks))
 
     def _forward_backward(self, images: Tensor, labels: Tensor, total: Tensor, sums: Sums) -> Tensor:
         # (N, H, W, 3) seen as (N, 3, H, W) lies in memory as channels-last wants it

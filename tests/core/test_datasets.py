@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
-from core.datasets import batches, check_dataset, open_dataset
+from core.datasets import batches, check_dataset, open_dataset, read_sample
 from core.errors import InputError
 
 
@@ -69,11 +72,9 @@ def test_values_outside_the_label_space_are_named_with_their_file(plain: Path) -
 
 
 def test_everything_wrong_is_told_at_once(plain: Path) -> None:
-    cv2.imwrite(str(plain / "labels" / "train" / "0.png"), np.zeros((48, 64), np.uint8))
+    cv2.imwrite(str(plain / "labels" / "train" / "0.png"), np.full((48, 64), 9, np.uint8))
     cv2.imwrite(str(plain / "labels" / "train" / "1.png"), np.ones((9, 9), np.uint8))
-    with pytest.raises(
-        InputError, match=r"2 of the 2 .*every pixel of its label is void.*its label is 9x9, its photograph 70x50"
-    ):
+    with pytest.raises(InputError, match=r"2 of the 2 .*holds the label value\(s\) 9.*its label is 9x9, its photograph 70x50"):
         check_dataset(open_dataset(plain, "train"))
 
 
@@ -102,3 +103,31 @@ def test_a_city_may_be_a_link(scenes: Path, tmp_path: Path) -> None:
         for city in (scenes / kind / "val").iterdir():
             (tmp_path / kind / "val" / city.name).symlink_to(city)
     assert len(open_dataset(tmp_path, "val")) == len(open_dataset(scenes, "val")) > 0
+
+
+def test_labels_that_were_not_unpacked_are_one_sentence(scenes: Path, tmp_path: Path) -> None:
+    shutil.copytree(scenes / "leftImg8bit", tmp_path / "leftImg8bit")
+    with pytest.raises(InputError, match=r"photographs and no labels: there are none in .*gtFine/val"):
+        open_dataset(tmp_path, "val")
+
+
+def test_a_label_that_lies_as_the_photograph_did_before_it_was_turned_says_so(plain: Path) -> None:
+    path = plain / "images" / "val" / "0.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(path).save(path, exif=exif)
+    with pytest.raises(InputError, match="its label is 64x48, its photograph 48x64; where its EXIF orientation turns it"):
+        check_dataset(open_dataset(plain, "val"))
+
+
+def test_a_label_of_void_alone_is_nothing_to_learn_from_and_no_fault_of_an_evaluation(plain: Path) -> None:
+    cv2.imwrite(str(plain / "labels" / "val" / "0.png"), np.zeros((48, 64), np.uint8))
+    dataset = open_dataset(plain, "val")
+    check_dataset(dataset)
+    assert "every pixel of its label is void" in str(read_sample(dataset, 0))
+
+
+def test_a_name_of_another_encoding_is_told(plain: Path) -> None:
+    (plain / "images" / "val" / "0.jpg").rename(plain / "images" / "val" / os.fsdecode(b"stra\xdfe.jpg"))
+    with pytest.raises(InputError, match=r"stra.*its name is no UTF-8; rename it"):
+        open_dataset(plain, "val")

@@ -129,3 +129,19 @@ def test_a_label_of_colours_is_told(tmp_path: Path, photo: np.ndarray) -> None:
     Image.fromarray(photo).save(tmp_path / "rgb.png")
     with pytest.raises(InputError, match="mode RGB; expected one channel"):
         read_label(tmp_path / "rgb.png")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_grey_label_of_few_bits_is_told_and_a_palette_of_few_is_not(tmp_path: Path, bits: int) -> None:
+    """White is the highest value in one, and 255 to whoever made the file smaller."""
+    values = np.arange(12, dtype=np.uint8).reshape(3, 4) % 2**bits
+    picture = Image.fromarray(values)
+    picture.putpalette(range(48))
+    picture.save(tmp_path / "palette.png", bits=bits)
+    assert np.array_equal(read_label(tmp_path / "palette.png"), values)
+    data = (tmp_path / "palette.png").read_bytes()
+    header = data[12:25] + b"\0" + data[26:29]  # the same, said to be grey
+    grey = data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:]
+    (tmp_path / "grey.png").write_bytes(grey)
+    with pytest.raises(InputError, match=rf"of {bits} bit a pixel, whose white may mean {2**bits - 1} or 255; save it with 8"):
+        read_label(tmp_path / "grey.png")

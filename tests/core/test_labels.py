@@ -63,8 +63,10 @@ def test_classes_json_gives_names_colours_ids_and_void(tmp_path: Path) -> None:
 
 
 def test_sixteen_bit_ids_are_known(tmp_path: Path) -> None:
-    space = read_classes(write(tmp_path, {"void": 0, "classes": [{"name": "x", "color": [1, 1, 1], "id": 40000}]}))
-    assert space.encode(np.array([40000, 0], np.uint16)).tolist() == [0, 255]
+    space = read_classes(
+        write(tmp_path, {"void": 0, "classes": [{"name": n, "color": [i, 1, 1], "id": 40000 + i} for i, n in enumerate("xy")]})
+    )
+    assert space.encode(np.array([40000, 0, 40001], np.uint16)).tolist() == [0, 255, 1]
 
 
 @pytest.mark.parametrize(
@@ -75,6 +77,11 @@ def test_sixteen_bit_ids_are_known(tmp_path: Path) -> None:
         ({"classes": [{"name": str(n), "color": [n, n // 256, 0]} for n in range(256)]}, "names"),
         ({"classes": [{"name": "a"}]}, "'color' is missing"),
         ({"classes": []}, "names"),
+        ({"classes": [{"name": "road", "color": [1, 2, 3]}]}, "one class alone"),
+        (
+            {"void": 0, "classes": [{"name": n, "color": [i, 1, 1]} for i, n in enumerate("ab")]},
+            "id 0 is both void and the class 'a'",
+        ),
         ({}, "'classes' is missing"),
         ([], "not a usable"),
         ({"classes": [{"name": "a", "color": [1, 2]}]}, "colours"),
@@ -85,6 +92,12 @@ def test_unusable_classes_json_is_told_in_one_line(tmp_path: Path, document: obj
     with pytest.raises(InputError, match=reason) as error:
         read_classes(write(tmp_path, document))
     assert "\n" not in str(error.value)
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    path = write(tmp_path, {"classes": [{"name": n, "color": [i, 1, 1]} for i, n in enumerate("ab")]})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_classes(path).names == ("a", "b")
 
 
 def test_255_classes_are_taken() -> None:

@@ -121,3 +121,13 @@ def test_colours_change_as_torchvision_changes_them(photo: np.ndarray, seed: int
         expected = adjust(expected, float(factor))
     ours = Street(Preprocess(), jitter=jitter).colours(photo, np.random.default_rng(seed))
     assert np.abs(ours.astype(int) - expected.permute(1, 2, 0).numpy()).max() <= 2  # torchvision truncates, OpenCV rounds
+
+
+@pytest.mark.parametrize("original", [(375, 1242), (1464, 1936), (1024, 2048), (360, 480), (200, 300), (64, 128)])
+@pytest.mark.parametrize("stride", [8, 16])
+def test_the_network_s_size_is_that_of_the_photograph_and_not_of_what_is_kept_of_it(
+    original: tuple[int, int], stride: int
+) -> None:
+    preprocess = Preprocess(size=(256, 256), stride=stride)
+    for keep in (Street(preprocess).keep, Street(preprocess, (0.5, 1.0)).keep, Street(preprocess, (0.7, 1.3)).keep):
+        assert keep.fitted(*keep.size(*original)) == preprocess.shape(*original)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from core.checkpoint import PRETRAINED, read_checkpoint, shipped, write_checkpoint
 from core.datasets import open_dataset
 from core.segmenter import Segmenter
+from training import export
 from training.__main__ import main
 from training.history import read_rows, read_table, write_table
 
@@ -120,3 +122,16 @@ def test_one_that_ships_is_not_joined_by_another(cli, monkeypatch: pytest.Monkey
     before = shipped()
     code, _, err = cli("export", named, "--to", "fp16")
     assert code == 2 and "--out" in err and shipped() == before
+
+
+def test_its_scores_are_of_its_own_weights_and_not_of_an_artefact_beside_the_source(
+    run: Path, scenes: Path, tmp_path: Path, cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = tmp_path / "copied.safetensors"
+    shutil.copy(run / "checkpoints" / "best.safetensors", copied)
+    assert cli("export", copied, "--fp32")[0] == 0
+    ran: list[str] = []
+    scored = export.evaluate
+    monkeypatch.setattr(export, "evaluate", lambda c, s, *more: [ran.append(s.backend.name), scored(c, s, *more)][1])
+    assert cli("export", copied, "--to", "fp16", "--data", scenes, "--out", tmp_path / "half.safetensors")[0] == 0
+    assert ran == ["torch"]

@@ -117,3 +117,11 @@ def test_an_odd_side_loses_a_row(tmp_path: Path) -> None:
     with writing(tmp_path / "a.webm", 25) as writer:
         writer.add(photo(41, 61))
     assert next(iter(Film(tmp_path / "a.webm"))).shape == (40, 60, 3)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.15])
+def test_a_film_of_few_frames_a_minute_is_written(tmp_path: Path, rate: float) -> None:
+    with writing(tmp_path / "lapse.webm", rate) as writer:
+        for seed in range(3):
+            writer.add(photo(64, 96, seed))
+    assert len(list(Film(tmp_path / "lapse.webm"))) == 3

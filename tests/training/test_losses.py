@@ -202,3 +202,13 @@ def test_bf16_is_taken_where_the_cpu_has_units_for_it() -> None:
     flags = Path("/proc/cpuinfo").read_text().split()
     assert use_bf16("auto", cpu) == ("avx512_bf16" in flags or "amx_tile" in flags)
     assert use_bf16("bf16", cpu) and not use_bf16("fp32", cpu)
+
+
+def test_a_part_of_void_alone_takes_no_weight_of_dice() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(4, 5, 4, 4), torch.randint(0, 5, (4, 4, 4), dtype=torch.uint8)
+    loss, half = Loss("dice", None, 1, 2), (logits[:2], labels[:2])
+    alone = loss(*half, loss.total(half[1]))
+    labels[2:] = 255
+    total = loss.total(labels)
+    assert loss(*half, total) == pytest.approx(float(alone)) and float(loss(logits[2:], labels[2:], total)) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -16,12 +17,12 @@ from pathlib import Path
 import cv2
 import pytest
 
-from core import __version__
+from core import __version__, tensorfile
 from core.checkpoint import read_checkpoint
 from core.errors import InputError
 from core.files import make_folder
 from tests.saved import prepare, save
-from tests.training.kills import ROOT, Victim, differences, lives
+from tests.training.kills import ROOT, STEPS, Victim, differences, lives, write_data
 from training import launcher
 from training.history import write_table
 from training.run_folder import LEADING, Past, RunFolder
@@ -222,3 +223,41 @@ def test_what_an_older_program_did_not_save_has_its_default(
     code, _, err = cli("train", "--run", tmp_path / "r", "--resume", "--epochs", 2)
     assert code == 0 and "the run has 0.0 and keeps it" in err
     assert json.loads(path.read_text())["config"]["weight_decay"] == 0
+
+
+def test_a_run_goes_on_where_its_pictures_have_been_moved(copied: Path, tmp_path: Path, cli: Cli) -> None:
+    folder = tmp_path / "r"
+    assert cli("train", "--data", copied, "--run", folder, "--epochs", 1, *TINY)[0] == 0
+    moved = copied.rename(tmp_path / "elsewhere")
+    code, out, err = cli("train", "--data", f"{moved}/", "--run", folder, "--resume", "--epochs", 2)
+    assert code == 0 and "warning" not in out, out + err
+    assert json.loads((folder / "config.json").read_text())["config"]["data"] == f"{moved}/"
+
+
+def test_a_run_does_not_go_on_with_data_of_other_classes(scenes: Path, plain: Path, tmp_path: Path, cli: Cli) -> None:
+    folder = tmp_path / "r"
+    assert cli("train", "--data", scenes, "--run", folder, "--epochs", 1, *TINY)[0] == 0
+    code, _, err = cli("train", "--data", plain, "--run", folder, "--resume", "--epochs", 2)
+    assert code == 2 and "--data: other classes than the run has learned: class 0 is 'road' in one and 'a' in the other" in err
+
+
+def test_what_is_exported_beside_the_epochs_is_none_of_them(scenes: Path, tmp_path: Path, cli: Cli) -> None:
+    folder = tmp_path / "r"
+    assert cli("train", "--data", scenes, "--run", folder, "--epochs", 1, "--keep", 1, *TINY)[0] == 0
+    assert cli("export", folder / "checkpoints" / "epoch-0001.safetensors", "--to", "fp16")[0] == 0
+    assert cli("train", "--run", folder, "--resume", "--epochs", 3)[0] == 0
+    names = {path.name for path in (folder / "checkpoints").glob("epoch-*.safetensors")}
+    assert names == {"epoch-0001.fp16.safetensors", "epoch-0003.safetensors"}
+
+
+def test_the_seconds_of_an_epoch_are_those_of_all_its_steps(tmp_path: Path) -> None:
+    victim = Victim(write_data(tmp_path / "scenes"), tmp_path / "r", slow="0.05")
+    process = victim.start()
+    assert victim.until(process, STEPS + 3), victim.finish(process)
+    process.terminate()
+    assert victim.finish(process) == 0, victim.out[-1]
+    document, _ = tensorfile.read(max((tmp_path / "r" / "resume").iterdir()))
+    assert document["epoch"] == 1 and document["step"] >= 3 and document["seconds"] > 0
+    victim.whole()
+    with (tmp_path / "r" / "history.csv").open() as file:
+        assert float(list(csv.DictReader(file))[1]["seconds"]) > document["seconds"]

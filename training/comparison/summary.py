@@ -17,6 +17,7 @@ from core.cores import CPU_THREADS
 from core.datasets import Dataset, drives
 from core.evaluation import EARLIER, Definition
 from core.intervals import Blocks, Interval, PerImage, influence, score_intervals
+from core.labels import CITYSCAPES
 from core.metrics import FIVE, five_scores
 from training.comparison.contestants import Contestant, same_but_for_the_seed
 from training.comparison.counting import Counted, calibration_error
@@ -81,7 +82,7 @@ def summarise(
         pairs=compare_models(names, counts, blocks),
         architectures={name: [names[place] for place in places] for name, places in groups.items()},
         architecture_pairs=compare_architectures(groups, counts, blocks, [c.kind for c in contestants]),
-        published=PUBLISHED if other == EARLIER else {},
+        published=PUBLISHED if other == EARLIER and not dataset.labels.difference(CITYSCAPES) else {},
         examples=[_example(each, dataset, names, ious, disagreement) for each in chosen],
     )
 

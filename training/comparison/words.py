@@ -68,6 +68,10 @@ def notes(c: Comparison) -> list[str]:
     if c.split == "val":
         found.append("A training's best epoch is chosen on its val split, so on those pictures it scores a little better than"
                      " on others.")  # fmt: skip
+    kinds = {model.report.checkpoint.backend for model in c.models}
+    if len(kinds) > 1:
+        found.append(f"The models ran by different back ends ({', '.join(sorted(kinds))}), each as it would be served; with"
+                     " --backend torch all run alike.")  # fmt: skip
     for name, members in c.architectures.items():
         found.append(f"{name}, one recipe, {len(members)} seeds: {', '.join(members)}.")
     if speaks_of_checkpoints_alone(c):
