@@ -24,7 +24,7 @@ from service.guard import Guard
 from service.jobs import JobFiles
 from service.models import Models
 from service.problems import Problem
-from service.routes import router
+from service.routes import KEYED, keyed, router
 from service.segmenting import Segmenting
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -75,6 +75,7 @@ def create_app(settings: Settings, on_unusable: OnUnusable = lambda *_: None) ->
     app.state.ready = False
     app.state.reloading = asyncio.Lock()
     app.include_router(router)
+    app.include_router(keyed, **(KEYED if settings.api_keys else {}))
     page.install(app)
     problems.install(app)
     app.add_middleware(Guard, settings=settings)

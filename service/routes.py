@@ -8,8 +8,9 @@ from functools import partial
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response, Security
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.security import HTTPBearer
 from starlette.requests import ClientDisconnect
 
 from core.evaluation import Report
@@ -26,7 +27,6 @@ from service.telemetry import CONTENT_TYPE, Telemetry
 from service.upload import read_picture
 
 log = logging.getLogger("service")
-router = APIRouter()
 CLIENT_GONE = 499  # nobody reads it but the log
 PRINTABLE = "".join(chr(code) for code in range(32, 127) if chr(code) != "%")
 
@@ -63,6 +63,14 @@ def _errors(*codes: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
+router = APIRouter()  # what anybody may ask
+keyed = APIRouter()  # what takes a key, where the service asks for one
+# the guard looks at keys before anything is read; here they are told of, so that /docs has a place to enter one
+KEYED: dict[str, Any] = {
+    "dependencies": [Security(HTTPBearer(auto_error=False, description="a key of SEGMENT_API_KEYS"))],
+    "responses": _errors("no_key", "wrong_role"),
+}
+
 PICTURE_ERRORS = (
     "malformed_body", "too_many_files", "unknown_model", "too_large", "content_encoding", "not_an_image",
     "unsupported_media_type", "animated_image", "broken_image", "empty_file", "invalid_parameter", "no_file", "deadline_passed",
@@ -70,7 +78,7 @@ PICTURE_ERRORS = (
 )  # fmt: skip
 
 
-@router.post(
+@keyed.post(
     "/segment",
     response_class=Response,
     openapi_extra=PICTURE_BODY,
@@ -118,13 +126,13 @@ async def segment(
     return Download(content, media_type, headers, segmenting.admission)
 
 
-@router.get("/models")
+@keyed.get("/models")
 async def models(request: Request) -> JSONResponse:
     """Every model: architecture, classes with colours, scores, digest, whether it is loaded, what is wrong with it."""
     return JSONResponse(request.app.state.models.describe())
 
 
-@router.post("/models/{name}/reload", responses=_errors("unknown_model", "model_unusable"))
+@keyed.post("/models/{name}/reload", responses=_errors("unknown_model", "model_unusable"))
 async def reload(request: Request, name: str) -> JSONResponse:
     """Serve what the model's file holds now. Requests under way end with what they began with; where the new file can't
     be used, so do those that follow."""
@@ -140,7 +148,7 @@ async def reload(request: Request, name: str) -> JSONResponse:
     return JSONResponse(models.describe_one(name))
 
 
-@router.post(
+@keyed.post(
     "/evaluate",
     status_code=202,
     responses={
@@ -169,7 +177,7 @@ async def start_evaluation(
     return JSONResponse(job.model_dump(mode="json"), status_code=202, headers=where)
 
 
-@router.get("/evaluate")
+@keyed.get("/evaluate")
 async def list_evaluations(request: Request) -> JSONResponse:
     """All evaluations, the newest first, without their reports."""
     evaluations: Evaluations = request.app.state.evaluations
@@ -177,14 +185,14 @@ async def list_evaluations(request: Request) -> JSONResponse:
     return JSONResponse({"evaluations": [job.model_dump(mode="json", exclude={"report"}) for job in jobs]})
 
 
-@router.get("/evaluate/{job_id}", response_model=Job, responses=_errors("unknown_evaluation"))
+@keyed.get("/evaluate/{job_id}", response_model=Job, responses=_errors("unknown_evaluation"))
 async def get_evaluation(request: Request, job_id: str) -> Job:
     """State, progress and, once done, the report."""
     evaluations: Evaluations = request.app.state.evaluations
     return await evaluations.on_disk(evaluations.job, job_id)
 
 
-@router.get(
+@keyed.get(
     "/evaluate/{job_id}/events",
     response_class=StreamingResponse,
     responses={200: {"content": {"text/event-stream": {}}}, **_errors("unknown_evaluation")},
@@ -201,7 +209,7 @@ async def follow_evaluation(request: Request, job_id: str) -> StreamingResponse:
     return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
 
-@router.delete("/evaluate/{job_id}", status_code=204, responses=_errors("unknown_evaluation", "evaluation_finished"))
+@keyed.delete("/evaluate/{job_id}", status_code=204, responses=_errors("unknown_evaluation", "evaluation_finished"))
 async def cancel_evaluation(request: Request, job_id: str) -> Response:
     """End an evaluation that has not ended."""
     evaluations: Evaluations = request.app.state.evaluations
@@ -225,7 +233,7 @@ async def ready(request: Request) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
+@keyed.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Counters and times, for Prometheus."""
     models: Models = request.app.state.models

@@ -174,6 +174,17 @@ def test_openapi_names_both_kinds_of_body(serve) -> None:
     assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "image/*", "application/octet-stream"}
 
 
+def test_openapi_tells_of_keys_where_they_are_asked_for(serve) -> None:
+    keys = {"Authorization": "Bearer " + "k" * 16}
+    for settings, asked in (({}, False), ({"api_keys": "operate:" + "k" * 16}, True)):
+        document = serve(**settings).get("/openapi.json", headers=keys).json()
+        assert ("securitySchemes" in document["components"]) == asked
+        for path, method in (("/segment", "post"), ("/evaluate", "get"), ("/metrics", "get")):
+            operation = document["paths"][path][method]
+            assert ("security" in operation) == ("401" in operation["responses"]) == asked
+        assert "security" not in document["paths"]["/healthz"]["get"]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
