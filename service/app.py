@@ -25,6 +25,7 @@ from service.jobs import JobFiles
 from service.models import Models
 from service.problems import Problem
 from service.routes import KEYED, keyed, router
+from service.scoring import Scoring
 from service.segmenting import Segmenting
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -49,9 +50,8 @@ def create_app(settings: Settings, on_unusable: OnUnusable = lambda *_: None) ->
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.segmenting = Segmenting(settings, len(models.devices), app.state.telemetry)
-        app.state.evaluations = Evaluations(
-            files, settings.data, app.state.segmenting.workers, app.state.segmenting.admission.quiet_s
-        )
+        scoring = Scoring(app.state.segmenting.workers, app.state.segmenting.admission.quiet_s)
+        app.state.evaluations = Evaluations(files, settings.data, scoring)
         app.state.evaluations.restore()
         log.info("serving %s; %s where a request names none", ", ".join(models.models), models.default)
         warming = asyncio.create_task(_warm(app, models, on_unusable))

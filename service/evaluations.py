@@ -1,18 +1,15 @@
-"""Evaluation jobs: one thread runs them through the served artefact; those of other replicas are told from their files."""
+"""Evaluation jobs: one thread runs them, one after another; those of other replicas are told from their files."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import os
 import re
 import secrets
-import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,22 +19,14 @@ from anyio import CapacityLimiter, to_thread
 from pydantic import ValidationError
 
 from core import evaluation
-from core.datasets import FolderDataset, Sample, list_splits, open_dataset
+from core.datasets import FolderDataset, list_splits, open_dataset
 from core.errors import InputError, first_fault
-from core.evaluation import CheckpointInfo, Report
-from core.images import RGB
-from core.masks import Labels
-from core.transforms import Size
+from core.evaluation import Report
 from service.jobs import Job, JobFiles, Progress
 from service.models import Loaded
 from service.problems import Problem, shutting_down
-from service.worker import BACKGROUND, Workers
+from service.scoring import Scoring, step_back
 
-NICE = 15  # of 19
-BATCH = 1  # photographs at a time: a user's picture waits for few of them
-QUIET_S = 1.0  # after a request an evaluation rests between its photographs for so long
-REST = 2.0  # times what it worked
-LOOK_S = 0.1  # between two looks whether the job is still to go on
 KEPT = 1000  # evaluations that have ended, the newest
 EVENTS_S = 0.25  # between two looks whether a job has changed
 QUIET_EVENTS_S = 15.0  # after which a job that has not is told once more
@@ -61,10 +50,8 @@ class Cancelled(Exception):
 class Evaluations:
     """Starts, runs and lists evaluations; their files live in STATE/evaluations."""
 
-    def __init__(
-        self, files: JobFiles, data: Path | None, workers: Workers, quiet_s: Callable[[], float] = lambda: math.inf
-    ) -> None:
-        self.files, self.data, self.workers, self.quiet_s = files, data, workers, quiet_s
+    def __init__(self, files: JobFiles, data: Path | None, scoring: Scoring) -> None:
+        self.files, self.data, self.scoring = files, data, scoring
         self._jobs: dict[str, Job] = {}  # those of other replicas, too, as they were last read
         self._futures: dict[str, Future[None]] = {}
         self._own: set[str] = set()  # begun here: what is in memory is right, whatever a full disk says
@@ -72,7 +59,7 @@ class Evaluations:
         self._disk = CapacityLimiter(DISK)
         self._stopping = threading.Event()
         self._cancelled: set[str] = set()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="evaluation", initializer=_step_back)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="evaluation", initializer=step_back)
 
     def restore(self) -> None:
         """Read the jobs of earlier runs; one that was under way when the service ended is interrupted."""
@@ -272,16 +259,8 @@ class Evaluations:
             model = again()
             if model.digest != job.digest:
                 raise InputError(f"the model {job.model} was replaced while this waited; start it again")
-            through, progress = self._through_worker(job, model), self._progress(job)
-            look = partial(self._require_wanted, job)  # while a photograph is read, too: a drive may hang
-            tally = evaluation.count(through, dataset, BATCH, progress=progress, waiting_for_it=look)
-            info = CheckpointInfo(
-                name=model.name,
-                architecture=model.architecture,
-                digest=model.digest,
-                backend=model.segmenter.backend.name,
-            )
-            self._change(job, report=evaluation.report(tally, info, dataset), finished=_now(), state="done")
+            report = self.scoring.report(model, dataset, self._progress(job), partial(self._require_wanted, job))
+            self._change(job, report=report, finished=_now(), state="done")
         except Cancelled:
             self._change(job, state="cancelled", finished=_now())
         except Stopped:
@@ -294,43 +273,16 @@ class Evaluations:
                 job, state="failed", error=f"{type(error).__name__}: the service's log holds the rest", finished=_now()
             )
 
-    def _through_worker(self, job: Job, model: Loaded) -> evaluation.Segment:
-        """Segments as users' pictures are segmented, at low priority; the pictures are prepared in this thread."""
-        segmenter = model.segmenter
-
-        since = time.monotonic()
-
-        def some(photos: Sequence[RGB], sizes: Sequence[Size]) -> list[Labels]:
-            nonlocal since
-            if self.quiet_s() < QUIET_S:  # rest in proportion to what the last ones took, decoding and counting included
-                self._rest(job, REST * (time.monotonic() - since))
-            since = time.monotonic()
-            waiting = [self.workers.submit(model.segmenters, segmenter.prepare(rgb), BACKGROUND) for rgb in photos]
-            try:
-                while wait(waiting, LOOK_S).not_done:  # as long as users' pictures come without a gap
-                    self._require_wanted(job)
-            finally:
-                for future in waiting:
-                    future.cancel()
-            return [segmenter.label(future.result()[0], size) for future, size in zip(waiting, sizes, strict=True)]
-
-        return some
-
-    def _rest(self, job: Job, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and not self._stopping.wait(min(left, LOOK_S)):
-            self._require_wanted(job)
-
     def _require_wanted(self, job: Job) -> None:
         if job.id in self._cancelled or self.files.unwanted(job.id):
             raise Cancelled
         if self._stopping.is_set():
             raise Stopped
 
-    def _progress(self, job: Job) -> Callable[[int, Sequence[Sample]], None]:
+    def _progress(self, job: Job) -> Callable[[int], None]:
         stored = time.monotonic()
 
-        def progress(done: int, _: Sequence[Sample]) -> None:
+        def progress(done: int) -> None:
             nonlocal stored
             job.progress = Progress(done=done, total=job.progress.total)
             self._require_wanted(job)
@@ -362,12 +314,6 @@ class Evaluations:
             log.exception("evaluation %s: its state could not be written", job.id)
         if not job.active:
             self.files.release(job.id)
-
-
-def _step_back() -> None:
-    """Give the processor to the threads of users' pictures first; those that this thread starts do as it does (Linux)."""
-    if sys.platform == "linux":  # elsewhere the number of a thread is not one that this call takes
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def _now() -> datetime:

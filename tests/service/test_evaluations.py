@@ -110,8 +110,8 @@ def test_an_evaluation_rests_between_photographs_while_requests_come(
 ) -> None:
     client = serve(data=scenes)
     evaluations, rested = client.app.state.evaluations, []
-    monkeypatch.setattr(evaluations, "quiet_s", lambda: quiet)
-    monkeypatch.setattr(evaluations, "_rest", lambda _, seconds: rested.append(seconds))
+    monkeypatch.setattr(evaluations.scoring, "quiet_s", lambda: quiet)
+    monkeypatch.setattr(evaluations.scoring, "_rest", lambda seconds, _: rested.append(seconds))
     assert client.post("/evaluate?wait=true").status_code == 200
     assert len(rested) == rests and all(seconds > 0 for seconds in rested)
 
@@ -234,8 +234,8 @@ def test_who_waits_for_one_that_is_cancelled_before_it_begins_is_told_so(serve, 
 
 
 def test_one_that_rests_is_cancelled_at_once(serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.evaluations.QUIET_S", 1e9)
-    monkeypatch.setattr("service.evaluations.REST", 1e9)
+    monkeypatch.setattr("service.scoring.QUIET_S", 1e9)
+    monkeypatch.setattr("service.scoring.REST", 1e9)
     client = serve(data=scenes)
     client.post("/segment", content=encoded())
     location = client.post("/evaluate").headers["location"]

@@ -96,8 +96,8 @@ def test_what_waits_in_the_queue_elsewhere_can_be_cancelled(
     for seed, name in enumerate(("first", "second")):
         make_checkpoint(tmp_path / "two" / f"{name}.safetensors", seed=seed)
     one, other = (serve(data=scenes, checkpoints=[tmp_path / "two"], state=tmp_path / "shared") for _ in range(2))
-    monkeypatch.setattr(one.app.state.evaluations, "quiet_s", lambda: 0)  # so that it rests, and takes its time
-    monkeypatch.setattr("service.evaluations.REST", 200.0)
+    monkeypatch.setattr(one.app.state.evaluations.scoring, "quiet_s", lambda: 0)  # so that it rests, and takes its time
+    monkeypatch.setattr("service.scoring.REST", 200.0)
     running, waiting = (one.post(f"/evaluate?model={name}").headers["location"] for name in ("first", "second"))
     with ThreadPoolExecutor(1) as pool:
         gone = pool.submit(other.delete, waiting)
