@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from anyio import CapacityLimiter, to_thread
 from pydantic import ValidationError
 
 from core import evaluation
@@ -56,7 +55,7 @@ class Evaluations:
         self._futures: dict[str, Future[None]] = {}
         self._own: set[str] = set()  # begun here: what is in memory is right, whatever a full disk says
         self._lock = threading.Lock()
-        self._disk = CapacityLimiter(DISK)
+        self._disk = ThreadPoolExecutor(DISK, "evaluations' files")
         self._stopping = threading.Event()
         self._cancelled: set[str] = set()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="evaluation", initializer=step_back)
@@ -105,6 +104,7 @@ class Evaluations:
         """Stop and wait; what did not end is written as interrupted."""
         self.stop()
         self._pool.shutdown()
+        self._disk.shutdown(wait=False)
         for job in list(self._jobs.values()):  # one that comes late may be added meanwhile
             if job.active and job.id in self._own:
                 self._change(job, state="interrupted", finished=_now())
@@ -216,7 +216,7 @@ class Evaluations:
 
     async def on_disk(self, function: Callable[..., Answer], *given: object) -> Answer:
         """What reads or writes jobs' files, in one of a few threads: where their drive hangs, no others hang with it."""
-        return await to_thread.run_sync(partial(function, *given), limiter=self._disk)
+        return await asyncio.get_running_loop().run_in_executor(self._disk, partial(function, *given))
 
     async def events(self, job: Job) -> AsyncIterator[Job]:
         """The job at once, whenever it has changed, when it has ended, and now and then where nothing changes: a proxy cuts
