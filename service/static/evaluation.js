@@ -1,5 +1,6 @@
 // The evaluations' page: start one, follow it, and two reports side by side.
 
+import { usable } from "./models.js";
 import { report } from "./report.js";
 import { ask, events } from "./service.js";
 
@@ -24,9 +25,9 @@ export class EvaluationPage {
   /** The models that can be evaluated: GET /models. */
   list({ models, default: first }) {
     const chosen = $("start-model").value || first;
-    const usable = models.filter(({ error }) => !error);
-    $("start-model").replaceChildren(...usable.map(({ name }) => new Option(name, name, false, name === chosen)));
-    for (const { name, labels } of usable) this.#colours[name] = labels?.classes.map(({ colour }) => `rgb(${colour})`) ?? [];
+    const answering = models.filter(usable);
+    $("start-model").replaceChildren(...answering.map(({ name }) => new Option(name, name, false, name === chosen)));
+    for (const { name, labels } of answering) this.#colours[name] = labels.classes.map(({ colour }) => `rgb(${colour})`);
   }
 
   /** Ask for the list, and follow what runs. */

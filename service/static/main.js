@@ -8,7 +8,7 @@ import { ask, forgetKey, hasKey, useKey } from "./service.js";
 const EXAMPLES = ["junction", "avenue", "crossing"];
 const $ = (id) => document.getElementById(id);
 
-const segmenting = new SegmentPage(refused);
+const segmenting = new SegmentPage(refused, list);
 const evaluating = new EvaluationPage(refused);
 
 /** Say what went wrong; ask for a key where that is what was wanted. */
@@ -43,18 +43,16 @@ async function retry() {
 
 let waiting; // to ask for the models again
 
-/** Ask for the models; the rest of the page follows from them. */
-async function begin() {
-  try {
-    const models = await (await ask("models")).json();
-    segmenting.models.list(models);
-    evaluating.list(models);
-    clearTimeout(waiting);
-    if (models.models.some(({ labels, error }) => !labels && !error)) waiting = setTimeout(begin, 1000); // it is still reading them
-  } catch (error) {
-    refused(error);
-  }
+/** Ask for the models; the rest of the page follows from them. Throws Refusal. */
+async function list() {
+  const models = await (await ask("models")).json();
+  segmenting.models.list(models);
+  evaluating.list(models);
+  clearTimeout(waiting);
+  if (models.models.some(({ labels, error }) => !labels && !error)) waiting = setTimeout(begin, 1000); // it is still reading them
 }
+
+const begin = () => list().catch(refused);
 
 function turn() {
   const evaluation = location.hash === "#evaluation";

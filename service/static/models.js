@@ -2,6 +2,9 @@
 
 const MOST = 3; // side by side
 
+/** Whether a model answers: one that is loaded does, even where its file has been damaged since. */
+export const usable = ({ labels, loaded, error }) => Boolean(labels && (loaded || !error));
+
 export class ModelChoice {
   models = []; // of GET /models
   chosen = [];
@@ -17,19 +20,21 @@ export class ModelChoice {
     this.models = models;
     const names = this.chosen.length ? this.chosen.map(({ name }) => name) : [first];
     const legend = this.fieldset.querySelector("legend");
+    const focused = this.fieldset.contains(document.activeElement) ? document.activeElement.value : null;
     this.fieldset.replaceChildren(legend, ...models.map((model) => this.#option(model, names.includes(model.name))));
+    if (focused !== null) [...this.fieldset.querySelectorAll("input")].find(({ value }) => value === focused)?.focus(); // the boxes are new ones
     const [before, now] = [this.chosen, this.#checked()].map((each) => JSON.stringify(each.map(({ name, labels, digest }) => [name, labels, digest])));
     this.chosen = this.#checked();
     if (before !== now) this.changed(this.chosen); // else the views stay as they are
   }
 
   #option(model, checked) {
-    const ready = model.labels && !model.error;
+    const ready = usable(model);
     const label = document.createElement("label");
-    label.className = `model${model.error ? " unusable" : ""}`;
-    label.innerHTML = `<input type="checkbox"><span><b></b><small></small><small></small></span>`;
+    label.className = `model${model.error && !ready ? " unusable" : ""}`;
+    label.innerHTML = `<input type="checkbox"><span><b></b><small></small><small></small><small class="bad"></small></span>`;
     const [box, text] = label.children;
-    const [name, what, answers] = text.children;
+    const [name, what, answers, wrong] = text.children;
     Object.assign(box, { value: model.name, checked: checked && ready, disabled: !ready });
     box.onchange = () => this.#choose(box);
     name.textContent = model.name;
@@ -39,10 +44,9 @@ export class ModelChoice {
       what.textContent = told.filter(Boolean).join(", ");
       answers.textContent = [model.backend, model.digest?.slice(0, 12)].filter(Boolean).join(", ");
       answers.title = model.digest ? `digest ${model.digest}` : "";
-    } else {
-      what.textContent = model.error ? `can't be used: ${model.error}` : "being read …";
-      what.classList.toggle("bad", Boolean(model.error));
-    }
+      wrong.textContent = model.error ? `the file can't be used: ${model.error}; the one loaded before goes on` : "";
+    } else if (model.error) wrong.textContent = `can't be used: ${model.error}`;
+    else what.textContent = "being read …";
     return label;
   }
 

@@ -10,13 +10,14 @@ export class Photographs extends EventTarget {
   current = null;
   models = []; // chosen ones
   how = { native: false, flip: false };
-  #under = new Map(); // requests under way
+  renew = async () => {}; // lists the models anew
+  #under = new Set(); // requests under way
 
   /** Take files; the first of them is shown. */
   add(files) {
     const taken = [...files].map((file) => {
       const name = file.name || "photograph";
-      return { file, name, url: URL.createObjectURL(file), results: new Map() };
+      return { file, name, url: URL.createObjectURL(file), results: new Map(), renewed: new Set() };
     });
     this.items.push(...taken);
     if (taken.length) this.choose(taken[0]);
@@ -56,7 +57,12 @@ export class Photographs extends EventTarget {
     return item.results.get(this.#key(model)) ?? { state: "waiting", told: "waiting for its turn" };
   }
 
-  /** Ask again for what failed for want of a service, or of a key. */
+  /** Whether anything failed for want of a service, or of a key. */
+  get failing() {
+    return this.items.some(({ results }) => [...results.values()].some(({ again }) => again));
+  }
+
+  /** Ask for that again. */
   retry() {
     for (const item of this.items) {
       for (const [key, result] of item.results) if (result.again) item.results.delete(key);
@@ -68,16 +74,17 @@ export class Photographs extends EventTarget {
   /** End the requests that nobody wants any more. */
   #stop() {
     const wanted = new Set(this.models.map((model) => this.#key(model)));
-    for (const [key, { item, path, leaving }] of this.#under) {
-      if (this.items.includes(item) && wanted.has(path)) continue;
-      leaving.abort();
-      item.results.delete(path);
-      this.#under.delete(key);
+    for (const run of this.#under) {
+      if (this.items.includes(run.item) && wanted.has(run.key)) continue;
+      run.leaving.abort();
+      run.item.results.delete(run.key);
+      this.#under.delete(run);
     }
   }
 
-  #key(model) {
-    return address(model.name, this.how);
+  /** What a result is kept by: a mask of a model that has been changed since is another one. */
+  #key({ name, digest }) {
+    return `${address(name, this.how)} ${digest}`;
   }
 
   #tell(item) {
@@ -89,28 +96,39 @@ export class Photographs extends EventTarget {
     for (const item of inOrder) {
       for (const model of this.models) {
         if (this.#under.size >= AT_ONCE) return;
-        if (!item.results.has(this.#key(model))) this.#run(item, model, this.#key(model));
+        if (!item.results.has(this.#key(model))) this.#run(item, model);
       }
     }
   }
 
-  async #run(item, model, path) {
-    const key = {}, leaving = new AbortController();
-    this.#under.set(key, { item, path, leaving });
+  async #run(item, model) {
+    const path = address(model.name, this.how), key = this.#key(model), leaving = new AbortController(), run = { item, key, leaving };
+    this.#under.add(run);
     const set = (result) => {
       if (leaving.signal.aborted) return;
-      item.results.set(path, result);
+      item.results.set(key, result);
       this.#tell(item);
     };
     set({ state: "sending", sent: 0, told: "sending …" });
     try {
-      set(await this.#ask(item, path, set, leaving.signal));
+      const result = await this.#ask(item, path, set, leaving.signal);
+      if (result.digest !== model.digest) await this.#renew(item, model, result);
+      set(result);
     } catch (error) {
       set({ state: "failed", error: error.message, again: error.code === "unreachable" || error.needsKey || error.status === 503 });
       if (!leaving.signal.aborted) this.dispatchEvent(new CustomEvent("refused", { detail: error }));
     }
-    this.#under.delete(key);
+    this.#under.delete(run);
     this.#pump();
+  }
+
+  /** Another model than the page knows has answered: its classes are asked for before its mask is shown. */
+  async #renew(item, { name }, result) {
+    const path = address(name, this.how);
+    if (item.renewed.has(path)) return; // only once: replicas may never agree on what they serve
+    item.renewed.add(path);
+    item.results.set(this.#key({ name, digest: result.digest }), result); // there it is found once the model is listed, and not asked for again
+    await this.renew();
   }
 
   async #ask(item, path, set, signal) {

@@ -18,8 +18,9 @@ export class SegmentPage {
   #views = [];
   #shown = null; // the photograph that they show
 
-  /** `refused` is called with what the whole page should know of. */
-  constructor(refused) {
+  /** `refused` is called with what the whole page should know of; `renew` lists the models anew. */
+  constructor(refused, renew) {
+    this.photographs.renew = renew;
     this.photographs.addEventListener("change", ({ detail }) => this.#changed(detail));
     this.photographs.addEventListener("refused", ({ detail: error }) => {
       if (error.needsKey || error.code === "unreachable" || error.status === 503) refused(error);
@@ -123,11 +124,11 @@ export class SegmentPage {
   }
 
   #legend() {
-    const ready = (this.#alike ? this.#views : this.#views.slice(0, 1)).filter(({ mask }) => mask);
-    const classes = this.#views[0]?.model.labels.classes ?? [];
+    const ready = this.#views.filter(({ mask }) => mask);
+    const known = this.#views.map(({ model, mask, counts }) => ({ classes: model.labels.classes, counts: mask && counts }));
     $("shares-of").hidden = ready.length < 2;
     $("shares-of").textContent = `Shares by ${ready.map(({ model }) => model.name).join(", ")}`;
-    fillLegend($("legend"), classes, ready.map(({ counts }) => counts), this.#hidden, () => this.#repaint());
+    fillLegend($("legend"), known, this.#hidden, () => this.#repaint());
   }
 
   #repaint() {
