@@ -3,7 +3,7 @@
 import { camera } from "./camera.js";
 import { EvaluationPage } from "./evaluation.js";
 import { SegmentPage } from "./segment.js";
-import { ask, forgetKey, hasKey, useKey } from "./service.js";
+import { ask, forgetKey, hasKey, service, useKey } from "./service.js";
 
 const EXAMPLES = ["junction", "avenue", "crossing"];
 const $ = (id) => document.getElementById(id);
@@ -23,22 +23,38 @@ function refused(error) {
     $("key").focus();
   } else {
     tell(error.message, error.code === "unreachable" || error.status === 503);
+    $("notice").dataset.code = error.code;
   }
 }
 
 function tell(message, again = false) {
   $("notice").hidden = false;
   $("notice").textContent = message;
+  $("notice").dataset.code = "";
   if (!again) return;
   const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Try again", onclick: retry });
   $("notice").append(button);
 }
 
+/** What was told, or asked for, is over; the focus does not go with it. */
+function hide(element) {
+  const focused = element.contains(document.activeElement);
+  element.hidden = true;
+  if (focused) $("content").focus({ preventScroll: true });
+}
+
+/** It is over that nobody answers; with a photograph that still failed by it stays what asks for that again. */
+function answered() {
+  if ($("notice").hidden || $("notice").dataset.code !== "unreachable" || segmenting.photographs.failing) return;
+  hide($("notice"));
+  evaluating.open(); // what was followed is followed again
+}
+
 async function retry() {
-  $("notice").hidden = true;
+  hide($("notice"));
   await begin();
   segmenting.photographs.retry();
-  if (!$("evaluation").hidden) await evaluating.open();
+  evaluating.open();
 }
 
 let waiting; // to ask for the models again
@@ -55,6 +71,8 @@ async function list() {
 const begin = () => list().catch(refused);
 
 function turn() {
+  hide($("notice"));
+  hide($("key-form"));
   const evaluation = location.hash === "#evaluation";
   $("segment").hidden = evaluation;
   $("evaluation").hidden = !evaluation;
@@ -64,11 +82,13 @@ function turn() {
   }
   if (evaluation) evaluating.open();
   else evaluating.close();
+  if (!segmenting.models.models.length) begin(); // nobody has told yet
+  if (!evaluation) segmenting.photographs.retry(); // the notice that offered it is gone
 }
 
 function take(files) {
   if (!files.length) return;
-  $("notice").hidden = true;
+  hide($("notice"));
   if (location.hash === "#evaluation") location.hash = "#segment";
   segmenting.add(files);
 }
@@ -76,6 +96,7 @@ function take(files) {
 function listen() {
   $("skip").onclick = (event) => { event.preventDefault(); $("content").focus(); }; // not as an address: that is which part is shown
   addEventListener("hashchange", turn);
+  service.addEventListener("answered", answered);
   $("files").onchange = ({ target }) => { take([...target.files]); target.value = ""; };
   let depth = 0; // of elements that the pointer has come into while it drags
   const dragged = (by) => { depth = Math.max(0, depth + by); document.body.classList.toggle("dragged", depth > 0); };
@@ -88,11 +109,11 @@ function listen() {
     event.preventDefault();
     const taken = useKey($("key").value.trim());
     $("key").value = "";
-    $("key-form").hidden = taken;
-    if (taken) retry();
-    else tell("A key has letters, digits and signs only, and no spaces.");
+    if (!taken) return tell("A key has letters, digits and signs only, and no spaces.");
+    hide($("key-form"));
+    retry();
   };
-  camera(take);
+  camera(take, tell);
 }
 
 function offerExamples() {
@@ -115,4 +136,3 @@ function offerExamples() {
 listen();
 offerExamples();
 turn();
-begin();

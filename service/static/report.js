@@ -70,7 +70,6 @@ function matrix(classes, confusion) {
       const share = all ? (row[j] / all) * 100 : 0;
       const cell = element("td", { textContent: share >= 0.5 ? Math.round(share) : "", title: `${classes[i].name} as ${name}: ${share.toFixed(2)} %` });
       cell.style.setProperty("--of", `${share}%`);
-      cell.classList.toggle("strong", share > 55);
       cell.classList.toggle("right", i === j);
       return cell;
     });

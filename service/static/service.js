@@ -15,6 +15,10 @@ export class Refusal extends Error {
   }
 }
 
+/** Tells `answered` whenever the service has. */
+export const service = new EventTarget();
+const answered = () => service.dispatchEvent(new Event("answered"));
+
 /** Send this key from now on, as long as the tab lasts. Whether it can be one. */
 export function useKey(key) {
   if (!PRINTABLE.test(key)) return false;
@@ -58,6 +62,7 @@ export async function ask(path, options = {}) {
     throw unreachable();
   }
   if (!response.ok) throw refusal(response.status, await response.text(), (name) => response.headers.get(name));
+  answered();
   return response;
 }
 
@@ -73,6 +78,8 @@ export function address(model, how, output = "mask") {
 /** Post a photograph: { bytes, headers: name => value }. `sent` is told the share that has gone, 1 when all has. Throws Refusal. */
 export function post(path, file, sent = () => {}, signal = null) {
   return new Promise((resolve, reject) => {
+    const abandon = () => reject(new Refusal("no longer wanted", { code: "aborted" }));
+    if (signal?.aborted) return abandon();
     const request = new XMLHttpRequest(); // fetch does not tell how much has been sent
     request.open("POST", path);
     request.responseType = "arraybuffer";
@@ -84,32 +91,14 @@ export function post(path, file, sent = () => {}, signal = null) {
       const readable = await file.slice(0, 1).arrayBuffer().then(() => true, () => false);
       reject(readable ? unreachable() : new Refusal("This file can't be read: is it a folder, or has it been moved?", { code: "unreadable" }));
     };
-    if (signal?.aborted) reject(new Refusal("no longer wanted", { code: "aborted" }));
-    request.onabort = () => reject(new Refusal("no longer wanted", { code: "aborted" }));
+    request.onabort = abandon;
     signal?.addEventListener("abort", () => request.abort());
     request.onload = () => {
       const header = (name) => request.getResponseHeader(name);
-      if (request.status === 200) resolve({ bytes: request.response, header });
-      else reject(refusal(request.status, new TextDecoder().decode(request.response), header));
+      if (request.status !== 200) return reject(refusal(request.status, new TextDecoder().decode(request.response), header));
+      answered();
+      resolve({ bytes: request.response, header });
     };
     request.send(file);
   });
-}
-
-/** The events of a running evaluation, one by one, by fetch and not by EventSource: so that the key goes along. */
-export async function* events(id, signal) {
-  const response = await ask(`evaluate/${id}/events`, { signal });
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let text = "";
-  for (;;) {
-    const { done, value } = await reader.read().catch(() => ({ done: true }));
-    if (done) return;
-    text += value;
-    const parts = text.split("\n\n");
-    text = parts.pop();
-    for (const part of parts) {
-      const data = part.split("\n").find((line) => line.startsWith("data: "));
-      if (data) yield JSON.parse(data.slice(6));
-    }
-  }
 }

@@ -9,6 +9,7 @@ from playwright.sync_api import Page, expect
 
 from service.app import create_app
 from service.settings import load_settings
+from tests.page.test_evaluation import started
 from tests.page.test_photographs import done
 from tests.service.conftest import listening, shut, until
 from tests.service.process import Process
@@ -32,6 +33,7 @@ def test_a_service_that_has_gone_is_told_and_the_photograph_is_kept(
             again.port = service.port
             again.until_ready()
             page.get_by_role("button", name="Try again").click()
+            expect(page.locator("#content")).to_be_focused()
             done(page)
             expect(page.get_by_role("alert")).to_be_hidden()
         finally:
@@ -39,6 +41,66 @@ def test_a_service_that_has_gone_is_told_and_the_photograph_is_kept(
             again.process.wait()
     finally:
         service.process.kill()
+
+
+def test_that_nobody_answers_is_over_with_the_next_answer(page: Page, url: str) -> None:
+    started(page, url, "ddunet")
+    button = page.locator("#jobs tbody button").first
+    expect(button).to_have_text("Hide")
+    button.click()
+    page.route("**/evaluate/*", lambda route: route.abort())
+    button.click()
+    expect(page.get_by_role("alert")).to_contain_text("The service does not answer.")
+    page.unroute("**/evaluate/*")
+    button.click()
+    expect(page.locator(".report")).to_be_visible()
+    expect(page.locator("#notice")).to_be_hidden()
+
+
+def test_a_photograph_that_failed_can_be_tried_again_after_another_one_came_through(page: Page, url: str, street: Path) -> None:
+    page.goto(url)
+    expect(page.locator("input[value=ddunet]")).to_be_checked()
+    page.route("**/segment?*", lambda route: route.abort(), times=1)
+    page.set_input_files("#files", [street, street])
+    expect(page.locator(".strip .told").filter(has_text="done")).to_have_count(1)
+    expect(page.locator(".strip .told.bad")).to_have_count(1)
+    page.get_by_role("button", name="Try again").click()
+    done(page, 2)
+    expect(page.locator("#notice")).to_be_hidden()
+
+
+def test_turning_the_page_ends_its_notice_and_tries_photographs_again(page: Page, url: str, street: Path) -> None:
+    page.goto(url)
+    expect(page.locator("input[value=ddunet]")).to_be_checked()
+    page.route("**/segment?*", lambda route: route.abort(), times=1)
+    page.set_input_files("#files", street)
+    expect(page.get_by_role("alert")).to_contain_text("The service does not answer.")
+    page.locator("#to-evaluation").click()
+    expect(page.locator("#notice")).to_be_hidden()
+    page.locator("#to-segment").click()
+    done(page)
+
+
+def test_models_that_could_not_be_told_are_asked_for_when_the_page_is_turned(page: Page, url: str) -> None:
+    page.route("**/models", lambda route: route.abort(), times=1)
+    page.goto(url)
+    expect(page.get_by_role("alert")).to_contain_text("The service does not answer.")
+    page.locator("#to-evaluation").click()
+    expect(page.locator("#start-model option")).to_have_count(3)
+    expect(page.locator("#notice")).to_be_hidden()
+
+
+def test_what_is_not_wanted_before_it_is_sent_is_not_sent(page: Page, url: str) -> None:
+    posted = []
+    page.on("request", lambda asked: posted.append(asked.url) if asked.method == "POST" else None)
+    page.goto(url)
+    code = page.evaluate("""async () => {
+      const { post } = await import("/static/service.js");
+      const sent = await post("segment", new Blob(["x"]), () => {}, AbortSignal.abort()).catch(({ code }) => code);
+      await fetch("healthz"); // until then a request would have been seen
+      return sent;
+    }""")
+    assert (code, posted) == ("aborted", [])
 
 
 def test_a_busy_service_is_asked_again(page: Page, models: Path, street: Path, tmp_path: Path) -> None:
@@ -80,6 +142,7 @@ def test_a_service_with_keys_asks_for_one_and_keeps_it_until_the_tab_is_closed(p
     key.fill("p" * 20)
     page.keyboard.press("Enter")
     expect(page.locator("#key-form")).to_be_hidden()
+    expect(page.locator("#content")).to_be_focused()
     page.set_input_files("#files", street)
     done(page)
     expect(page.locator("#curl")).to_contain_text('-H "Authorization: Bearer $KEY"')
@@ -94,6 +157,10 @@ def test_an_evaluation_asks_for_a_key_of_its_own_role(page: Page, locked: str) -
     page.get_by_label("This service asks for a key").fill("p" * 20)
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("needs a key of the role operate")
+    page.locator("#to-segment").click()
+    expect(page.locator("#key-form")).to_be_hidden()
+    expect(page.locator("#notice")).to_be_hidden()
+    page.locator("#to-evaluation").click()
     page.get_by_label("This service asks for a key").fill("o" * 20)
     page.keyboard.press("Enter")
     expect(page.locator("#jobs")).to_contain_text("No evaluation yet.")
