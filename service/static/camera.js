@@ -1,7 +1,7 @@
 // A photograph from the camera: a live picture where the browser gives one, else the phone's own camera.
 
-/** Call `taken` with the photograph as a File. */
-export function camera(taken) {
+/** Call `taken` with the photograph as a File, or `tell` with why there will be none. */
+export function camera(taken, tell) {
   const $ = (id) => document.getElementById(id);
   const dialog = $("camera-dialog"), video = $("video");
 
@@ -12,12 +12,29 @@ export function camera(taken) {
   dialog.addEventListener("close", close);
   $("camera-close").onclick = () => dialog.close();
 
+  /** No live picture: no camera, no leave, or an address without https. */
+  const instead = ({ message }) => {
+    if (navigator.userActivation?.isActive ?? true) $("snapshot").click();
+    else tell(`The camera can't be used (${message}); choose a photograph instead.`); // the click is too long ago to open a file by it
+  };
+
+  const asked = async () => {
+    const button = $("camera"), focused = document.activeElement === button;
+    button.disabled = true; // a second click would ask for a second stream, which nobody ends
+    try {
+      return await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
+    } finally {
+      button.disabled = false;
+      if (focused) button.focus(); // a button that can't be used has lost it
+    }
+  };
+
   $("camera").onclick = async () => {
     close();
     try {
-      video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
-    } catch { // no camera, no leave, or an address without https
-      $("snapshot").click();
+      video.srcObject = await asked();
+    } catch (error) {
+      instead(error);
       return;
     }
     $("shoot").disabled = true; // until there is a picture

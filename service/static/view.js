@@ -36,14 +36,15 @@ export class View extends EventTarget {
     this.point(null);
     this.parts.mask.hidden = this.parts.edge.hidden = true;
     this.differ(null);
-    const { photo, stage } = this.parts;
+    const { photo, stage, progress } = this.parts;
     photo.hidden = true; // until it is there: what is no picture has none
     photo.onload = () => {
       photo.hidden = false;
       stage.style.setProperty("--aspect", photo.naturalWidth / photo.naturalHeight);
     };
     photo.src = item.url;
-    this.parts.stage.setAttribute("aria-label", `${item.name} by ${this.model.name}: arrow keys move the pointer`);
+    stage.setAttribute("aria-label", `${item.name} by ${this.model.name}: arrow keys move the pointer`);
+    progress.setAttribute("aria-label", `progress of ${item.name} by ${this.model.name}`);
   }
 
   /** Tell how far the mask is, or why there will be none. */

@@ -278,20 +278,9 @@ def test_the_line_for_a_terminal_makes_the_same_mask(page: Page, url: str, stree
     assert np.array_equal(painted(page.locator("canvas.mask")), made)
 
 
-def test_a_photograph_from_the_camera(page: Page, url: str) -> None:
-    page.goto(url)
-    page.get_by_role("button", name="Use the camera").click()
-    expect(page.locator("#camera-dialog")).to_be_visible()
-    page.wait_for_function("() => document.getElementById('video').videoWidth > 0")
-    page.get_by_role("button", name="Take the photograph").click()
-    expect(page.locator("#camera-dialog")).to_be_hidden()
-    done(page)
-    expect(page.locator(".strip b")).to_contain_text("camera-")
-    assert page.evaluate("document.getElementById('video').srcObject") is None
-
-
 def test_how_much_has_been_sent_is_shown(page: Page, url: str, tmp_path: Path) -> None:
     being_sent(page, url, tmp_path / "large.png", 500_000)
+    expect(page.get_by_role("progressbar", name="progress of large.png by ddunet")).to_be_visible()
     page.wait_for_function("() => { const p = document.querySelector('.strip progress'); return p.value > 0 && p.value < 1; }")
     done(page)
     expect(page.locator(".strip progress")).to_be_hidden()
