@@ -14,7 +14,7 @@ def quota(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/c
     More threads than that are stopped in the middle of their work, all of them, until the next tenth of a second.
     """
     try:
-        lines = own.read_text().splitlines()
+        lines = own.read_text(errors="replace").splitlines()
     except OSError:  # not Linux
         return math.inf
     return min((limit for line in lines for limit in _limits(cgroups, line)), default=math.inf)
@@ -25,7 +25,8 @@ def _limits(cgroups: Path, line: str) -> Iterator[float]:
 
     A group has no more than those around it; inside a container its path may be one that is seen outside only.
     """
-    _, controllers, path = line.split(":", 2)
+    _, _, rest = line.partition(":")
+    controllers, _, path = rest.partition(":")
     if controllers and "cpu" not in controllers.split(","):
         return
     root = cgroups / controllers if (cgroups / controllers).is_dir() else cgroups / "cpu"

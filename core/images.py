@@ -126,11 +126,11 @@ def read_label(path: Path) -> npt.NDArray[np.unsignedinteger[Any]]:
     Raises InputError: no such picture, colours, or grey of fewer bits, whose white may mean 255 or the last class.
     """
     try:
-        with path.open("rb") as file:
-            depth, kind = file.read(26)[24:]
         with Image.open(path, formats=("PNG",)) as picture:
             mode = picture.mode
             values = np.asarray(picture)
+        with path.open("rb") as file:
+            depth, kind = file.read(26)[24:]
     except Exception as error:
         raise InputError(f"{path}: can't be read as a label PNG ({error})") from None
     if kind == GREY and depth < 8:

@@ -43,13 +43,14 @@ class Blocks:
         self.code = code[self.order]
         self.size = sizes[self.code]
         self.start = (np.cumsum(sizes) - sizes)[self.code]
-        long = self.size >= LONG
-        layer = np.where(long, self.code, self.drives)  # a long drive each, and all short ones together
-        self.layers = [np.flatnonzero(layer == one) for one in np.unique(layer)]
+        layer = np.where(self.size >= LONG, self.code, self.drives)  # a long drive each, and all short ones together
+        self.layers = [np.arange(self.images)] if self.whole_drives else [np.flatnonzero(layer == n) for n in np.unique(layer)]
+        self.short = self.drives > 1 and int(self.size.max()) < LONG
         self._weights: dict[int, Floats] = {}
 
     def _draw(self, layer: npt.NDArray[np.int64], length: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
         """Blocks of images that begin anywhere in a layer, as many as it has images: (RESAMPLES, n)."""
+        length = self._length_in(layer, length)
         first = layer[rng.integers(len(layer), size=(RESAMPLES, -(-len(layer) // length), 1))]
         inside = (first - self.start[first] + np.arange(length)) % self.size[first]
         return (self.start[first] + inside).reshape(RESAMPLES, -1)[:, : len(layer)]
@@ -57,16 +58,16 @@ class Blocks:
     def length(self, series: Floats) -> int:
         """Images in a block for a series (N,): four times the lag from which its autocorrelation is below 2/sqrt(N).
 
-        1 where neighbours are not alike, or whole drives are drawn. At most a third of all images, of several layers of their
-        mean; where all of several drives are short, as many as the longest has, and at most half of all.
+        1 where neighbours are not alike, or whole drives are drawn. At most a third of the largest layer; where all of several
+        drives are short, as many as the longest has, and at most half of all.
 
         The lag is that of Politis and White 2004 ("Automatic block-length selection for the dependent bootstrap", section
         3.2), with 2 where they have 1.96 sqrt(log10 N) and one lag where they ask for several, because a film is smooth.
         """
         x = (series - self._level(series))[self.order]
         variance = float(x @ x)
-        short = self.drives > 1 and self.size.max() < LONG
-        longest = max(1, min(int(self.size.max()), self.images // 2) if short else self.images // (3 * len(self.layers)))
+        largest = max(map(len, self.layers))
+        longest = max(1, min(int(self.size.max()), self.images // 2) if self.short else largest // 3)
         if self.whole_drives or variance == 0:
             return 1
         for lag in range(1, longest):
@@ -90,13 +91,28 @@ class Blocks:
         """The `length` of each column of an `influence` (N, S): (S,), 0 where it is undefined."""
         return np.array([self.length(series) if np.isfinite(series).all() else 0 for series in influence.T])
 
-    def number(self, length: int) -> float:
-        """How many blocks of `length` images there are."""
-        return self.drives if self.whole_drives else self.images / length
+    def correction(self, length: int, influence: Floats) -> tuple[Floats, Floats]:
+        """What the variance of resamples in blocks of `length` has to be multiplied by, and its degrees of freedom, (S,) each,
+        for scores with this `influence` (N, S).
 
-    def freedom(self, length: int) -> float:
-        """Degrees of freedom that blocks of `length` images leave: their number less one for each layer that they are of."""
-        return self.number(length) - (1 if self.whole_drives else len(self.layers))
+        B blocks of a layer take B / (B - 1), and have B - 1 degrees. What layers share in the variance decides how they are
+        put together (Welch 1947, Satterthwaite 1946): a class may be in one drive only.
+        """
+        weights = self.weights(length)
+        numbers = np.array([[self._number(layer, length)] for layer in self.layers])
+        mine = [self.order[layer] for layer in self.layers]
+        variances = np.stack([(weights[:, images] @ influence[images]).var(0) for images in mine])
+        larger = variances * numbers / (numbers - 1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            factor, freedom = larger.sum(0) / variances.sum(0), larger.sum(0) ** 2 / (larger**2 / (numbers - 1)).sum(0)
+        none = variances.sum(0) == 0  # nothing varies
+        return np.where(none, 1.0, factor), np.where(none, (numbers - 1).sum(), freedom)
+
+    def _number(self, layer: npt.NDArray[np.int64], length: int) -> float:
+        return float(self.drives) if self.whole_drives else max(2.0, len(layer) / self._length_in(layer, length))
+
+    def _length_in(self, layer: npt.NDArray[np.int64], length: int) -> int:
+        return length if self.short else max(1, min(length, len(layer) // 3))
 
     def weights(self, length: int) -> Floats:
         """How often each image stands in each resample, (RESAMPLES, N), the same at every call."""
@@ -146,22 +162,23 @@ def estimate(blocks: Blocks, terms: Sequence[tuple[float, PerImage]], statistic:
         return np.sum([factor * of(counts) for factor, counts in terms], axis=0)  # type: ignore[no-any-return]
 
     def variances(length: int, mine: npt.NDArray[np.bool_]) -> Floats:
-        weights, larger = blocks.weights(length), blocks.number(length) / blocks.freedom(length)
+        weights = blocks.weights(length)
         draws = combined(lambda counts: statistic(np.tensordot(weights, counts, axes=1)))
         known = np.isfinite(draws[:, mine]).mean(0) >= 1 - UNDEFINED
-        return np.where(known, np.nanvar(draws[:, mine], axis=0) * larger, np.nan)
+        return np.where(known, np.nanvar(draws[:, mine], axis=0) * blocks.correction(length, moved[:, mine])[0], np.nan)
 
     value = combined(lambda counts: statistic(counts.sum(0)))
     error, freedom = np.full(len(value), np.nan), np.full(len(value), np.nan)
-    lengths = blocks.lengths(combined(lambda counts: influence(counts, statistic)))
-    if blocks.freedom(1) < 1:
+    moved = combined(lambda counts: influence(counts, statistic))
+    lengths = blocks.lengths(moved)
+    if len(moved) < 2:
         return Estimate(value, error, freedom)
     for length in sorted(set(lengths) - {0}):
         mine = lengths == length
         variance = variances(length, mine)
         if length > 1:
             variance = np.maximum(variance, 2 * variance - variances(length // 2, mine))
-        error[mine], freedom[mine] = variance**0.5, blocks.freedom(length)
+        error[mine], freedom[mine] = variance**0.5, blocks.correction(length, moved[:, mine])[1]
     error[(error < NOTHING) & (value != 0)] = np.nan  # all images alike: what others are like can't be told
     return Estimate(value, error, freedom)
 

@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,8 @@ from service.scoring import Scoring, step_back
 KEPT = 1000  # evaluations that have ended, the newest
 EVENTS_S = 0.25  # between two looks whether a job has changed
 QUIET_EVENTS_S = 15.0  # after which a job that has not is told once more
-DISK = 4  # threads that wait for jobs' files
+DISK = 4  # threads that wait for jobs' files, and as many for the data
+LOOK_S = 0.1  # between two looks whether a job is still to go on
 STORED_S = 1.0  # how often the progress is written, for other replicas
 
 JOB_ID = re.compile(r"[0-9A-Za-z-]{1,40}")  # what is asked of the disk for
@@ -55,7 +56,7 @@ class Evaluations:
         self._futures: dict[str, Future[None]] = {}
         self._own: set[str] = set()  # begun here: what is in memory is right, whatever a full disk says
         self._lock = threading.Lock()
-        self._disk = ThreadPoolExecutor(DISK, "evaluations' files")
+        self._disk, self._data = (ThreadPoolExecutor(DISK, name) for name in ("evaluations' files", "evaluations' data"))
         self._stopping = threading.Event()
         self._cancelled: set[str] = set()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="evaluation", initializer=step_back)
@@ -104,17 +105,17 @@ class Evaluations:
         """Stop and wait; what did not end is written as interrupted."""
         self.stop()
         self._pool.shutdown()
-        self._disk.shutdown(wait=False)
+        for pool in (self._disk, self._data):
+            pool.shutdown(wait=False)
         for job in list(self._jobs.values()):  # one that comes late may be added meanwhile
             if job.active and job.id in self._own:
                 self._change(job, state="interrupted", finished=_now())
 
-    def start(self, model: Loaded, split: str, again: Callable[[], Loaded]) -> Job:
-        """Queue an evaluation; `again` gives the model when its turn has come, so that those that wait hold none in memory.
+    def start(self, model: Loaded, dataset: FolderDataset, again: Callable[[], Future[Loaded]]) -> Job:
+        """Queue an evaluation; `again` loads the model when its turn has come, so that those that wait hold none in memory.
 
-        Raises Problem: 404 `unknown_split`, 409 `no_data`, `labels_differ`, `evaluation_running`.
+        Raises Problem: 409 `labels_differ`, `evaluation_running`.
         """
-        dataset = self.open(split)
         try:
             evaluation.require_same_labels(model.segmenter.labels, dataset.labels)
         except InputError as error:
@@ -129,7 +130,7 @@ class Evaluations:
                 id=f"{_now():%Y%m%dT%H%M%S}-{secrets.token_hex(4)}",
                 model=model.name,
                 digest=model.digest,
-                split=split,
+                split=dataset.split,
                 created=_now(),
                 progress=Progress(done=0, total=len(dataset)),
             )
@@ -162,8 +163,12 @@ class Evaluations:
             self._own.discard(job.id)
             self.files.remove(job.id)
 
-    def open(self, split: str) -> FolderDataset:
-        """A split of the service's data. Raises Problem: 404 `unknown_split`, 409 `no_data`."""
+    async def open(self, split: str) -> FolderDataset:
+        """A split of the service's data, which may be on another drive that hangs. Raises Problem: 404 `unknown_split`, 409
+        `no_data`."""
+        return await asyncio.get_running_loop().run_in_executor(self._data, self._open, split)
+
+    def _open(self, split: str) -> FolderDataset:
         if self.data is None:
             raise Problem("no_data", "this service has no data to score on; set SEGMENT_DATA to a data folder")
         try:
@@ -252,11 +257,16 @@ class Evaluations:
             raise Problem("unknown_evaluation", "there is no evaluation of this id; GET /evaluate lists them")
         return job
 
-    def _run(self, job: Job, again: Callable[[], Loaded], dataset: FolderDataset) -> None:
+    def _waited_for(self, loading: Future[Loaded], job: Job) -> Loaded:
+        while wait([loading], LOOK_S).not_done:
+            self._require_wanted(job)
+        return loading.result()
+
+    def _run(self, job: Job, again: Callable[[], Future[Loaded]], dataset: FolderDataset) -> None:
         try:
             self._require_wanted(job)  # another replica may have been asked for its end while it was queued
             self._change(job, started=_now(), state="running")
-            model = again()
+            model = self._waited_for(again(), job)
             if model.digest != job.digest:
                 raise InputError(f"the model {job.model} was replaced while this waited; start it again")
             report = self.scoring.report(model, dataset, self._progress(job), partial(self._require_wanted, job))

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +109,11 @@ class Models:
             return ready
         self._require_usable(name or self.default)  # here already: not behind another model that takes long
         return await asyncio.get_running_loop().run_in_executor(self._loader, self.get, name)
+
+    def loading(self, name: str) -> Future[Loaded]:
+        """`load`, for a thread. Whatever reads a file does so in one thread: else what was read before a reload could take the
+        place of what was read at it."""
+        return self._loader.submit(self.get, name)
 
     def get(self, name: str | None = None) -> Loaded:
         """The model, loaded; slow the first time. Raises Problem: 404 `unknown_model`, 503 `model_unusable`."""

@@ -60,7 +60,9 @@ class Problem(Exception):
 
 def deadline_passed() -> Problem:
     """For a request that has been inside for too long."""
-    return Problem("deadline_passed", "the service was too busy to answer in time; try again later", {"Retry-After": "5"})
+    return Problem(
+        "deadline_passed", "the service was too busy, or took too long to load the model; try again later", {"Retry-After": "5"}
+    )
 
 
 def shutting_down() -> Problem:

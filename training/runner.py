@@ -11,7 +11,7 @@ from torch.optim import Adam
 
 from core import tensorfile
 from core.backends.torch_ import in_memory
-from core.errors import RunError
+from core.errors import InputError, RunError
 from core.models import MODELS
 from core.segmenter import Segmenter
 from core.transforms import Preprocess
@@ -131,11 +131,11 @@ class Run:
         if self.world.main and self.config.resume:
             self.folder.require_labels(self.train_set.labels)
         found = self.folder.newest_resume() if self.world.main and self.config.resume else None
-        path = self.world.share(found[0] if found else None)
+        path, data = self.world.share((found[0] if found else None, self.folder.data()) if self.world.main else None)
         progress = Progress(on=self.conditions)
         if path is not None:
             document, tensors = found[1:] if found else tensorfile.read(path)
-            progress = self.go_on(state.unpack(document, tensors, self.state, self.world))
+            progress = self.go_on(state.unpack(document, tensors, self.state, self.world), data not in (None, self.config.data))
         if self.world.main:
             if self.config.resume:
                 inside = f", step {progress.step}" if progress.step else ""
@@ -155,8 +155,15 @@ class Run:
         self.world.barrier()
         return progress
 
-    def go_on(self, progress: Progress) -> Progress:
-        """The progress of a resume file on this machine; a warning where something makes other bits of it."""
+    def go_on(self, progress: Progress, moved: bool = False) -> Progress:
+        """The progress of a resume file on this machine; a warning where something makes other bits of it.
+
+        Raises InputError where the data is said to lie elsewhere now, and it is not the same.
+        """
+        known = self.conditions["data"]
+        if moved and progress.on.get("data", known) != known:
+            raise InputError("--data: other pictures than the run has learned from; it goes on with these alone, wherever they"
+                             " lie; to train on others: --init and another --run")  # fmt: skip
         changes = changed(progress.on, self.conditions)
         if changes and self.world.main:
             print(f"warning: {', '.join(changes)}: it goes on, but not with the bits of an undisturbed run", flush=True)

@@ -6,7 +6,7 @@ import { report } from "./report.js";
 import { ask } from "./service.js";
 
 const SHOWN = 2; // reports side by side
-const AGAIN = 1000; // milliseconds until the list is asked for again: a stream for each job would take up the browser's six connections
+const AGAIN = 1000; // milliseconds until those under way are asked for again: a stream for each would take up the browser's six connections
 const $ = (id) => document.getElementById(id);
 
 export class EvaluationPage {
@@ -39,8 +39,10 @@ export class EvaluationPage {
         const { evaluations } = await (await ask("evaluate", { signal })).json();
         if (signal.aborted) return;
         await this.#take(evaluations);
-        if (!this.#jobs.some(active)) return;
-        await new Promise((go) => setTimeout(go, AGAIN));
+        do {
+          if (!this.#jobs.some(active)) return;
+          await new Promise((go) => setTimeout(go, AGAIN));
+        } while (await this.#go(signal));
       }
     } catch (error) {
       if (error.name !== "AbortError") this.refused(error);
@@ -71,6 +73,16 @@ export class EvaluationPage {
     this.#jobs = listed;
     this.#draw();
     for (const { id, state } of listed) if (state === "done" && before.has(id)) await this.#show(id);
+  }
+
+  /** Look at those that are under way, which the list may be a thousand times as long as. Whether all of them still are. */
+  async #go(signal) {
+    const now = new Map();
+    for (const { id } of this.#jobs.filter(active)) now.set(id, await (await ask(`evaluate/${id}`, { signal })).json());
+    if (![...now.values()].every(active)) return false;
+    this.#jobs = this.#jobs.map((job) => now.get(job.id) ?? job);
+    this.#draw();
+    return true;
   }
 
   #draw() {

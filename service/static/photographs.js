@@ -59,7 +59,7 @@ export class Photographs extends EventTarget {
 
   /** Whether anything failed for want of a service, or of a key. */
   get failing() {
-    return this.items.some(({ results }) => [...results.values()].some(({ again }) => again));
+    return this.items.some((item) => this.models.some((model) => this.result(item, model).again));
   }
 
   /** Ask for that again. */

@@ -224,3 +224,25 @@ def test_student_s_quantiles() -> None:
     table = {3: 3.182, 7: 2.365, 12: 2.179, 15: 2.131, 30: 2.042, 120: 1.980}
     assert student(np.array(list(table), float)) == pytest.approx(list(table.values()), rel=0.01)
     assert student(np.array(list(STUDENT), float)) == pytest.approx(list(STUDENT.values()))
+
+
+@pytest.mark.parametrize("sizes", [(250, 50), (200, 200, 100)])
+def test_a_class_of_one_drive_is_known_as_well_as_from_that_drive_alone(sizes: tuple[int, ...]) -> None:
+    """The others tell nothing of it, and their blocks must not count for it."""
+    rng, own = np.random.default_rng(7), sizes[-1]
+    series, others = rough(rng, own), sum(sizes[:-1])
+    together, alone = Blocks(np.repeat(["a", "b", "c"][: len(sizes)], sizes).tolist()), Blocks(["c"] * own)
+    labelled = np.stack((np.full(others + own, 5000), np.repeat([0, 1000], [others, own])), 1)
+    truth = (1 / (1 + np.exp(-0.8 - 0.6 * rng.standard_normal(100_000)))).mean()
+    covered, widths = np.zeros(2), np.zeros((2, 200))
+    for case in range(200):
+        found = labelled.copy()
+        found[others:, 1] = (1000 / (1 + np.exp(-0.8 - 0.6 * series(1)[0]))).round()
+        counts = np.stack((found, labelled, found), 1)
+        for place, (blocks, part) in enumerate(((together, counts), (alone, counts[others:]))):
+            intervals_of_classes = score_intervals(blocks, part, lambda c: five_scores(c, c[..., 1, :].sum(-1))["iou"])
+            low, high = intervals_of_classes[1] or (0, 1)
+            covered[place] += low <= truth <= high
+            widths[place, case] = high - low
+    assert covered[0] / 200 >= 0.9 and abs(covered[0] - covered[1]) / 200 <= 0.06
+    assert np.median(widths[0]) == pytest.approx(np.median(widths[1]), rel=0.3)

@@ -111,7 +111,7 @@ def test_what_is_queued_takes_no_connection_and_is_shown_when_it_is_done(
         expect(page.locator("#jobs tbody tr").last.get_by_role("status")).to_have_text("running")
         expect(page.locator("#jobs tbody tr").last).to_contain_text("running, 0 of 5")
         page.wait_for_timeout(100)
-        assert sorted(asked) == sorted(ended)
+        assert len(asked) - len(ended) <= 1  # a look at them now and then, and no stream for each
         gate.set()
         expect(page.locator("#jobs").get_by_role("status").filter(has_text="done")).to_have_count(2)
         expect(page.locator(".report")).to_have_count(2)
@@ -134,7 +134,7 @@ def test_after_cancel_the_focus_is_in_the_row_and_only_its_state_is_said(
           const changes = new MutationObserver(() => said.push(status.textContent));
           changes.observe(status, { childList: true, characterData: true, subtree: true });
         }""")
-        with page.expect_response("**/evaluate"):  # the list once more, in which nothing has changed
+        with page.expect_response("**/evaluate/*"):  # once more, and nothing has changed
             pass
         row.get_by_role("button", name="Cancel").focus()
         page.keyboard.press("Enter")

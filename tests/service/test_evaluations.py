@@ -179,6 +179,67 @@ def test_those_that_wait_hold_no_model_in_memory(serve, scenes: Path, tmp_path: 
     assert [finished(client, location)["report"]["checkpoint"]["name"] for location in locations] == ["a", "b", "c"]
 
 
+def test_who_waits_for_the_report_holds_no_model_in_memory_either(serve, scenes: Path, tmp_path: Path) -> None:
+    client = serve(data=scenes, checkpoints=[three(tmp_path)], max_loaded=1)
+    gate = shut(client.app)
+    with ThreadPoolExecutor(3) as pool:
+        waiting = []
+        for number, name in enumerate("abc"):
+            waiting.append(pool.submit(client.post, f"/evaluate?model={name}&wait=true"))
+            until(lambda number=number: len(client.get("/evaluate").json()["evaluations"]) == number + 1)
+        gc.collect()
+        assert "b" not in [held.name for held in gc.get_objects() if type(held) is Loaded]
+        gate.set()
+        assert [each.result().status_code for each in waiting] == [200, 200, 200]
+
+
+def test_a_reload_is_not_undone_by_an_evaluation_that_was_loading_the_model(
+    serve, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serve(data=scenes, checkpoints=[three(tmp_path)], max_loaded=1)
+    models, gate, begun, go_on = client.app.state.models, shut(client.app), threading.Event(), threading.Event()
+    client.post("/evaluate?model=a")
+    waiting = client.post("/evaluate?model=b").headers["location"]
+    client.post("/evaluate?model=c")  # b is let go
+    load = models._load
+
+    def slowly(model):  # type: ignore[no-untyped-def]
+        found = load(model)
+        if model.name == "b" and not begun.is_set():
+            begun.set()
+            go_on.wait(20)
+        return found
+
+    monkeypatch.setattr(models, "_load", slowly)
+    gate.set()
+    assert begun.wait(20)  # the evaluation has read the file
+    make_checkpoint(tmp_path / "three" / "b.safetensors", seed=9)
+    with ThreadPoolExecutor(1) as pool:
+        reloaded = pool.submit(client.post, "/models/b/reload")
+        time.sleep(0.2)
+        go_on.set()
+        digest = reloaded.result().json()["digest"]
+    assert finished(client, waiting)["state"] == "done"  # it was scored as it was when it was asked for
+    assert client.post("/segment?model=b", content=encoded()).headers["segment-digest"] == digest
+
+
+def test_a_drive_of_the_data_that_hangs_stops_nothing_but_what_needs_it(
+    serve, scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, drive = serve(data=scenes), threading.Event()
+    gate = shut(client.app)
+    location = client.post("/evaluate").headers["location"]
+    monkeypatch.setattr("service.evaluations.list_splits", lambda _: drive.wait(60) and ["val"])
+    with ThreadPoolExecutor(6) as pool:
+        more = [pool.submit(client.post, "/evaluate") for _ in range(6)]
+        time.sleep(0.3)
+        assert client.get(location).json()["state"] in ("queued", "running")
+        assert client.delete(location).status_code == 204
+        drive.set()
+        gate.set()
+        assert {each.result().status_code for each in more} <= {202, 409}
+
+
 def test_one_whose_model_is_replaced_while_it_waits_fails_and_says_so(serve, scenes: Path, tmp_path: Path) -> None:
     client = serve(data=scenes, checkpoints=[three(tmp_path)])
     gate = shut(client.app)

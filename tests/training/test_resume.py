@@ -234,6 +234,18 @@ def test_a_run_goes_on_where_its_pictures_have_been_moved(copied: Path, tmp_path
     assert json.loads((folder / "config.json").read_text())["config"]["data"] == f"{moved}/"
 
 
+def test_a_run_does_not_go_on_with_other_pictures_that_lie_elsewhere(
+    scenes: Path, copied: Path, tmp_path: Path, cli: Cli
+) -> None:
+    folder = tmp_path / "r"
+    assert cli("train", "--data", scenes, "--run", folder, "--epochs", 1, *TINY)[0] == 0
+    photo = next((copied / "leftImg8bit" / "train").rglob("*.png"))
+    cv2.imwrite(str(photo), 255 - cv2.imread(str(photo)))
+    code, _, err = cli("train", "--data", copied, "--run", folder, "--resume", "--epochs", 2)
+    assert code == 2 and "--data: other pictures than the run has learned from" in err and err.count("\n") == 1
+    assert cli("train", "--run", folder, "--resume", "--epochs", 2)[0] == 0
+
+
 def test_a_run_does_not_go_on_with_data_of_other_classes(scenes: Path, plain: Path, tmp_path: Path, cli: Cli) -> None:
     folder = tmp_path / "r"
     assert cli("train", "--data", scenes, "--run", folder, "--epochs", 1, *TINY)[0] == 0
