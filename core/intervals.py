@@ -161,11 +161,12 @@ def estimate(blocks: Blocks, terms: Sequence[tuple[float, PerImage]], statistic:
     def combined(of: Callable[[PerImage], Floats]) -> Floats:
         return np.sum([factor * of(counts) for factor, counts in terms], axis=0)  # type: ignore[no-any-return]
 
-    def variances(length: int, mine: npt.NDArray[np.bool_]) -> Floats:
+    def variances(length: int, mine: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
         weights = blocks.weights(length)
         draws = combined(lambda counts: statistic(np.tensordot(weights, counts, axes=1)))
         known = np.isfinite(draws[:, mine]).mean(0) >= 1 - UNDEFINED
-        return np.where(known, np.nanvar(draws[:, mine], axis=0) * blocks.correction(length, moved[:, mine])[0], np.nan)
+        factor, degrees = blocks.correction(length, moved[:, mine])
+        return np.where(known, np.nanvar(draws[:, mine], axis=0) * factor, np.nan), degrees
 
     value = combined(lambda counts: statistic(counts.sum(0)))
     error, freedom = np.full(len(value), np.nan), np.full(len(value), np.nan)
@@ -175,10 +176,10 @@ def estimate(blocks: Blocks, terms: Sequence[tuple[float, PerImage]], statistic:
         return Estimate(value, error, freedom)
     for length in sorted(set(lengths) - {0}):
         mine = lengths == length
-        variance = variances(length, mine)
+        variance, degrees = variances(length, mine)
         if length > 1:
-            variance = np.maximum(variance, 2 * variance - variances(length // 2, mine))
-        error[mine], freedom[mine] = variance**0.5, blocks.correction(length, moved[:, mine])[1]
+            variance = np.maximum(variance, 2 * variance - variances(length // 2, mine)[0])
+        error[mine], freedom[mine] = variance**0.5, degrees
     error[(error < NOTHING) & (value != 0)] = np.nan  # all images alike: what others are like can't be told
     return Estimate(value, error, freedom)
 

@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from core import evaluation
 from core.datasets import FolderDataset, list_splits, open_dataset
 from core.errors import InputError, first_fault
 from core.evaluation import Report
+from service.gone import waited_for
 from service.jobs import Job, JobFiles, Progress
 from service.models import Loaded
 from service.problems import Problem, shutting_down
@@ -30,7 +31,6 @@ KEPT = 1000  # evaluations that have ended, the newest
 EVENTS_S = 0.25  # between two looks whether a job has changed
 QUIET_EVENTS_S = 15.0  # after which a job that has not is told once more
 DISK = 4  # threads that wait for jobs' files, and as many for the data
-LOOK_S = 0.1  # between two looks whether a job is still to go on
 STORED_S = 1.0  # how often the progress is written, for other replicas
 
 JOB_ID = re.compile(r"[0-9A-Za-z-]{1,40}")  # what is asked of the disk for
@@ -257,19 +257,15 @@ class Evaluations:
             raise Problem("unknown_evaluation", "there is no evaluation of this id; GET /evaluate lists them")
         return job
 
-    def _waited_for(self, loading: Future[Loaded], job: Job) -> Loaded:
-        while wait([loading], LOOK_S).not_done:
-            self._require_wanted(job)
-        return loading.result()
-
     def _run(self, job: Job, again: Callable[[], Future[Loaded]], dataset: FolderDataset) -> None:
         try:
             self._require_wanted(job)  # another replica may have been asked for its end while it was queued
             self._change(job, started=_now(), state="running")
-            model = self._waited_for(again(), job)
+            look = partial(self._require_wanted, job)
+            model = waited_for(again(), look)
             if model.digest != job.digest:
                 raise InputError(f"the model {job.model} was replaced while this waited; start it again")
-            report = self.scoring.report(model, dataset, self._progress(job), partial(self._require_wanted, job))
+            report = self.scoring.report(model, dataset, self._progress(job), look)
             self._change(job, report=report, finished=_now(), state="done")
         except Cancelled:
             self._change(job, state="cancelled", finished=_now())

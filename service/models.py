@@ -260,12 +260,13 @@ def find_models(sources: list[Path]) -> dict[str, Path]:
     """Name -> file. A run folder is one model, named after the folder, served from `best`; a lone file is named by its
     stem; a folder of these gives all of them. Where nothing is found, the shipped ones."""
     found: dict[str, Path] = {}
-    for source in sources:
-        for name, path in _candidates(source):
+    candidates = {source: _candidates(source) for source in sources}
+    for held in candidates.values():
+        for name, path in held:
             if name in found and not path.samefile(found[name]):
                 raise InputError(f"the model name {name!r} is met twice: {found[name]} and {path}; rename or leave out one")
             found[name] = path
-    empty = [source for source in sources if not _candidates(source)]
+    empty = [source for source, held in candidates.items() if not held]
     if found and empty:
         log.warning("SEGMENT_CHECKPOINTS: no checkpoint in %s", ", ".join(map(str, empty)))
     looked = ", ".join(map(str, sources))

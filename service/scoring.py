@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import wait
 
 from core import evaluation
 from core.datasets import FolderDataset
@@ -16,6 +15,7 @@ from core.evaluation import CheckpointInfo, Report
 from core.images import RGB
 from core.masks import Labels
 from core.transforms import Size
+from service.gone import LOOK_S, waited_for
 from service.models import Loaded
 from service.worker import BACKGROUND, Workers
 
@@ -23,7 +23,6 @@ NICE = 15  # of 19
 BATCH = 1  # photographs at a time: a user's picture waits for few of them
 QUIET_S = 1.0  # after a request an evaluation rests between its photographs for so long
 REST = 2.0  # times what it worked
-LOOK_S = 0.1  # between two looks whether it is still to go on
 
 RequireWanted = Callable[[], None]
 
@@ -58,13 +57,12 @@ class Scoring:
                 self._rest(REST * (time.monotonic() - since), require_wanted)
             since = time.monotonic()
             waiting = [self.workers.submit(model.segmenters, segmenter.prepare(rgb), BACKGROUND) for rgb in photos]
-            try:
-                while wait(waiting, LOOK_S).not_done:  # as long as users' pictures come without a gap
-                    require_wanted()
+            try:  # they wait as long as users' pictures come without a gap
+                logits = [waited_for(future, require_wanted)[0] for future in waiting]
             finally:
                 for future in waiting:
                     future.cancel()
-            return [segmenter.label(future.result()[0], size) for future, size in zip(waiting, sizes, strict=True)]
+            return [segmenter.label(each, size) for each, size in zip(logits, sizes, strict=True)]
 
         return some
 

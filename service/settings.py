@@ -30,21 +30,15 @@ def _split(value: Any) -> Any:
     return [part.strip().lower() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-def _hosts(value: Any) -> Any:
+def _hosts(value: list[str]) -> list[str]:
     """Names without the ports that some write behind them: the header is compared without, too."""
-    parts = _split(value)
-    return [re.sub(r"^([^:]+|\[.+\]):\d+$", r"\1", part) for part in parts] if isinstance(parts, list) else parts
+    return [re.sub(r"^([^:]+|\[.+\]):\d+$", r"\1", part) for part in value]
 
 
-def _origins(value: Any) -> Any:
-    parts = _split(value)
-    return [part.rstrip("/") for part in parts] if isinstance(parts, list) else parts
-
-
-def _no_star(value: list[str]) -> list[str]:
+def _origins(value: list[str]) -> list[str]:
     if "*" in value:
         raise ValueError("`*` would let every page in; expected origins, as https://example.org")
-    return value
+    return [part.rstrip("/") for part in value]
 
 
 def _parse_keys(value: Any) -> Any:
@@ -79,12 +73,12 @@ class Settings(BaseSettings):
         " where not told, none is asked for",
     )
     allow_anonymous: bool = Field(False, description="1 permits an address other than loopback without keys")
-    allowed_hosts: Annotated[list[str], NoDecode, BeforeValidator(_hosts)] = Field(
+    allowed_hosts: Annotated[list[str], NoDecode, BeforeValidator(_split), AfterValidator(_hosts)] = Field(
         default=[],
         description="names that the service is called by, separated by commas; `*` is any;"
         " where not told, any if there are keys, else localhost and the address that it listens on",
     )
-    cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_origins), AfterValidator(_no_star)] = Field(
+    cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_split), AfterValidator(_origins)] = Field(
         default=[], description="origins of pages of other sites that may call it, as https://example.org, separated by commas"
     )
     max_loaded: int = Field(3, ge=1, le=64, description="models in memory at most; the least recently used goes")

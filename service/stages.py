@@ -9,7 +9,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import CancelledError, Executor, wait
+from concurrent.futures import CancelledError, Executor
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -22,6 +22,7 @@ from core.segmenter import PLAIN, How
 from core.transforms import Size
 from service.admission import Ticket
 from service.flow import Flow
+from service.gone import waited_for
 from service.models import Loaded
 from service.problems import Problem
 from service.settings import Settings
@@ -31,7 +32,6 @@ from service.worker import Done, Workers
 Output = Literal["mask", "labels", "overlay", "json"]
 Format = Literal["jpeg", "png"]
 Reply = tuple[bytes, str]  # and its media type
-LOOK_S = 0.1  # between two looks whether a photograph that takes several runs is still wanted
 
 
 @dataclass(frozen=True)
@@ -124,24 +124,16 @@ class Segmentation:
             try:
                 for x in inputs:
                     if len(waiting) == most:
-                        found.append(self._waited_for(waiting.popleft()))
+                        found.append(waited_for(waiting.popleft(), self._require_client)[0])
                     self._require_client()
                     deadline = self.ticket.deadline if first and not waiting and not found else None
                     waiting.append(self.pools.workers.submit(self.model.segmenters, x, deadline=deadline))
                 while waiting:
-                    found.append(self._waited_for(waiting.popleft()))
+                    found.append(waited_for(waiting.popleft(), self._require_client)[0])
                 return found
             finally:
                 for future in waiting:  # where one of them failed, nobody needs the others
                     future.cancel()
-
-    def _waited_for(self, future: Done) -> Logits:
-        try:
-            while wait([future], LOOK_S).not_done:
-                self._require_client()
-            return future.result()[0]
-        finally:
-            future.cancel()
 
     def _require_client(self) -> None:
         if self.ticket.given_up:

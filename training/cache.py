@@ -34,7 +34,7 @@ class Cache:
         where = str(dataset.pairs[0][0].parent.absolute()) if dataset.pairs else ""  # other folders may have this name, too
         rule = [VERSION, where, keep.preprocess.model_dump(), keep.factor, keep.whole_labels, dataset.labels.model_dump()]
         self.kind = f"{dataset.name}-{dataset.split}-{_hash(rule)[:8]}"
-        self.path = folder / f"{self.kind}-{_hash(_files(dataset))[:16]}.cache"
+        self.path = folder / f"{self.kind}-{_hash(files_of(dataset))[:16]}.cache"
 
     def read(self) -> Contents | None:
         """The account of a whole cache, None where there is none."""
@@ -151,7 +151,7 @@ def _bytes(sizes: tuple[int, int, int, int]) -> int:
     return 3 * sizes[0] * sizes[1] + sizes[2] * sizes[3]
 
 
-def _files(dataset: FolderDataset) -> list[tuple[str, int, int]]:
+def files_of(dataset: FolderDataset) -> list[tuple[str, int, int]]:
     """Path, size and time of change of every file of a split."""
     states = []
     for path in (path for pair in dataset.pairs for path in pair):

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from core.datasets import Dataset, FolderDataset, Sample, check_dataset, find_samples, listing, open_dataset
 from core.errors import InputError, RunError
 from core.labels import CITYSCAPES, LabelSpace
-from training.cache import Cache, CachedDataset
+from training.cache import Cache, CachedDataset, files_of
 from training.kept import Contents, Kept, KeptDataset, Scan
 from training.scenes import street_scene
 
@@ -75,8 +75,8 @@ def check(dataset: Dataset) -> None:
 
 def fingerprint(dataset: Dataset) -> str:
     """What tells other samples at a glance: how many, and of files their names and sizes."""
-    files = dataset.pairs if isinstance(dataset, FolderDataset) else ()
-    told = [(path.name, path.stat().st_size if path.exists() else None) for pair in files for path in pair]
+    files = files_of(dataset) if isinstance(dataset, FolderDataset) else ()
+    told = [(Path(path).name, size) for path, size, _ in files]
     return hashlib.sha256(json.dumps([len(dataset), told]).encode()).hexdigest()
 
 

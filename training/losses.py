@@ -22,9 +22,9 @@ class Loss:
     quotient of sums, taken per part over all ranks, and the parts' mean is one over their valid pixels.
     """
 
-    def __init__(self, kind: str, weights: Tensor | None, ranks: int, parts: int) -> None:
+    def __init__(self, kind: str, weights: Tensor | None, ranks: int) -> None:
         self.cross_entropy, self.dice = (name in kind.split("+") for name in ("ce", "dice"))
-        self.weights, self.ranks, self.parts = weights, ranks, parts
+        self.weights, self.ranks = weights, ranks
 
     def total(self, labels: Tensor) -> Tensor:
         """Valid pixels of labels (N, H, W) uint8 train ids, weighted by their class, and as they are: (2,) float64."""

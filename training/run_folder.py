@@ -89,6 +89,11 @@ class RunFolder:
         starts = self._document().get("starts")
         return starts[-1].get("job") if starts else None
 
+    def data(self) -> str | None:
+        """Where the run's data lay when it was last gone on with; None where that is not told."""
+        data: str | None = self._document().get("config", {}).get("data")
+        return data
+
     def _document(self) -> Document:
         """What `config.json` tells; empty where there is none."""
         try:
@@ -163,12 +168,6 @@ class RunFolder:
     def _resume_files(self) -> list[Path]:
         """Newest first, by the epoch and step in the name: clocks may jump."""
         return sorted(self.resume.glob(f"*{SUFFIX}"), key=_numbers, reverse=True) if self.resume.is_dir() else []
-
-    def data(self) -> str | None:
-        """Where the run's data lay when it was last gone on with; None where that is not told."""
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            return str(json.loads((self.path / "config.json").read_text(encoding="utf-8"))["config"]["data"])
-        return None
 
     def require_labels(self, labels: LabelSpace) -> None:
         """Raise InputError where the run has learned other classes than those of the data that it is to go on with."""

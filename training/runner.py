@@ -92,12 +92,13 @@ class Run:
             self.network,
             wrap(self.network, world, config.compile),
             optimizer,
-            Loss(config.loss, weights, world.ranks, config.accumulate),
+            Loss(config.loss, weights, world.ranks),
             world,
             preprocess,
             config.clip,
             average,
             self.conditions["precision"] == "bf16",
+            config.accumulate,
         )
         self.loop = Loop(step, self.loader, self.state.sums, wish, config.checkpoint_every)
 

@@ -45,10 +45,11 @@ class Step:
         clip: float | None = None,
         average: Average | None = None,
         bf16: bool = False,
+        parts: int = 1,
     ) -> None:
         self.bare, self.network = bare, network  # the second is the first, wrapped for ranks or compiled
         self.optimizer, self.loss, self.world = optimizer, loss, world
-        self.clip, self.average, self.bf16 = clip, average, bf16
+        self.clip, self.average, self.bf16, self.parts = clip, average, bf16, parts
         device = world.device
         self.scale, self.shift = (torch.from_numpy(v).to(device).view(1, 3, 1, 1) for v in preprocess.factors)
         self.failed = torch.zeros((), device=device)  # 1 from the first update on that was not finite
@@ -63,7 +64,7 @@ class Step:
         total = self.loss.total(labels)
         if self.world.ranks > 1:
             dist.all_reduce(total)
-        parts = min(self.loss.parts, len(images))
+        parts = min(self.parts, len(images))
         self.optimizer.zero_grad(set_to_none=True)
         share = torch.zeros((), device=self.world.device)
         for place, (x, y) in enumerate(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)):

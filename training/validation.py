@@ -47,20 +47,6 @@ class Validation:
     tally: evaluation.Tally  # counts at the labels' own size
 
 
-def count_together(
-    segment: evaluation.Segment,
-    dataset: Dataset,
-    batch_size: int,
-    world: World,
-    seen: Callable[[Sequence[Sample]], None] = lambda _: None,
-    waiting_for_it: Callable[[], None] = lambda: None,
-) -> evaluation.Tally:
-    """Evaluate with a progress bar; every rank takes its share and gets the whole. See `count_share`."""
-    tally = count_share(segment, dataset, batch_size, world, seen, waiting_for_it)
-    world.add_tally(tally)
-    return tally
-
-
 def count_share(
     segment: evaluation.Segment,
     dataset: Dataset,
@@ -69,7 +55,7 @@ def count_share(
     seen: Callable[[Sequence[Sample]], None] = lambda _: None,
     waiting_for_it: Callable[[], None] = lambda: None,
 ) -> evaluation.Tally:
-    """Evaluate this rank's share, with a progress bar.
+    """Evaluate this rank's share, with a progress bar; `World.add_tally` makes it the whole.
 
     `seen` is told each batch, and an empty one where this rank has none left while others have: all ranks call it
     equally often.
@@ -115,6 +101,7 @@ def validate(
             sums += loss
         check()
 
-    tally = count_together(segment, dataset, min(batch_size, MOST), world, seen, waiting_for_it)
+    tally = count_share(segment, dataset, min(batch_size, MOST), world, seen, waiting_for_it)
+    world.add_tally(tally)
     world.add(sums)
     return Validation(float(sums[0] / max(sums[1], 1)), tally)

@@ -49,7 +49,7 @@ def make_step(model: str, width: int, recompute: bool = False, bf16: bool = Fals
         if isinstance(layer, RecurrentResidualBlock):
             layer.recompute = recompute
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
-    return Step(network.train(), network, optimizer, Loss("ce", None, 1, 1), WORLD, Preprocess(), bf16=bf16)
+    return Step(network.train(), network, optimizer, Loss("ce", None, 1), WORLD, Preprocess(), bf16=bf16)
 
 
 def step_work(kind: str, model: str, width: str, batch: str) -> Callable[[], None]:

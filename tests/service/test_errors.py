@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from service.problems import CODES
+from service.upload import PARAMETERS
 from tests.conftest import make_checkpoint
 
 
@@ -25,6 +26,8 @@ def test_a_parameter_that_comes_in_the_form_is_told_and_not_passed_over(serve) -
     assert (reply.status_code, reply.json()["code"]) == (422, "invalid_parameter")
     assert reply.json()["detail"].startswith("model, output: came in the form; it belongs in the address")
     assert serve().post("/segment", files={"file": png()}, data={"comment": "x"}).status_code == 200
+    told = serve().get("/openapi.json").json()["paths"]["/segment"]["post"]["parameters"]
+    assert {each["name"] for each in told} == PARAMETERS
 
 
 def test_a_body_over_the_limit_is_noticed_as_it_arrives(serve) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from core.datasets import open_dataset
 from core.segmenter import Segmenter
 from training.distributed import join
-from training.validation import count_together
+from training.validation import count_share
 
 
 def main(path: str, checkpoint: str, *folders: str) -> None:
@@ -18,7 +18,8 @@ def main(path: str, checkpoint: str, *folders: str) -> None:
         for folder in folders:
             dataset = open_dataset(folder, "val")
             for batch in (1, 8):
-                tally = count_together(segmenter.many, dataset, batch, world)
+                tally = count_share(segmenter.many, dataset, batch, world)
+                world.add_tally(tally)
                 counts[f"{len(dataset)} {batch}"] = tally.confusion
                 counts[f"{len(dataset)} {batch} each"] = tally.per_image
         if world.main:

@@ -25,7 +25,8 @@ def gradient(world: World, kind: str, weighted: bool, parts: int) -> list[np.nda
     labels[3, :12] = 255
     weights = torch.tensor([1.0, 2.0, 0.5, 4.0, 1.5]) if weighted else None
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-12, fused=True)
-    step = Step(network, wrap(network, world), optimizer, Loss(kind, weights, world.ranks, parts), world, Preprocess())
+    loss = Loss(kind, weights, world.ranks)
+    step = Step(network, wrap(network, world), optimizer, loss, world, Preprocess(), parts=parts)
     mine = slice(world.rank, None, world.ranks)
     sums = Sums(5, world.device)
     step(Batch(images[mine], labels[mine]), sums)

@@ -40,7 +40,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def share(kind: str, weights: torch.Tensor | None, logits: torch.Tensor, labels: torch.Tensor) -> float:
-    loss = Loss(kind, weights, ranks=1, parts=1)
+    loss = Loss(kind, weights, ranks=1)
     return float(loss(logits, labels, loss.total(labels)))
 
 
@@ -78,7 +78,7 @@ def test_both_losses_add_up(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
 def test_a_batch_of_void_has_no_loss_and_no_gradient(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     logits = batch[0].requires_grad_()
     labels = torch.full_like(batch[1], 255)
-    loss = Loss("ce+dice", None, 1, 1)
+    loss = Loss("ce+dice", None, 1)
     loss(logits, labels, loss.total(labels)).backward()
     assert logits.grad is not None and not logits.grad.any()
 
@@ -165,12 +165,12 @@ def test_parts_of_a_batch_give_its_gradient_where_there_is_no_batch_norm() -> No
     logits = torch.randn(6, 5, 4, 4, requires_grad=True)
     labels = torch.randint(0, 5, (6, 4, 4), dtype=torch.uint8)
     labels[0] = 255
-    whole, parts = Loss("ce", None, 1, 1), Loss("ce", None, 1, 3)
-    whole(logits, labels, whole.total(labels)).backward()
+    loss = Loss("ce", None, 1)
+    loss(logits, labels, loss.total(labels)).backward()
     expected = logits.grad
     logits.grad = None
     for x, y in zip(logits.tensor_split(3), labels.tensor_split(3), strict=True):
-        parts(x, y, parts.total(labels)).backward()
+        loss(x, y, loss.total(labels)).backward()
     assert expected is not None and logits.grad is not None and torch.allclose(expected, logits.grad)
 
 
@@ -179,7 +179,7 @@ def test_an_infinite_loss_with_finite_gradients_makes_no_update() -> None:
     with torch.no_grad():
         network.head.bias[0] = 1e36
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
-    step, sums = Step(network, network, optimizer, Loss("ce", None, 1, 1), World(), Preprocess()), Sums(5, torch.device("cpu"))
+    step, sums = Step(network, network, optimizer, Loss("ce", None, 1), World(), Preprocess()), Sums(5, torch.device("cpu"))
     before = copy.deepcopy(network.state_dict())
     step(Batch(torch.zeros(2, 16, 16, 3, dtype=torch.uint8), torch.ones(2, 16, 16, dtype=torch.uint8)), sums)
     assert torch.isinf(sums.loss[0]) and all(torch.isfinite(p.grad).all() for p in network.parameters())
@@ -207,7 +207,7 @@ def test_bf16_is_taken_where_the_cpu_has_units_for_it() -> None:
 def test_a_part_of_void_alone_takes_no_weight_of_dice() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(4, 5, 4, 4), torch.randint(0, 5, (4, 4, 4), dtype=torch.uint8)
-    loss, half = Loss("dice", None, 1, 2), (logits[:2], labels[:2])
+    loss, half = Loss("dice", None, 1), (logits[:2], labels[:2])
     alone = loss(*half, loss.total(half[1]))
     labels[2:] = 255
     total = loss.total(labels)

@@ -72,7 +72,7 @@ def _training(contestant: Contestant, device: torch.device) -> tuple[Step, Batch
     images = torch.from_numpy(rng.integers(0, 256, (BATCH, *preprocess.size, 3), np.uint8))
     labels = torch.from_numpy(rng.integers(0, classes, (BATCH, *preprocess.size), np.uint8))
     optimizer = Adam(network.parameters(), fused=True)
-    loss, world = Loss("ce", None, 1, 1), World(device=device)
+    loss, world = Loss("ce", None, 1), World(device=device)
     step = Step(network, network, optimizer, loss, world, preprocess, bf16=use_bf16("auto", device))
     return step, Batch(images, labels), Sums(classes, device)
 
