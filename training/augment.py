@@ -6,6 +6,7 @@ numpy and OpenCV only: the loader's threads run it, and torch's number of thread
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import cv2
@@ -20,57 +21,66 @@ from training.kept import Kept
 
 Augment = Callable[[Sample, np.random.Generator], Sample]
 
-SCALE = (0.5, 2.0)  # of `street`, relative to the fitted picture
-JITTER = 0.3  # of `street`: brightness, contrast and saturation are multiplied by 0.7 .. 1.3, each by its own factor
+
+@dataclass(frozen=True)
+class AugmentOptions:
+    """Ranges from which `Street` draws; `Classic` has none."""
+
+    scale: tuple[float, float] = (0.5, 2.0)  # relative to the image at the network's size
+    aspect: tuple[float, float] = (1.0, 1.0)  # factor on width / height
+    jitter: float = 0.3  # brightness, contrast and saturation are each multiplied by 1 - jitter .. 1 + jitter
 
 
 class Classic:
-    """Stretch to the network's size, flip at random, rotate by a random multiple of 90 degrees.
+    """Resize to the network's size, flip at random, rotate by a random multiple of 90 degrees.
 
-    Where height is not width only 0 and 180 degrees keep the size, and only they are drawn.
+    If height and width differ, only 0 and 180 degrees keep the size, and only they are drawn.
     """
 
     mode: Literal["stretch", "fit"] = "stretch"
 
-    def __init__(self, preprocess: Preprocess, scale: tuple[float, float] = SCALE, jitter: float = JITTER) -> None:
-        self.size = preprocess.size  # every picture has it: `scale` and `jitter` are the other recipe's
+    def __init__(self, preprocess: Preprocess, options: AugmentOptions = AugmentOptions()) -> None:
+        self.size = preprocess.size
         self.keep = Kept(preprocess)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """(H, W, 3) uint8 RGB and (H, W) train ids to the same at the network's size."""
+        """Augment (H, W, 3) uint8 RGB and (H, W) train ids; both come out at the network's size."""
         rgb, labels = resize_photo(sample[0], self.size), resize_label(sample[1], self.size)
         square = self.size[0] == self.size[1]
         return rotate((flip((rgb, labels)) if rng.random() < 0.5 else (rgb, labels)), _steps(rng, square))
 
 
 class Street:
-    """Keep the aspect: scale the fitted picture by a random factor (log-uniform in `scale`), crop at random, flip, change
-    brightness, contrast, saturation.
+    """Scale, crop, flip and change the colors at random.
 
-    Where the scaled picture is smaller than the crop it lies at a random place in it, surrounded by the mean colour
-    and void.
+    The image at the network's size is scaled by a random factor (log-uniform in `scale`), its aspect ratio is changed by
+    another (log-uniform in `aspect`), and a window of the network's size is cropped from it. A scaled image that is smaller
+    than the window is placed at random in it, surrounded by the mean color and void.
     """
 
     mode: Literal["stretch", "fit"] = "fit"
 
-    def __init__(self, preprocess: Preprocess, scale: tuple[float, float] = SCALE, jitter: float = JITTER) -> None:
+    def __init__(self, preprocess: Preprocess, options: AugmentOptions = AugmentOptions()) -> None:
         self.preprocess = preprocess
-        self.scale, self.jitter = scale, jitter
-        self.keep = Kept(preprocess, factor=scale[1])  # what the largest scale needs
+        self.scale, self.aspect, self.jitter = options.scale, options.aspect, options.jitter
+        self.keep = Kept(preprocess, factor=self.scale[1])  # the resolution that the largest scale needs
         self.mean = np.array(preprocess.mean) * 255
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """(H, W, 3) uint8 RGB and (H, W) train ids to the same at the network's size."""
+        """Augment (H, W, 3) uint8 RGB and (H, W) train ids; both come out at the network's size."""
         fitted = self.keep.fitted(*sample[1].shape)
-        scale = np.exp(rng.uniform(*np.log(self.scale)))
-        scaled = [max(1, round(side * scale)) for side in fitted]
+        scale, aspect = np.exp(rng.uniform(*np.log(self.scale))), 1.0
+        if self.aspect != (1, 1):  # no draw otherwise: runs without it keep their random numbers
+            aspect = np.exp(rng.uniform(*np.log(self.aspect)))
+        factors = scale / aspect**0.5, scale * aspect**0.5
+        scaled = [max(1, round(side * factor)) for side, factor in zip(fitted, factors, strict=True)]
         height, width = self.preprocess.size
         rows, columns = (
             _window(have, size, want, rng) for have, size, want in zip(sample[1].shape, scaled, (height, width), strict=True)
         )
         rgb = np.broadcast_to(self.mean.round().astype(np.uint8), (height, width, 3)).copy()
         labels = np.full((height, width), VOID, np.uint8)
-        # cut before it is resized: what lies outside of the window costs nothing
+        # Crop before resizing: what lies outside of the window costs nothing.
         source, target = (rows[0], columns[0]), (rows[1], columns[1])
         size = target[0].stop - target[0].start, target[1].stop - target[1].start
         rgb[target] = self.colours(resize_photo(sample[0][source], size), rng)

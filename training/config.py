@@ -57,6 +57,14 @@ class TrainConfig(BaseSettings):
     scale: Annotated[tuple[Factor, Factor], NoDecode, BeforeValidator(_two_numbers)] = Field(
         (0.5, 2.0), description="range of street's random scale, relative to the picture fitted to --size"
     )
+    aspect: Annotated[tuple[Factor, Factor], NoDecode, BeforeValidator(_two_numbers)] = Field(
+        (1.0, 1.0), description="range of street's random change of aspect ratio, a factor on width / height"
+    )
+    resize: Literal["fit", "stretch"] | None = Field(
+        None,
+        description="how an image becomes the network's input: fit keeps its aspect ratio, stretch resizes it to --size"
+        " (default: fit for street, stretch for classic)",
+    )
     jitter: float = Field(
         0.3, ge=0, lt=1, allow_inf_nan=False,
         description="of street: brightness, contrast and saturation are each changed by up to this share",
@@ -118,12 +126,12 @@ class TrainConfig(BaseSettings):
         """Flags, then environment; `load_config` puts the file's values below both."""
         return init_settings, env_settings
 
-    @field_validator("scale")
+    @field_validator("scale", "aspect")
     @classmethod
-    def _rising(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        if scale[0] > scale[1]:
+    def _rising(cls, factors: tuple[float, float]) -> tuple[float, float]:
+        if factors[0] > factors[1]:
             raise ValueError("the first factor must not be larger than the second")
-        return scale
+        return factors
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
@@ -133,6 +141,8 @@ class TrainConfig(BaseSettings):
             raise ValueError(f"--checkpoint-activations: {self.model} has no recurrent steps; it is for r2unet")
         if self.checkpoint_activations and self.compile:
             raise ValueError("--checkpoint-activations: torch can't compile it; leave out that or --compile")
+        if self.resize == "fit" and self.augment == "classic":
+            raise ValueError("--resize fit: classic augmentation resizes every image to --size; choose --augment street")
         if self.loss == "dice" and self.class_weights != "none":
             raise ValueError("--class-weights: Dice has none; leave it out, or say --loss ce+dice")
         return self

@@ -36,35 +36,54 @@ class Loss:
         return torch.stack((weighted, pixels))
 
     def __call__(self, logits: Tensor, labels: Tensor, total: Tensor) -> Tensor:
-        """This rank's share of the loss for one part: logits (N, K, H, W) float32, labels (N, H, W) uint8 train ids."""
-        targets = labels.long()
+        """Return this rank's share of the loss for one part of the batch.
+
+        Args:
+            logits: (N, K, H, W) float32.
+            labels: (N, H, W) uint8 train ids, 255 void.
+            total: (2,) float64, the sum of `total(labels)` over all ranks and parts.
+
+        """
+        # One row a pixel: reductions over classes are contiguous, three times as fast as over dim 1 of channels-last logits.
+        log_probabilities = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1]).log_softmax(1)
+        targets = labels.reshape(-1).long()
         share = logits.new_zeros(())
         if self.cross_entropy:
-            summed = F.cross_entropy(logits, targets, self.weights, ignore_index=VOID, reduction="sum")
+            summed = F.nll_loss(log_probabilities, targets, self.weights, ignore_index=VOID, reduction="sum")
             share = share + summed / total[0].clamp(min=1e-6).float()
         if self.dice:
-            dice, pixels = self._dice(logits, targets)
+            dice, pixels = self._dice(log_probabilities.exp(), targets)
             share = share + dice * (pixels / total[1].clamp(min=1)).float() / self.ranks
         return share
 
-    def _dice(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """1 - mean soft Dice of the classes that the labels hold (Milletari et al. 2016, section 3, without squares), and the
-        valid pixels of this part, on all ranks, as a float64."""
-        valid = (targets != VOID)[:, None]
-        probabilities = logits.softmax(1) * valid
-        truth = F.one_hot(targets.clamp(max=logits.shape[1] - 1), logits.shape[1]).permute(0, 3, 1, 2) * valid
-        over = (0, 2, 3)
-        sums = torch.stack([(probabilities * truth).sum(over), probabilities.sum(over), truth.sum(over).to(logits.dtype)])
+    def _dice(self, probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return one minus the mean soft Dice of the labelled classes, and the number of valid pixels on all ranks.
+
+        Args:
+            probabilities: (P, K) float32, one row a pixel.
+            targets: (P,) int64 train ids, 255 void.
+
+        Source: Milletari et al. 2016, section 3, without the squares in the denominator.
+        """
+        classes = probabilities.shape[1]
+        valid = targets != VOID
+        indices = torch.where(valid, targets, 0)
+        of_label = probabilities.gather(1, indices[:, None])[:, 0] * valid
+        sums = torch.stack([
+            probabilities.new_zeros(classes).index_add(0, indices, of_label),
+            valid.to(probabilities.dtype) @ probabilities,
+            probabilities.new_zeros(classes).index_add(0, indices, valid.to(probabilities.dtype)),
+        ])  # fmt: skip
         if self.ranks > 1:
-            # all ranks' sums in the forward pass, this rank's in the backward pass: the others bring their own gradients,
-            # and each, being told the `ranks`th part of the loss, must not take only that part of its gradient
+            # The forward pass uses the sums of all ranks, the backward pass only this rank's: the other ranks contribute
+            # their own gradients, and this rank's share of the loss is later divided by the number of ranks.
             everywhere = sums.detach().clone()
             dist.all_reduce(everywhere)
             sums = everywhere + self.ranks * (sums - sums.detach())
         common, predicted, labelled = sums
-        there = labelled > 0
+        present = labelled > 0
         dice = (2 * common + EPSILON) / (predicted + labelled + EPSILON)
-        return 1 - (dice * there).sum() / there.sum().clamp(min=1), labelled.sum(dtype=torch.float64)
+        return 1 - (dice * present).sum() / present.sum().clamp(min=1), labelled.sum(dtype=torch.float64)
 
 
 def class_weights(pixels: Sequence[int], device: torch.device) -> Tensor:

@@ -17,7 +17,7 @@ from core.segmenter import Segmenter
 from core.transforms import Preprocess
 from training import state
 from training.announce import announce
-from training.augment import RECIPES
+from training.augment import RECIPES, AugmentOptions, Classic, Street
 from training.average import Average
 from training.conditions import changed, conditions
 from training.config import TrainConfig, require_new
@@ -41,12 +41,17 @@ from training.validation import validate
 
 def make_preprocess(config: TrainConfig, stride: int) -> Preprocess:
     """How photographs become the network's input in this run, and in everything that serves its checkpoints."""
-    return Preprocess(mode=RECIPES[config.augment].mode, size=config.size, stride=stride)
+    return Preprocess(mode=config.resize or RECIPES[config.augment].mode, size=config.size, stride=stride)
+
+
+def make_augment(config: TrainConfig, preprocess: Preprocess) -> Classic | Street:
+    """Return the augmentation of a run."""
+    return RECIPES[config.augment](preprocess, AugmentOptions(config.scale, config.aspect, config.jitter))
 
 
 def make_data(config: TrainConfig, preprocess: Preprocess) -> TrainingData:
     """The data of a run, and what of it is kept after the first decoding. Raises InputError."""
-    keep = RECIPES[config.augment](preprocess, config.scale, config.jitter).keep
+    keep = make_augment(config, preprocess).keep
     return open_training_data(str(config.data), keep, Kept(preprocess, whole_labels=True), config.cache_folder)
 
 
@@ -72,7 +77,7 @@ class Run:
         self.train_set, self.val_set = make_data(config, preprocess).open(survey)
         labels = self.train_set.labels
         batches = EpochBatches(len(self.train_set), config.batch_size, config.seed, world.rank, world.ranks)
-        augment = RECIPES[config.augment](preprocess, config.scale, config.jitter)
+        augment = make_augment(config, preprocess)
         self.loader = Loader(self.train_set, augment, batches, config.worker_count, pin=world.device.type == "cuda")
         self.network = place_network(new_network(config, labels), world)
         optimizer = Adam(

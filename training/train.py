@@ -34,7 +34,7 @@ from training.signals import stop_wish, terminable
 
 GROUPS = {
     "what to train": ("model", "width", "init", "checkpoint_activations"),
-    "data": ("data", "size", "augment", "scale", "jitter", "workers", "cache", "skip_bad"),
+    "data": ("data", "size", "augment", "scale", "aspect", "resize", "jitter", "workers", "cache", "skip_bad"),
     "schedule": ("epochs", "batch_size", "accumulate", "learning_rate", "schedule", "warmup", "patience", "seed"),
     "what is minimised": ("loss", "class_weights", "weight_decay", "clip", "ema"),
     "where things go": ("run", "resume", "keep", "export", "checkpoint_every"),
@@ -60,8 +60,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
                 continue
             shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
             text += f" (default: {shown})" if shown is not None else ""
-            choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-            pair = {"size": ("H", "W"), "scale": ("MIN", "MAX")}.get(name)
+            kinds = (field.annotation, *get_args(field.annotation))  # the second of an optional one
+            choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+            pair = {"size": ("H", "W"), "scale": ("MIN", "MAX"), "aspect": ("MIN", "MAX")}.get(name)
             many: dict[str, Any] = {"nargs": 2, "metavar": pair} if pair else {"metavar": "|".join(choices) or name.upper()}
             group.add_argument(flag, default=argparse.SUPPRESS, help=text, **many)
     parser.add_argument("--config", type=Path, metavar="FILE", help="JSON object of settings, by the flags' names")

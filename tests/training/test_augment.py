@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional as F
 
 from core.labels import VOID
 from core.transforms import Preprocess
-from training.augment import Classic, Street, flip, rotate
+from training.augment import AugmentOptions, Classic, Street, flip, rotate
 
 MARK = (3, 5)  # row, column
 
@@ -105,7 +105,7 @@ def test_street_changes_colours(photo: np.ndarray) -> None:
 
 
 def test_without_jitter_colours_stay(photo: np.ndarray) -> None:
-    still = Street(Preprocess(mode="fit", size=(48, 64)), jitter=0)
+    still = Street(Preprocess(mode="fit", size=(48, 64)), AugmentOptions(jitter=0))
     assert np.array_equal(still.colours(photo, np.random.default_rng(0)), photo)
 
 
@@ -119,7 +119,7 @@ def test_colours_change_as_torchvision_changes_them(photo: np.ndarray, seed: int
         (F.adjust_saturation, saturation),
     ):
         expected = adjust(expected, float(factor))
-    ours = Street(Preprocess(), jitter=jitter).colours(photo, np.random.default_rng(seed))
+    ours = Street(Preprocess(), AugmentOptions(jitter=jitter)).colours(photo, np.random.default_rng(seed))
     assert np.abs(ours.astype(int) - expected.permute(1, 2, 0).numpy()).max() <= 2  # torchvision truncates, OpenCV rounds
 
 
@@ -129,5 +129,22 @@ def test_the_network_s_size_is_that_of_the_photograph_and_not_of_what_is_kept_of
     original: tuple[int, int], stride: int
 ) -> None:
     preprocess = Preprocess(size=(256, 256), stride=stride)
-    for keep in (Street(preprocess).keep, Street(preprocess, (0.5, 1.0)).keep, Street(preprocess, (0.7, 1.3)).keep):
+    for keep in (Street(preprocess, AugmentOptions(scale)).keep for scale in ((0.5, 2.0), (0.5, 1.0), (0.7, 1.3))):
         assert keep.fitted(*keep.size(*original)) == preprocess.shape(*original)
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_aspect_changes_the_ratio_of_the_sides_and_not_the_area(factor: float) -> None:
+    options = AugmentOptions(scale=(0.5, 0.5), aspect=(factor, factor), jitter=0)
+    labels = np.zeros((64, 64), np.uint8)
+    rgb = np.zeros((64, 64, 3), np.uint8)
+    augment = Street(Preprocess(mode="stretch", size=(64, 64)), options)
+    valid = augment((rgb, labels), np.random.default_rng(0))[1] != VOID
+    height, width = valid.any(1).sum(), valid.any(0).sum()
+    assert (height, width) == (round(32 / factor**0.5), round(32 * factor**0.5))
+
+
+def test_stretched_street_fills_the_window_at_scale_one_whatever_the_image_s_shape() -> None:
+    rgb, labels = np.zeros((30, 90, 3), np.uint8), np.zeros((30, 90), np.uint8)
+    augment = Street(Preprocess(mode="stretch", size=(48, 64)), AugmentOptions(scale=(1, 1)))
+    assert (augment(augment.keep((rgb, labels)), np.random.default_rng(0))[1] == 0).all()
