@@ -20,7 +20,7 @@ $(READY): requirements-dev.txt
 setup: $(READY) ## make the virtual environment .venv, and nothing else
 
 demo: $(READY) ## train a small DDU-Net on generated scenes, evaluate it, serve it and segment one scene
-	$(BIN)/python -m tests.demo
+	$(BIN)/python -m tests.e2e.demo
 
 test: $(READY) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile # two workers, a thread each: the processes that tests start have their own
@@ -28,7 +28,7 @@ test: $(READY) ## run the tests
 # `required`: what a machine lacks for it fails instead of being left out
 FLEET ?= yes
 fleet: $(READY) ## images built and run, several machines, a balancer, for real: needs root on Debian (or a Docker Engine, for the first)
-	FLEET=$(FLEET) $(BIN)/python -m pytest -rs -s tests/containers tests/machines
+	FLEET=$(FLEET) $(BIN)/python -m pytest -rs -s tests/e2e/containers tests/e2e/multi_host
 
 # other servers, in an environment of their own that sees the packages of ours
 $(VENV)/servers/.ready: $(READY) tests/benchmarks/servers/requirements.txt
@@ -42,7 +42,7 @@ bench: $(VENV)/servers/.ready ## the figures of docs/performance.md, measured si
 
 soak: $(READY) ## kills of training by the dozen, saves struck at each system call (needs strace), the service's bad days: three quarters of an hour
 	$(BIN)/python -m tests.soak
-	OPENAPI_EXAMPLES=500 $(BIN)/python -m pytest -q -s tests/service/test_openapi.py
+	OPENAPI_EXAMPLES=500 $(BIN)/python -m pytest -q -s tests/integration/service/test_openapi.py
 
 serve: $(READY) ## serve what lies in runs/ on http://localhost:8000
 	$(BIN)/python -m service

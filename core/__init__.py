@@ -12,12 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from core.result import Result
-    from core.segmenter import Segmenter
+    from core.inference.result import Result
+    from core.inference.segmenter import Segmenter
 
 __version__ = "0.1.0"
 __all__ = ["Result", "Segmenter", "__version__"]
-PUBLIC = {"Segmenter": "core.segmenter", "Result": "core.result"}
+PUBLIC = {"Segmenter": "core.inference.segmenter", "Result": "core.inference.result"}
 
 
 def not_installed(error: ModuleNotFoundError) -> str:

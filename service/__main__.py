@@ -28,7 +28,7 @@ try:
 
     from core.errors import InputError
     from service.app import create_app
-    from service.protocol import Protocol
+    from service.middleware.http_timeouts import Protocol
     from service.settings import PREFIX, Settings, load_settings
 except ModuleNotFoundError as missing:
     sys.exit(not_installed(missing))

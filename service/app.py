@@ -18,17 +18,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core import __version__
 from core.errors import InputError
-from service import page, problems
-from service.evaluations import Evaluations
-from service.guard import Guard
-from service.jobs import JobFiles
-from service.models import Models
-from service.problems import Problem
-from service.routes import KEYED, keyed, router
-from service.scoring import Scoring
-from service.segmenting import Segmenting
+from service.api import problems
+from service.api.problems import Problem
+from service.api.routes import KEYED, keyed, router
+from service.evaluation.manager import Evaluations
+from service.evaluation.runner import Scoring
+from service.evaluation.store import JobFiles
+from service.inference.registry import Models
+from service.inference.service import Segmenting
+from service.metrics import Telemetry
+from service.middleware.access import Guard
 from service.settings import Settings
-from service.telemetry import Telemetry
+from service.web import ui
 
 log = logging.getLogger("service")
 
@@ -76,7 +77,7 @@ def create_app(settings: Settings, on_unusable: OnUnusable = lambda *_: None) ->
     app.state.reloading = asyncio.Lock()
     app.include_router(router)
     app.include_router(keyed, **(KEYED if settings.api_keys else {}))
-    page.install(app)
+    ui.install(app)
     problems.install(app)
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(RequestIds)

@@ -13,8 +13,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from core.backends import BACKENDS
 from core.errors import InputError
-from core.images import MAX_PIXELS, MAX_SIDE
-from service.keys import Key, parse_keys
+from core.images.decode import MAX_PIXELS, MAX_SIDE
+from service.auth import Key, parse_keys
 
 PREFIX = "SEGMENT_"
 

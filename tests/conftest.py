@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from core.backends.torch_ import to_tensors
-from core.checkpoint import Architecture, Card, write_checkpoint
-from core.labels import CITYSCAPES, LabelSpace
+from core.backends.torch_cpu import to_tensors
+from core.checkpoints.checkpoint import Architecture, Card, write_checkpoint
+from core.data.labels import CITYSCAPES, LabelSpace
+from core.images.resize import Preprocess
 from core.models import build_model
-from core.transforms import Preprocess
 from training.__main__ import main
-from training.synthesize import write_scene
+from training.commands.synthesize import write_scene
 
 Cli = Callable[..., tuple[int, str, str]]
 

@@ -20,10 +20,10 @@ from core import not_installed
 
 try:
     from core.errors import InputError, RunError, did_you_mean
-    from training import compare, evaluate, export, predict, synthesize, train
-    from training.distributed import die_with_launcher
-    from training.launcher import leave_verdict
-    from training.memory import out_of_memory
+    from training.commands import compare, evaluate, export, predict, synthesize, train
+    from training.distributed.context import die_with_launcher
+    from training.distributed.launcher import leave_verdict
+    from training.engine.oom import out_of_memory
 except ModuleNotFoundError as missing:
     sys.exit(not_installed(missing))
 

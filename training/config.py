@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from core.cores import CORES
 from core.errors import InputError, did_you_mean, first_fault
 from core.models import MODELS
+from core.runtime.cpu import CORES
 
 PREFIX = "TRAIN_"
 # what a resumed run may change: how long it goes on (a cosine then ends there) and what it runs on

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from core.artefact import PRECISIONS, Artefact, beside, read_artefact
-from core.checkpoint import Checkpoint
-from core.enlarge import label_map
+from core.checkpoints.checkpoint import Checkpoint
+from core.checkpoints.exported import PRECISIONS, Artefact, beside, read_artefact
 from core.errors import CheckpointError, InputError
-from core.transforms import Preprocess, Size
+from core.images.resize import Preprocess, Size
+from core.inference.upsample import label_map
 
 log = logging.getLogger("core")
 # OpenVINO and NNCF tell their makers that they are used, from their import on, without being asked to; they do without
@@ -78,26 +78,26 @@ def open_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = "a
     artefact = _choose(checkpoint, device, backend)
     if artefact:
         try:
-            from core.backends import openvino_
+            from core.backends import openvino
 
-            return openvino_.OpenVinoBackend.load(artefact, checkpoint.card.preprocess, device)
+            return openvino.OpenVinoBackend.load(artefact, checkpoint.card.preprocess, device)
         except (CheckpointError, ImportError) as error:
             if backend != "auto":
                 raise
             log.warning("not used: %s", error)
     _require_torch(checkpoint)
-    from core.backends import torch_
+    from core.backends import torch_cpu
 
-    return torch_.open_torch(checkpoint, device, backend if backend.startswith(TORCH) else "auto")
+    return torch_cpu.open_torch(checkpoint, device, backend if backend.startswith(TORCH) else "auto")
 
 
 def check_weights(checkpoint: Checkpoint) -> None:
     """Raise CheckpointError where the weights do not fit their architecture, as far as that is known without importing torch:
     where no other model runs on it, it is noticed as this one is opened."""
     if "torch" in sys.modules:
-        from core.backends import torch_
+        from core.backends import torch_cpu
 
-        torch_.check_weights(checkpoint)
+        torch_cpu.check_weights(checkpoint)
 
 
 def choose_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = "auto") -> tuple[str, str]:
@@ -160,10 +160,10 @@ def gpus() -> int:
     if not shown or not count.value:
         return 0
     try:
-        from core.backends import torch_
+        from core.backends import torch_cpu
     except ImportError as error:
         if error.name != "torch":
             raise
         log.warning("there is a GPU, and torch, which would use it, is not installed: the CPU answers")
         return 0
-    return torch_.device_count()
+    return torch_cpu.device_count()

@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.models import build_model
-from tests.benchmarks import alone, page, serving
+from tests.benchmarks import microbenchmarks, page, serving
 from tests.benchmarks.side_by_side import Worker, interleaved
-from tests.machine import machine
-from tests.training.kills import Victim
-from training.synthesize import write_scene
+from tests.support.environment_info import machine
+from tests.support.kill_resume import Victim
+from training.commands.synthesize import write_scene
 
 Line = tuple[str, str, str, str, str]  # what, before, after, ratio, wanted
 PICTURES, BATCH = 32, 8
@@ -184,7 +184,7 @@ def ranks() -> Iterator[Line]:
 
 PARTS: dict[str, Callable[[], Iterator[Line]]] = {
     **serving.PARTS,
-    **alone.PARTS,
+    **microbenchmarks.PARTS,
     **page.PARTS,
     "step": step,
     "precision": precision,

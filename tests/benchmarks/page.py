@@ -10,11 +10,11 @@ from contextlib import ExitStack
 import cv2
 import numpy as np
 
-from core.checkpoint import PRETRAINED
+from core.checkpoints.checkpoint import PRETRAINED
 from tests.benchmarks.servers.start import Server
 from tests.benchmarks.serving import OURS, photographs
-from tests.page.browser import chromium
-from training.scenes import street_scene
+from tests.e2e.browser.browser import chromium
+from training.synthetic.scenes import street_scene
 
 Line = tuple[str, str, str, str, str]  # what, before, after, ratio, wanted
 REPEATS = 15

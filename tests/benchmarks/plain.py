@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.datasets import Dataset
-from core.transforms import Preprocess
+from core.data.datasets import Dataset
+from core.images.resize import Preprocess
 
 Score = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 

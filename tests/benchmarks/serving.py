@@ -19,14 +19,14 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from core.artefact import read_artefact, write_artefact
-from core.checkpoint import PRETRAINED, read_checkpoint, shipped, write_checkpoint
-from core.transforms import Preprocess
+from core.checkpoints.checkpoint import PRETRAINED, read_checkpoint, shipped, write_checkpoint
+from core.checkpoints.exported import read_artefact, write_artefact
+from core.images.resize import Preprocess
 from tests.benchmarks import load
 from tests.benchmarks.servers.start import COMMANDS, ROOT, Server
 from tests.conftest import make_checkpoint
-from training.scenes import street_scene
-from training.synthesize import write_scene
+from training.commands.synthesize import write_scene
+from training.synthetic.scenes import street_scene
 
 Line = tuple[str, str, str, str, str]  # what, before, after, ratio, wanted
 KINDS = {".jpg": "image/jpeg", ".png": "image/png"}
@@ -58,13 +58,13 @@ def wide(name: str) -> Path:
     """A checkpoint of width 64 and random weights, and its artefact."""
     import nncf
 
-    from training import artefacts
+    from training.export import openvino
 
     path = make_checkpoint(FOLDER / f"{name}-64.safetensors", name, 64, size=SMALL)
     checkpoint = read_checkpoint(path)
     inputs = [checkpoint.card.preprocess(street_scene(np.random.default_rng(seed), *SMALL)[0])[None] for seed in range(4)]
-    network = artefacts.quantise(artefacts.convert(checkpoint), nncf.Dataset(inputs), len(inputs))
-    artefacts.write_network(checkpoint, "int8", network, None)
+    network = openvino.quantise(openvino.convert(checkpoint), nncf.Dataset(inputs), len(inputs))
+    openvino.write_network(checkpoint, "int8", network, None)
     return path
 
 

@@ -18,24 +18,24 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from core import threads
-from core.backends.torch_ import in_memory
-from core.datasets import open_dataset
-from core.memory import keep_freed_memory
+from core.backends.torch_cpu import in_memory
+from core.data.datasets import open_dataset
+from core.images.resize import Preprocess
+from core.inference.segmenter import Segmenter
 from core.models import build_model
 from core.models.r2unet import RecurrentResidualBlock
-from core.segmenter import Segmenter
-from core.transforms import Preprocess
+from core.runtime import threads
+from core.runtime.malloc import keep_freed_memory
 from tests.benchmarks.plain import plain_batches, plain_step
-from training.augment import RECIPES
-from training.cache import Cache, CachedDataset
-from training.data import SyntheticDataset
-from training.distributed import World
-from training.kept import Contents, Kept, KeptDataset
-from training.loading import Batch, EpochBatches, Loader
-from training.losses import Loss
-from training.step import Step, Sums
-from training.validation import validate
+from training.data.augment import RECIPES
+from training.data.cache import Cache, CachedDataset
+from training.data.loader import Batch, EpochBatches, Loader
+from training.data.storage import Contents, Kept, KeptDataset
+from training.data.training_data import SyntheticDataset
+from training.distributed.context import World
+from training.engine.losses import Loss
+from training.engine.step import Step, Sums
+from training.engine.validation import validate
 
 CLASSES = 19
 WORLD = World()

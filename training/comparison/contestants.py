@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.checkpoint import Architecture, Checkpoint, find_checkpoint, read_checkpoint
+from core.checkpoints.checkpoint import Architecture, Checkpoint, find_checkpoint, read_checkpoint
 from core.errors import InputError
-from core.segmenter import Segmenter
-from training.history import Row, histories_of, read_rows
+from core.inference.segmenter import Segmenter
+from training.tracking.history import Row, histories_of, read_rows
 
 OF_ITS_OWN = ("--model", "--width", "--seed")  # flags that do not belong to a recipe
 SEEDS = 3  # so many of each architecture, or the difference may be that of two draws of the weights

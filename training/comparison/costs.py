@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch.optim import Adam
 
-from core.checkpoint import Architecture
-from core.memory import keep_freed_memory
+from core.checkpoints.checkpoint import Architecture
+from core.images.resize import Size
 from core.models import build_model
-from core.transforms import Size
+from core.runtime.malloc import keep_freed_memory
 from training.comparison.contestants import Contestant
 from training.comparison.peak import Peak
-from training.distributed import World
-from training.loading import Batch
-from training.losses import Loss
-from training.memory import out_of_memory
-from training.network import use_bf16
-from training.progress import bar
-from training.step import Step, Sums
+from training.data.loader import Batch
+from training.distributed.context import World
+from training.engine.losses import Loss
+from training.engine.network import use_bf16
+from training.engine.oom import out_of_memory
+from training.engine.step import Step, Sums
+from training.tracking.progress_bar import bar
 
 _Kind = tuple[Architecture, Size]  # of models that cost the same
 BATCH = 8  # of the training steps that are timed: the family's batch size

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from core import metrics
-from core.datasets import Dataset, Sample
-from core.evaluation import Definition, Tally
-from core.labels import VOID
-from core.masks import Labels
-from core.transforms import resize_label
+from core.data.datasets import Dataset, Sample
+from core.data.labels import VOID
+from core.evaluation import metrics
+from core.evaluation.report import Definition, EvaluationCounts
+from core.images.encode import Labels
+from core.images.resize import resize_label
 from training.comparison.contestants import Contestant
-from training.progress import bar
+from training.tracking.progress_bar import bar
 
 BINS = 15  # of the reliability curve, as in Guo et al. 2017 ("On calibration of modern neural networks", section 4)
 
@@ -26,7 +26,7 @@ BINS = 15  # of the reliability curve, as in Guo et al. 2017 ("On calibration of
 class Counted:
     """What one model's pass gives."""
 
-    exact: Tally
+    exact: EvaluationCounts
     other: metrics.Counts  # (K, K + 1), by the other definition of the scores
     reliability: npt.NDArray[np.float64]  # (BINS, 3): valid pixels, their summed confidence, how many of them are right
 
@@ -36,7 +36,7 @@ def count_all(
 ) -> tuple[list[Counted], npt.NDArray[np.float64]]:
     """Counts of every model, and for each image (N,) the share of its valid pixels on which not all models agree."""
     images, classes = len(dataset), len(dataset.labels)
-    counted = [Counted(Tally.empty(images, classes), np.zeros((classes, classes + 1), np.int64), np.zeros((BINS, 3)))
+    counted = [Counted(EvaluationCounts.empty(images, classes), np.zeros((classes, classes + 1), np.int64), np.zeros((BINS, 3)))
                for _ in contestants]  # fmt: skip
     disagreement = np.zeros(images)
     for contestant in contestants:

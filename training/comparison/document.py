@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from core.checkpoint import Leg
-from core.evaluation import Definition, Report
-from core.intervals import Interval
-from core.metrics import Scores
-from core.transforms import Size
+from core.checkpoints.checkpoint import Leg
+from core.evaluation.bootstrap import Interval
+from core.evaluation.metrics import Scores
+from core.evaluation.report import Definition, Report
+from core.images.resize import Size
 from training.comparison.peak import Peak
 from training.comparison.verdicts import Pair
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from core.intervals import PerImage
-from core.metrics import SCORES, leading
-from training.run_folder import LEADING
+from core.evaluation.bootstrap import PerImage
+from core.evaluation.metrics import SCORES, leading
+from training.tracking.run_dir import LEADING
 
 Floats = npt.NDArray[np.float64]
 OF_EACH = 2  # pictures for each rule

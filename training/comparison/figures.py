@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from training.comparison.document import Comparison, Model
-from training.curves import FIGURE, column, panels
-from training.history import by_leg
-from training.run_folder import LEADING
+from training.tracking.curves import FIGURE, column, panels
+from training.tracking.history import by_leg
+from training.tracking.run_dir import LEADING
 
 COLOURS: list[Any] = list(matplotlib.color_sequences["tab10"])
 CAPTIONS = {

@@ -10,10 +10,10 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from core.images import RGB
-from core.labels import VOID, LabelSpace
-from core.masks import Labels
-from core.transforms import resize_label, resize_photo
+from core.data.labels import VOID, LabelSpace
+from core.images.decode import RGB
+from core.images.encode import Labels
+from core.images.resize import resize_label, resize_photo
 from training.comparison.document import Example
 from training.comparison.figures import written
 

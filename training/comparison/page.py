@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from core.files import write_atomically
+from core.runtime.files import write_atomically
 from training.comparison import figures as plots
 from training.comparison import grids, words
 from training.comparison.document import Comparison

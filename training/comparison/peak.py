@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.segmenter import Segmenter
+from core.inference.segmenter import Segmenter
 
 PHOTOS = 3
 

@@ -12,21 +12,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from core import evaluation, metrics
-from core.cores import CPU_THREADS
-from core.datasets import Dataset, drives
-from core.evaluation import EARLIER, Definition
-from core.intervals import Blocks, Interval, PerImage, influence, score_intervals
-from core.labels import CITYSCAPES
-from core.metrics import FIVE, five_scores
+from core.data.datasets import Dataset, drives
+from core.data.labels import CITYSCAPES
+from core.evaluation import metrics
+from core.evaluation.bootstrap import Blocks, Interval, PerImage, influence, score_intervals
+from core.evaluation.metrics import FIVE, five_scores
+from core.evaluation.report import EARLIER, Definition, build_report
+from core.runtime.cpu import CPU_THREADS
+from training.commands.evaluate import info
 from training.comparison.contestants import Contestant, same_but_for_the_seed
 from training.comparison.counting import Counted, calibration_error
 from training.comparison.document import Bin, Comparison, Cost, Example, Machine, Model, Otherwise, Reliability
 from training.comparison.examples import Chosen, choose_by_disagreement, choose_by_score, image_ious
 from training.comparison.peak import Peak
 from training.comparison.verdicts import compare_architectures, compare_models
-from training.evaluate import info
-from training.sizes import gflop, parameters
+from training.tracking.model_size import gflop, parameters
 
 Floats = npt.NDArray[np.float64]
 # What this family of projects has published: Cityscapes val at 256x256 after 200 epochs, softmax > 0.5, scored at the
@@ -91,7 +91,7 @@ def _model(
     contestant: Contestant, dataset: Dataset, counted: Counted, measured: Measured, other: Definition, blocks: Blocks
 ) -> Model:
     card, classes = contestant.checkpoint.card, len(dataset.labels)
-    report = evaluation.report(counted.exact, info(contestant.checkpoint, contestant.segmenter), dataset)
+    report = build_report(counted.exact, info(contestant.checkpoint, contestant.segmenter), dataset)
     height, width = dataset[0][1].shape
     input_size = card.preprocess.shape(height, width)
     cost = Cost(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from core.evaluation import Report
-from core.metrics import FIVE
+from core.evaluation.metrics import FIVE
+from core.evaluation.report import Report
 from training.comparison.document import Comparison, Model
 from training.comparison.verdicts import Difference
-from training.curves import spelled
-from training.run_folder import LEADING
+from training.tracking.curves import spelled
+from training.tracking.run_dir import LEADING
 
 Table = tuple[list[str], list[list[str]]]  # titles of the columns, rows
 SHOWN = (LEADING, "macro_dice", "macro_sensitivity", "pixel_accuracy")  # of the differences; all are in report.json

@@ -8,9 +8,9 @@ from itertools import combinations
 import numpy as np
 from pydantic import BaseModel
 
-from core.intervals import Blocks, Estimate, Interval, PerImage, estimate
-from core.metrics import SCORES, leading
-from training.run_folder import LEADING
+from core.evaluation.bootstrap import Blocks, Estimate, Interval, PerImage, estimate
+from core.evaluation.metrics import SCORES, leading
+from training.tracking.run_dir import LEADING
 
 
 class Difference(BaseModel):

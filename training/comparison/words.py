@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from core.evaluation import EARLIER
-from core.intervals import MANY
+from core.evaluation.bootstrap import MANY
+from core.evaluation.report import EARLIER
 from training.comparison.contestants import SEEDS
 from training.comparison.document import Comparison
 

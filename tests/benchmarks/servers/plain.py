@@ -11,8 +11,8 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms import functional as T
 
-from core.backends.torch_ import load_state
-from core.checkpoint import read_checkpoint
+from core.backends.torch_cpu import load_state
+from core.checkpoints.checkpoint import read_checkpoint
 from core.models import build_model
 
 

@@ -1,0 +1,1 @@
+"""Checkpoint and exported-model files: reading, writing, verifying. No network code."""

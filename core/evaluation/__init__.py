@@ -1,0 +1,1 @@
+"""Metrics, confidence intervals and the evaluation report. No input or output of files."""

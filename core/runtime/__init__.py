@@ -1,0 +1,1 @@
+"""Process-level helpers: CPU count, malloc, threads, atomic files. Nothing about segmentation."""

@@ -1,0 +1,1 @@
+"""HTTP resources: routes, request bodies, responses, problems."""

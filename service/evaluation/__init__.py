@@ -1,0 +1,1 @@
+"""Evaluation jobs: manager, store on disk, runner."""

@@ -1,0 +1,1 @@
+"""Tests of whole processes: browser, containers, several hosts, documentation."""

@@ -1,0 +1,1 @@
+"""Tests that run commands and train networks."""

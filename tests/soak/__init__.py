@@ -1,0 +1,1 @@
+"""Long-running tests: kills, crashes, overload."""

@@ -1,0 +1,1 @@
+"""One module for each command: flags and exit codes only. What commands share is elsewhere."""

@@ -1,0 +1,1 @@
+"""Data for training: scanning, caching, augmentation and loading."""

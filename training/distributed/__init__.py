@@ -1,0 +1,1 @@
+"""Several processes and nodes: process group, launcher, rendezvous, signals."""

@@ -1,0 +1,1 @@
+"""The predict command's parts: jobs, manifest, video."""

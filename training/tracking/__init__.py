@@ -1,0 +1,1 @@
+"""What a run records: run directory, history, curves, TensorBoard, summary."""
