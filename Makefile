@@ -1,53 +1,55 @@
-# Every target sets itself up: Python 3.11 or newer, make and a network are all that is needed.
+# Every target installs what it needs first; Python 3.11 or newer, make and a network connection are enough.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test fleet serve bench soak check lock clean
+.PHONY: help setup demo serve test test-e2e soak bench check lock clean
 
-help: ## what can be made
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/ -/'
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1 - \2/p' Makefile
 
 $(READY): requirements-dev.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 2; }
-	@echo "installing into $(VENV)/: torch with CUDA and what else is needed, 7 GB on Linux; minutes, without a word"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is required; try: make PYTHON=python3.11"; exit 2; }
+	@echo "installing torch with CUDA and all other packages into $(VENV)/ (7 GB on Linux); this takes minutes and prints nothing"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
-	@$(BIN)/python -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "project.pth").write_text("$(CURDIR)\n")' # for any folder
+	@# The .pth file makes `python -m training` and `python -m service` work in any directory.
+	@$(BIN)/python -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "project.pth").write_text("$(CURDIR)\n")'
 	@touch $@
 
-setup: $(READY) ## make the virtual environment .venv, and nothing else
+setup: $(READY) ## create the virtual environment in .venv and install all packages
 
-demo: $(READY) ## train a small DDU-Net on generated scenes, evaluate it, serve it and segment one scene
+demo: $(READY) ## train a small model on generated scenes, evaluate it, serve it and segment one scene (2 to 5 minutes)
 	$(BIN)/python -m tests.e2e.demo
 
-test: $(READY) ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile # two workers, a thread each: the processes that tests start have their own
+serve: $(READY) ## serve the models in runs/ on http://localhost:8000
+	$(BIN)/python -m service
 
-# `required`: what a machine lacks for it fails instead of being left out
-FLEET ?= yes
-fleet: $(READY) ## images built and run, several machines, a balancer, for real: needs root on Debian (or a Docker Engine, for the first)
-	FLEET=$(FLEET) $(BIN)/python -m pytest -rs -s tests/e2e/containers tests/e2e/multi_host
+# Two workers with one torch thread each; processes that tests start set their own number of threads.
+test: $(READY) ## run the unit and integration tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-# other servers, in an environment of their own that sees the packages of ours
+# Tests whose prerequisites are missing are skipped with the reason; with E2E=required they fail.
+test-e2e: $(READY) ## run the tests of whole processes: kills, web page, documentation, containers, several hosts (root on Debian for all)
+	OMP_NUM_THREADS=1 E2E=$(E2E) $(BIN)/python -m pytest -rs -n 2 --dist loadfile tests/e2e/processes tests/e2e/browser tests/e2e/docs
+	E2E=$(E2E) $(BIN)/python -m pytest -rs tests/e2e/containers tests/e2e/multi_host
+
+soak: $(READY) ## kill training runs, interrupt saves at every system call, stress the service (45 minutes, needs strace)
+	$(BIN)/python -m tests.soak
+	OPENAPI_EXAMPLES=500 $(BIN)/python -m pytest -q -s --timeout 0 tests/integration/service/test_openapi.py
+
+# A second environment for other servers, which also sees the packages of the first one.
 $(VENV)/servers/.ready: $(READY) tests/benchmarks/servers/requirements.txt
 	$(PYTHON) -m venv $(VENV)/servers
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(VENV)/servers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth"
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(VENV)/servers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project-packages.pth"
 	$(VENV)/servers/bin/pip install --quiet --disable-pip-version-check -r tests/benchmarks/servers/requirements.txt
 	@touch $@
 
-bench: $(VENV)/servers/.ready ## the figures of docs/performance.md, measured side by side: half an hour
+bench: $(VENV)/servers/.ready ## measure the figures of docs/performance.md (30 minutes)
 	$(BIN)/python -m tests.benchmarks
 
-soak: $(READY) ## kills of training by the dozen, saves struck at each system call (needs strace), the service's bad days: three quarters of an hour
-	$(BIN)/python -m tests.soak
-	OPENAPI_EXAMPLES=500 $(BIN)/python -m pytest -q -s tests/integration/service/test_openapi.py
-
-serve: $(READY) ## serve what lies in runs/ on http://localhost:8000
-	$(BIN)/python -m service
-
-check: $(READY) ## formatting, lint, types, container files, known holes
+check: $(READY) ## check formatting, lint, types, container files and known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -56,14 +58,14 @@ check: $(READY) ## formatting, lint, types, container files, known holes
 	$(BIN)/bandit --quiet --recursive --severity-level medium core service training
 	@if $(BIN)/python -c "import urllib.request as r; r.urlopen('https://pypi.org/pypi/pip/json', timeout=10)" 2>/dev/null; \
 	then $(BIN)/pip-audit --progress-spinner off --disable-pip --require-hashes -r requirements-serve-cuda.txt -r requirements-train.txt; \
-	else echo "pip-audit: its database can't be reached; not asked"; fi
+	else echo "pip-audit: skipped, https://pypi.org can't be reached"; fi
 
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --constraint constraints.txt
-lock: ## pin the newest releases that fit pyproject.toml, with their hashes
+lock: ## pin the newest package versions that fit pyproject.toml, with hashes (needs uv)
 	$(COMPILE) --extra train pyproject.toml -o requirements-train.txt
 	$(COMPILE) --extra serve pyproject.toml -o requirements-serve-cpu.txt
 	$(COMPILE) --extra serve --extra torch pyproject.toml -o requirements-serve-cuda.txt
 	$(COMPILE) --all-extras pyproject.toml -o requirements-dev.txt
 
-clean: ## remove what was installed and what the demo left
+clean: ## remove the virtual environment and the results of the demo
 	rm -rf $(VENV) demo

@@ -1,4 +1,12 @@
-"""Errors that say what came, what was expected and what would work; a command ends with exit 2 on them."""
+"""Errors that users see. Each message is one line: what is wrong, what was expected, and what to do.
+
+ValueError
+ +-- InputError              the input is wrong; a command exits with code 2
+      +-- CheckpointError    not a checkpoint of this project, or damaged
+      +-- ImageError         not a usable image; has a machine-readable `code`
+RuntimeError
+ +-- TrainingError           a run can't continue although its input is right; exit code 1
+"""
 
 import difflib
 from collections.abc import Iterable
@@ -6,39 +14,40 @@ from collections.abc import Iterable
 from pydantic import ValidationError
 
 
-def first_fault(error: ValidationError) -> str:
-    """The first fault of a document as one line: where, and what was expected there."""
-    fault = error.errors()[0]
-    where = ".".join(map(str, fault["loc"]))
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
-
-
 class InputError(ValueError):
-    """The user's input is wrong; the message is one line that says how to mend it."""
+    """The user's input is wrong. The message explains in one line how to correct it."""
 
 
 class CheckpointError(InputError):
-    """A file is not a checkpoint of this project, or is damaged; the message names the file and the reason."""
+    """A file is damaged or not a checkpoint of this project. The message names the file and the reason."""
 
 
 class ImageError(InputError):
-    """A picture can't be used.
+    """An image can't be used.
 
-    `code` is stable and machine-readable: `not_an_image` (no signature of a known format), `broken_image`
-    (known format, damaged), `animated_image` (more than one frame) or `too_large` (over the pixel limits).
+    `code` is stable and machine-readable: `unsupported_image_format` (no signature of a supported format),
+    `corrupt_image` (supported format, damaged), `animated_image` (more than one frame) or `too_large` (exceeds a size
+    limit).
     """
 
-    def __init__(self, message: str, code: str = "broken_image") -> None:
+    def __init__(self, message: str, code: str = "corrupt_image") -> None:
         super().__init__(message)
         self.code = code
 
 
-class RunError(RuntimeError):
-    """A run can't go on, and not for something in the command; the message is one line, the exit code 1."""
+class TrainingError(RuntimeError):
+    """A training run can't continue, for a reason other than the command's input. The message is one line."""
+
+
+def first_validation_error(error: ValidationError) -> str:
+    """Return pydantic's first error as one line, `FIELD.SUBFIELD: MESSAGE`."""
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"]))
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{field}: {message}" if field else message
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """` (did you mean NAME?)` where one of the known names is close, else nothing."""
-    close = difflib.get_close_matches(name, known, 1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    """Return ` (did you mean NAME?)` if one of the known names is similar to `name`, else an empty string."""
+    matches = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean {matches[0]}?)" if matches else ""

@@ -1,1 +1,1 @@
-"""The web service: `POST /segment` answers a photograph with its mask."""
+"""The web service: `POST /segment` returns the segmentation mask of an image."""

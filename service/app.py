@@ -1,150 +1,133 @@
-"""create_app: the service put together; models are loaded in its lifespan, never at import."""
+"""Assembly of the application; models are loaded in its lifespan, never at import."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Security
+from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core import __version__
 from core.errors import InputError
-from service.api import problems
-from service.api.problems import Problem
-from service.api.routes import KEYED, keyed, router
-from service.evaluation.manager import Evaluations
-from service.evaluation.runner import Scoring
-from service.evaluation.store import JobFiles
-from service.inference.registry import Models
-from service.inference.service import Segmenting
-from service.metrics import Telemetry
-from service.middleware.access import Guard
+from service.api import evaluations, health, models, segment
+from service.api.problems import ProblemError, add_exception_handlers, problem_responses
+from service.evaluation.manager import EvaluationManager
+from service.evaluation.runner import EvaluationRunner
+from service.evaluation.store import JobStore
+from service.inference.registry import ModelRegistry
+from service.inference.service import InferenceService
+from service.metrics import Metrics
+from service.middleware.access_control import AccessMiddleware
+from service.middleware.request_context import RequestContextMiddleware
 from service.settings import Settings
 from service.web import ui
 
 log = logging.getLogger("service")
 
+StartupFailureHandler = Callable[[str, int], None]
 
-OnUnusable = Callable[[str, int], None]
-# of its replies, for pages of other sites
-EXPOSED = ["Segment-Model", "Segment-Digest", "Segment-Backend", "Server-Timing", "X-Request-ID", "Location", "Retry-After"]
+PUBLIC_ROUTERS = (health.router, ui.router)
+PROTECTED_ROUTERS = (segment.router, models.router, evaluations.router, health.metrics_router)
+# Describes in /docs what AccessMiddleware enforces before FastAPI sees the request.
+AUTH_OPENAPI: dict[str, Any] = {
+    "dependencies": [Security(HTTPBearer(auto_error=False, description="a key of SEGMENT_API_KEYS"))],
+    "responses": problem_responses("unauthorized", "insufficient_scope"),
+}
+CORS_EXPOSE_HEADERS = [
+    "Segment-Model",
+    "Segment-Digest",
+    "Segment-Backend",
+    "Server-Timing",
+    "X-Request-ID",
+    "Location",
+    "Retry-After",
+]
 
 
-def create_app(settings: Settings, on_unusable: OnUnusable = lambda *_: None) -> FastAPI:
-    """The application for these settings.
+def create_app(settings: Settings, on_startup_failure: StartupFailureHandler = lambda *_: None) -> FastAPI:
+    """Return the application for these settings.
 
-    `on_unusable` is called with the reason and an exit code where the default model can't answer, for the caller to
-    end the process. Raises InputError at once where the settings leave nothing to serve or nowhere to write.
+    Args:
+        settings: The settings.
+        on_startup_failure: Called with the reason and an exit code if the default model can't be used; the caller should
+            end the process.
+
+    Raises:
+        InputError: There is no model to serve, or the directory for evaluations is not writable.
     """
-    models = Models(settings)
-    files = JobFiles(settings.state / "evaluations")
+    registry = ModelRegistry(settings)
+    store = JobStore(settings.state / "evaluations")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.segmenting = Segmenting(settings, len(models.devices), app.state.telemetry)
-        scoring = Scoring(app.state.segmenting.workers, app.state.segmenting.admission.quiet_s)
-        app.state.evaluations = Evaluations(files, settings.data, scoring)
-        app.state.evaluations.restore()
-        log.info("serving %s; %s where a request names none", ", ".join(models.models), models.default)
-        warming = asyncio.create_task(_warm(app, models, on_unusable))
+        inference = InferenceService(settings, len(registry.devices), app.state.metrics)
+        runner = EvaluationRunner(inference.workers, inference.admission.idle_seconds)
+        manager = EvaluationManager(store, settings.data, runner)
+        app.state.inference, app.state.evaluations = inference, manager
+        manager.load_jobs()
+        log.info("models: %s; default: %s", ", ".join(registry.models), registry.default)
+        loading = asyncio.create_task(_load_default_model(app, on_startup_failure))
         try:
             yield
         finally:
-            warming.cancel()
-            await run_in_threadpool(app.state.evaluations.close)
-            await run_in_threadpool(app.state.segmenting.close)
+            loading.cancel()
+            await run_in_threadpool(manager.close)
+            await run_in_threadpool(inference.close)
 
     app = FastAPIOffline(
         title="Street-scene segmentation",
         version=__version__,
-        summary="A photograph in, its mask out.",
+        summary="An image in, its segmentation mask out.",
         redoc_url=None,
-        redirect_slashes=False,  # behind a proxy it would lead to another scheme and path, and the picture be sent again there
+        redirect_slashes=False,  # Behind a proxy the redirect would have the wrong scheme, and the client would upload twice.
         lifespan=lifespan,
     )
-    app.state.models = models
-    app.state.telemetry = Telemetry()
+    app.state.registry = registry
+    app.state.metrics = Metrics()
     app.state.ready = False
-    app.state.reloading = asyncio.Lock()
-    app.include_router(router)
-    app.include_router(keyed, **(KEYED if settings.api_keys else {}))
-    ui.install(app)
-    problems.install(app)
-    app.add_middleware(Guard, settings=settings)
-    app.add_middleware(RequestIds)
+    app.state.reload_lock = asyncio.Lock()
+    for router in PUBLIC_ROUTERS:
+        app.include_router(router)
+    for router in PROTECTED_ROUTERS:
+        app.include_router(router, **(AUTH_OPENAPI if settings.api_keys else {}))
+    ui.mount_static_files(app)
+    add_exception_handlers(app)
+    # The middleware that is added last is the outermost one.
+    routes = [route for router in (*PUBLIC_ROUTERS, *PROTECTED_ROUTERS) for route in router.routes]
+    app.add_middleware(AccessMiddleware, settings=settings, routes=routes)
+    app.add_middleware(RequestContextMiddleware)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type"],
-            expose_headers=EXPOSED,
+            expose_headers=CORS_EXPOSE_HEADERS,
         )
     return app
 
 
-async def _warm(app: FastAPI, models: Models, on_unusable: OnUnusable) -> None:
-    """Load the default model and let it answer once; only then is the service ready."""
+async def _load_default_model(app: FastAPI, on_startup_failure: StartupFailureHandler) -> None:
+    """Load the default model and run it once; then the service is ready."""
+    registry: ModelRegistry = app.state.registry
     try:
-        loaded = await models.load()
-        await app.state.segmenting.warm(loaded)
+        model = await registry.load()
+        await app.state.inference.warm_up(model)
     except InputError as error:
-        on_unusable(str(error), 2)
-    except Problem:
-        on_unusable(str(models.models[models.default].error), 1)
+        on_startup_failure(str(error), 2)
+    except ProblemError:
+        on_startup_failure(str(registry.models[registry.default].error), 1)
     except Exception as error:
-        log.exception("the default model could not answer")
-        on_unusable(f"the default model could not answer ({type(error).__name__})", 1)
+        log.exception("the default model failed its first inference")
+        on_startup_failure(f"the default model failed its first inference ({type(error).__name__})", 1)
     else:
         app.state.ready = True
-        log.info("ready: %s (%s) on %s", loaded.name, loaded.segmenter.backend.name, ", ".join(models.devices))
-        await run_in_threadpool(models.inspect)
-
-
-class RequestIds:
-    """Gives every request an id that its reply's header, its problem and the log carry; a fault becomes a problem."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request (ASGI)."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        request_id = secrets.token_hex(8)
-        scope.setdefault("state", {})["request_id"] = request_id
-        begun = False
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal begun
-            if message["type"] == "http.response.start":
-                begun = True
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
-                headers["X-Content-Type-Options"] = "nosniff"  # a browser must not guess at what goes out
-                headers["X-Frame-Options"] = "DENY"  # a page of another site must not lead clicks to it
-            await send(message)
-
-        try:
-            await self.app(scope, receive, send_with_id)
-        except asyncio.CancelledError:  # the service was told to stop, and this took longer than it waits for
-            if not begun:
-                await problems.reply(Request(scope), problems.shutting_down())(scope, receive, send_with_id)
-        except ClientDisconnect:  # nobody is there to be told
-            return
-        except Exception:
-            log.exception("request %s failed", request_id)
-            if begun:
-                raise
-            problem = Problem("internal_error", "the service failed on this request; its log holds the reason")
-            await problems.reply(Request(scope), problem)(scope, receive, send_with_id)
+        log.info("ready: %s (%s) on %s", model.name, model.segmenter.backend.name, ", ".join(registry.devices))
+        await run_in_threadpool(registry.read_all_metadata)

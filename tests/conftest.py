@@ -1,92 +1,61 @@
-"""Small real objects that many tests share: generated data sets, a checkpoint, and the command line."""
+"""Fixtures that many tests share: small real data sets, a checkpoint, an image and the training command line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
 
-from core.backends.torch_cpu import to_tensors
-from core.checkpoints.checkpoint import Architecture, Card, write_checkpoint
-from core.data.labels import CITYSCAPES, LabelSpace
-from core.images.resize import Preprocess
-from core.models import build_model
+from tests.support.checkpoints import make_checkpoint
+from tests.support.cli import Cli
 from training.__main__ import main
-from training.commands.synthesize import write_scene
-
-Cli = Callable[..., tuple[int, str, str]]
-
-
-def make_checkpoint(
-    path: Path,
-    name: str = "ddunet",
-    width: int = 4,
-    labels: LabelSpace = CITYSCAPES,
-    seed: int = 0,
-    size: tuple[int, int] = (64, 64),
-) -> Path:
-    """A checkpoint of random weights and batch norm statistics, so that every part of the network matters."""
-    torch.manual_seed(seed)
-    network = build_model(name, len(labels), width)
-    network.train()
-    with torch.no_grad():
-        for _ in range(3):
-            network(torch.randn(2, 3, 64, 64))
-    card = Card(
-        architecture=Architecture(name=name, width=width),
-        labels=labels,
-        preprocess=Preprocess(mode="fit", size=size, stride=network.stride),
-        data="random",
-        epoch=0,
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(path, card, to_tensors(network))
-    return path
+from training.synthetic.dataset import write_scene
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DDU-Net with random weights."""
     return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "random.safetensors")
 
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six training and five validation scenes in Cityscapes layout."""
-    folder = tmp_path_factory.mktemp("scenes")
+    """A generated data set in the Cityscapes layout: six training and five validation scenes of 128x64 pixels."""
+    directory = tmp_path_factory.mktemp("scenes")
     for split, count in (("train", 6), ("val", 5)):
         for index in range(count):
-            write_scene(folder, split, index, (64, 128), seed=0)
-    return folder
+            write_scene(directory, split, index, (64, 128), seed=0)
+    return directory
 
 
 @pytest.fixture
-def plain(tmp_path: Path) -> Path:
-    """A data set in the plain layout: three classes, 0 is void, two samples a split of different sizes."""
+def plain_dataset(tmp_path: Path) -> Path:
+    """A data set in the plain layout: three classes, void value 0, and two samples of different sizes per split."""
     rng = np.random.default_rng(0)
-    folder = tmp_path / "plain"
+    directory = tmp_path / "plain"
     for split in ("train", "val"):
         for kind in ("images", "labels"):
-            (folder / kind / split).mkdir(parents=True)
-        for number, size in enumerate(((48, 64), (50, 70))):
-            labels = cv2.resize(rng.integers(0, 4, (4, 4), np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST)
-            photo = np.stack([labels * 60, 255 - labels * 60, np.full(size, 99, np.uint8)], axis=2)
-            cv2.imwrite(str(folder / "images" / split / f"{number}.jpg"), photo)
-            cv2.imwrite(str(folder / "labels" / split / f"{number}.png"), labels)
+            (directory / kind / split).mkdir(parents=True)
+        for number, (height, width) in enumerate(((48, 64), (50, 70))):
+            labels = cv2.resize(rng.integers(0, 4, (4, 4), np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+            image = np.stack([labels * 60, 255 - labels * 60, np.full((height, width), 99, np.uint8)], axis=2)
+            cv2.imwrite(str(directory / "images" / split / f"{number}.jpg"), image)
+            cv2.imwrite(str(directory / "labels" / split / f"{number}.png"), labels)
     classes = [
-        {"name": n, "color": c, "id": i} for i, n, c in ((1, "a", [255, 0, 0]), (2, "b", [0, 255, 0]), (3, "c", [0, 0, 255]))
+        {"name": "a", "color": [255, 0, 0], "id": 1},
+        {"name": "b", "color": [0, 255, 0], "id": 2},
+        {"name": "c", "color": [0, 0, 255], "id": 3},
     ]
-    (folder / "classes.json").write_text(json.dumps({"void": 0, "classes": classes}))
-    return folder
+    (directory / "classes.json").write_text(json.dumps({"void": 0, "classes": classes}))
+    return directory
 
 
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs `python -m training ARGUMENTS` in this process: exit code, standard output and standard error."""
+    """A function that runs `python -m training ARGUMENTS` in this process: (exit code, stdout, stderr)."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -98,8 +67,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
 
 
 @pytest.fixture
-def photo() -> np.ndarray:
-    """A photograph-like picture, 90x120 RGB."""
+def rgb_image() -> np.ndarray:
+    """A smooth random RGB image of 90x120 pixels, uint8."""
     rng = np.random.default_rng(7)
-    small = rng.integers(0, 256, (9, 12, 3), np.uint8)
-    return cv2.resize(small, (120, 90), interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(rng.integers(0, 256, (9, 12, 3), np.uint8), (120, 90), interpolation=cv2.INTER_CUBIC)

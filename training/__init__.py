@@ -2,4 +2,4 @@
 
 import os
 
-PARENT = os.getppid()  # asked before torch is imported, which takes seconds in which a launcher may die
+LAUNCHED = os.getppid()  # Read before torch is imported: that takes seconds, in which the launcher could die.

@@ -14,31 +14,40 @@ import argparse
 import os
 import sys
 import traceback
+from importlib import import_module
 from typing import Any, NoReturn
 
-from core import not_installed
+from core import missing_dependency_message
 
 try:
-    from core.errors import InputError, RunError, did_you_mean
-    from training.commands import compare, evaluate, export, predict, synthesize, train
+    from core.errors import InputError, TrainingError, did_you_mean
     from training.distributed.context import die_with_launcher
-    from training.distributed.launcher import leave_verdict
-    from training.engine.oom import out_of_memory
+    from training.distributed.launcher import report_fatal_error
+    from training.engine.oom import is_out_of_memory
 except ModuleNotFoundError as missing:
-    sys.exit(not_installed(missing))
+    sys.exit(missing_dependency_message(missing))
 
-OF_PHOTOGRAPHS = "smaller photographs take less, and --device cpu takes the machine's memory"
+# Each command is a module of training/commands, imported only if it is the requested one.
+COMMANDS = {
+    "train": "train a model",
+    "evaluate": "compute the scores of a checkpoint on labeled data",
+    "compare": "compare checkpoints on one page",
+    "predict": "segment images and videos",
+    "export": "convert a checkpoint to fp16, or its network to OpenVINO",
+    "synthesize": "write a dataset of generated scenes",
+}
+IMAGE_COMMANDS = "use smaller images, or the host's memory with --device cpu"
 LESS_MEMORY = {
-    "train": "a smaller --batch-size, --size or --width takes less, and so do more parts of a batch with --accumulate",
-    "evaluate": "a smaller --batch-size takes less, and --device cpu the machine's memory",
+    "train": "use a smaller --batch-size, --size or --width, or more parts of a batch with --accumulate",
+    "evaluate": "use a smaller --batch-size, or the host's memory with --device cpu",
 }
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells a wrong flag in one line, as every other error is told."""
+    """Argument parser that reports wrong arguments in one line, like every other error."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options, allow_abbrev=False)  # a mistyped flag is none that begins like it
+        super().__init__(**options, allow_abbrev=False)  # A mistyped flag must not be taken for an abbreviation.
 
     def error(self, message: str) -> NoReturn:
         """Raise InputError instead of printing the usage."""
@@ -46,42 +55,59 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 done, 2 the user's input is wrong, 1 anything else (with its traceback)."""
+    """Run a command and return its exit code: 0 success, 2 wrong user input, 1 any other error."""
     die_with_launcher()
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = Parser(prog="python -m training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
-    for command in (train, evaluate, compare, predict, export, synthesize):
-        command.add_parser(commands)
+    command = next((argument for argument in arguments if argument in COMMANDS), "")
     try:
-        options, unknown = parser.parse_known_args(arguments)
-        if unknown:
-            name = next(argument for argument in arguments if argument in commands.choices)
-            close = did_you_mean(unknown[0], commands.choices[name]._option_string_actions)
-            raise InputError(f"{unknown[0]}: not known here{close}; python -m training {name} --help lists what is")
+        options = parse(command, arguments)
         code: int = options.run_command(options, arguments)
         return code
+    except ModuleNotFoundError as error:
+        print(missing_dependency_message(error), file=sys.stderr)
+        return 1
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        leave_verdict(2)
+        report_fatal_error(2)
         return 2
-    except (TimeoutError, ConnectionError) as error:  # another attempt may fare better
+    except (TimeoutError, ConnectionError) as error:  # Not reported as fatal: a restart may succeed.
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except (RunError, OSError) as error:
+    except (TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        leave_verdict(1)
+        report_fatal_error(1)
         return 1
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        said = next(iter(str(error).splitlines()), type(error).__name__)
-        print(f"error: not enough memory ({said}); {LESS_MEMORY.get(options.command, OF_PHOTOGRAPHS)}", file=sys.stderr)
-        leave_verdict(1)
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        print(f"error: not enough memory ({reason}); {LESS_MEMORY.get(command, IMAGE_COMMANDS)}", file=sys.stderr)
+        report_fatal_error(1)
         return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+
+
+def parse(command: str, arguments: list[str]) -> argparse.Namespace:
+    """Parse the command line; of the command modules only that of `command` is imported. Raises InputError."""
+    parser = Parser(prog="python -m training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        subparser = commands.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name == command:
+            module = import_module(f"training.commands.{name}")
+            subparser.description = module.__doc__
+            subparser.set_defaults(run_command=module.run)
+            module.add_arguments(subparser)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        actions = commands.choices[command]._option_string_actions
+        known = [flag for flag, action in actions.items() if action.help != argparse.SUPPRESS]
+        raise InputError(
+            f"{unknown[0]}: unknown argument{did_you_mean(unknown[0], known)}; see python -m training {command} --help"
+        )
+    return options
 
 
 if __name__ == "__main__":
@@ -92,4 +118,4 @@ if __name__ == "__main__":
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # a reader's thread that hangs on a dead network drive would keep the process for ever
+    os._exit(code)  # A reader thread that hangs on an unavailable network drive would keep the process alive.

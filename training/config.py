@@ -12,15 +12,19 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from core.errors import InputError, did_you_mean, first_fault
+from core.checkpoints.legacy import upgrade_run_config
+from core.errors import InputError, did_you_mean, first_validation_error
 from core.models import MODELS
-from core.runtime.cpu import CORES
+from core.runtime.cpu import NUM_CPUS
 
 PREFIX = "TRAIN_"
-# what a resumed run may change: how long it goes on (a cosine then ends there) and what it runs on
-FREE_AT_RESUME = {"epochs", "patience", "gpus", "workers", "cache", "skip_bad", "keep", "checkpoint_every", "resume", "run"}
-MOVABLE = {"data"}  # what a flag may change, and the environment not: the pictures may lie elsewhere now
-FREE_AT_RESUME |= {"checkpoint_activations", "max_restarts", "timeout", "export"}
+RUN_SCHEMA = 2  # of a run directory's `config.json`
+# Settings that a resumed run may change: its length (a cosine schedule then ends there) and what it runs on.
+RESUME_MUTABLE = {
+    *("epochs", "patience", "gpus", "workers", "cache", "skip_bad", "keep", "checkpoint_every", "resume", "run"),
+    *("checkpoint_activations", "max_restarts", "timeout", "export"),
+}
+RESUME_MUTABLE_BY_FLAG = {"data"}  # Only by a flag, not by the environment: the images may have been moved.
 
 
 def _known_model(name: str) -> str:
@@ -30,7 +34,7 @@ def _known_model(name: str) -> str:
 
 
 def _two_numbers(value: Any) -> Any:
-    """`256 256`, `256x256` or `[256, 256]` from the environment."""
+    """Split `256 256`, `256x256` or `[256, 256]`, as an environment variable specifies a pair."""
     return value.replace("x", " ").replace(",", " ").strip("[]() ").split() if isinstance(value, str) else value
 
 
@@ -39,80 +43,97 @@ Factor = Annotated[float, Field(ge=0.1, le=10, allow_inf_nan=False)]
 
 
 class TrainConfig(BaseSettings):
-    """What `train` is told; `config.json` of a run holds the same. The description of a field is its flag's help."""
+    """Settings of the `train` command, also saved in a run's `config.json`. A field's description is its flag's help."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", env_ignore_empty=True)
 
     model: Annotated[str, AfterValidator(_known_model)] | None = Field(None, description=f"architecture: {', '.join(MODELS)}")
-    data: str | None = Field(None, description="data folder (Cityscapes or plain layout), or `synthetic`")
-    epochs: int = Field(200, ge=1, le=100_000, description="passes over the training split")
-    batch_size: int = Field(8, ge=1, le=65_536, description="samples a step, over all GPUs together")
+    data: str | None = Field(None, description="data directory (Cityscapes or plain layout), or `synthetic`")
+    epochs: int = Field(200, ge=1, le=100_000, description="number of passes over the training split")
+    batch_size: int = Field(8, ge=1, le=65_536, description="samples per step, summed over all GPUs")
     size: Annotated[tuple[Side, Side], NoDecode, BeforeValidator(_two_numbers)] = Field(
-        (256, 256), description="height and width of the network's input, in pixels"
+        (256, 256), description="height and width of the network's input in pixels"
     )
-    width: int = Field(64, ge=1, le=1024, description="channels of the first level; 16 is the size for a CPU")
+    crop: Annotated[tuple[Side, Side], NoDecode, BeforeValidator(_two_numbers)] | None = Field(
+        None, description="height and width of the training crops of street augmentation in pixels (default: --size)"
+    )
+    width: int = Field(64, ge=1, le=1024, description="channels of the first level; 16 suits a CPU")
     augment: Literal["street", "classic"] = Field(
-        "street", description="street: scale, crop, flip, colours; classic: stretch, flip, quarter turns"
+        "street", description="augmentation; street: scale, crop, flip, color jitter; classic: stretch, flip, quarter turns"
     )
     scale: Annotated[tuple[Factor, Factor], NoDecode, BeforeValidator(_two_numbers)] = Field(
-        (0.5, 2.0), description="range of street's random scale, relative to the picture fitted to --size"
+        (0.5, 2.0), description="range of the random scale of street augmentation, relative to the image resized to --size"
     )
     aspect: Annotated[tuple[Factor, Factor], NoDecode, BeforeValidator(_two_numbers)] = Field(
-        (1.0, 1.0), description="range of street's random change of aspect ratio, a factor on width / height"
+        (1.0, 1.0), description="range of the random aspect ratio change of street augmentation, a factor on width / height"
     )
     resize: Literal["fit", "stretch"] | None = Field(
         None,
-        description="how an image becomes the network's input: fit keeps its aspect ratio, stretch resizes it to --size"
+        description="resizing of an image to the network's input: fit keeps the aspect ratio, stretch does not"
         " (default: fit for street, stretch for classic)",
     )
     jitter: float = Field(
-        0.3, ge=0, lt=1, allow_inf_nan=False,
-        description="of street: brightness, contrast and saturation are each changed by up to this share",
-    )  # fmt: skip
-    loss: Literal["ce", "dice", "ce+dice"] = Field("ce", description="cross-entropy, soft Dice, or their sum")
-    class_weights: Literal["none", "data"] = Field(
-        "none", description="of cross-entropy; data: 1 / ln(1.02 + the class's share of the training pixels)"
+        0.3,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="maximum relative change of brightness, contrast and saturation by street augmentation",
     )
-    learning_rate: float = Field(1e-3, gt=0, le=1, allow_inf_nan=False, description="of Adam")
+    loss: Literal["ce", "dice", "ce+dice"] = Field("ce", description="cross-entropy, soft Dice, or their sum")
+    class_weights: Literal["none", "sqrt", "data"] = Field(
+        "none",
+        description="class weights of the cross-entropy; data: 1 / ln(1.02 + fraction of the training pixels); sqrt: the square"
+        " root of that",
+    )
+    learning_rate: float = Field(1e-3, gt=0, le=1, allow_inf_nan=False, description="Adam learning rate")
     weight_decay: float = Field(
-        0, ge=0, allow_inf_nan=False, description="share by which weights shrink in a step, times the learning rate (AdamW)"
+        0, ge=0, allow_inf_nan=False, description="decoupled weight decay (AdamW), not applied to biases and batch norm"
     )
     schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="cosine: the learning rate falls to zero over the run, which short runs gain from"
+        "constant", description="learning-rate schedule; cosine falls to zero over the run, an advantage in short runs"
     )
-    warmup: float = Field(0, ge=0, allow_inf_nan=False, description="epochs in which the learning rate rises from zero")
-    clip: float | None = Field(None, gt=0, allow_inf_nan=False, description="longest gradient (2-norm); not cut where not told")
-    accumulate: int = Field(1, ge=1, le=4096, description="parts in which a batch goes through, for less memory")
+    warmup: float = Field(0, ge=0, allow_inf_nan=False, description="epochs of linear learning-rate warmup from zero")
+    clip: float | None = Field(None, gt=0, allow_inf_nan=False, description="maximum gradient norm (default: no clipping)")
+    accumulate: int = Field(1, ge=1, le=4096, description="gradient accumulation: parts of a batch, to reduce memory")
     ema: float | None = Field(
-        None, gt=0, lt=1, description="decay of a moving average of the weights, which is then what is evaluated and served"
+        None,
+        gt=0,
+        lt=1,
+        description="decay of the exponential moving average of the weights that is evaluated and saved (default: no average)",
     )
-    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better score")
+    patience: int | None = Field(
+        None, ge=1, description="epochs without a better score before early stopping (default: no early stopping)"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="bf16: mixed precision; auto takes it where the GPU or CPU has units for it (and is slower without)"
+        "auto", description="compute precision; bf16: mixed precision; auto: bf16 on devices with bf16 units, else fp32"
     )
     compile: bool = Field(False, description="torch.compile the network, for GPUs")
     checkpoint_activations: bool = Field(
-        False, description="compute r2unet's recurrent blocks again in the backward pass: half the memory"
+        False, description="recompute r2unet's recurrent blocks in the backward pass: half the memory"
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="of weights, order and augmentation")
-    init: str | None = Field(None, description="checkpoint to start from; its head is replaced where classes differ")
-    run: str | None = Field(None, description="run folder, runs/MODEL where not told")
-    resume: bool = Field(False, description="go on with the run in the run folder")
-    keep: int | None = Field(
-        None, ge=1, description="keep the checkpoints of the newest KEEP epochs (and the best); all where not told"
+    seed: int = Field(0, ge=0, lt=2**63, description="random seed of initialization, shuffling and augmentation")
+    init: str | None = Field(
+        None, description="checkpoint of the initial weights; if the classes differ, the head is reinitialized"
     )
+    run: str | None = Field(None, description="run directory (default: runs/MODEL)")
+    resume: bool = Field(False, description="resume the run in the run directory")
+    keep: int | None = Field(None, ge=1, description="number of newest epochs whose checkpoints are kept (default: all)")
     export: Literal["none", "fp32"] = Field(
-        "none", description="fp32: beside each best checkpoint its network for OpenVINO, which a service without torch serves"
+        "none", description="fp32: export each best checkpoint to OpenVINO, for a service without torch"
     )
-    checkpoint_every: int | None = Field(None, ge=1, description="steps after which to save inside an epoch too")
-    gpus: int | None = Field(None, ge=0, description="GPUs to use, all visible ones where not told; 0: the CPU")
-    workers: int | None = Field(None, ge=0, le=256, description="threads that read and augment, for each GPU")
+    checkpoint_every: int | None = Field(
+        None, ge=1, description="steps between saves within an epoch (default: save after each epoch)"
+    )
+    gpus: int | None = Field(None, ge=0, description="number of GPUs; 0: the CPU (default: all visible GPUs)")
+    workers: int | None = Field(None, ge=0, le=256, description="loader threads per GPU (default: number of CPUs, at most 4)")
     cache: str | None = Field(
-        None, description="folder for the decoded pictures, .cache beside the run folder where not told; none: read the files"
+        None,
+        description="directory for decoded images; none: no cache, read the files in each epoch"
+        " (default: .cache beside the run directory)",
     )
-    skip_bad: bool = Field(False, description="train without the files that can't be used")
-    max_restarts: int = Field(3, ge=0, description="restarts from the newest checkpoint when a process of several GPUs dies")
-    timeout: float = Field(1800, gt=0, le=86_400, description="seconds after which a process that hangs is an error")
+    skip_bad: bool = Field(False, description="skip files that can't be used")
+    max_restarts: int = Field(3, ge=0, description="maximum restarts from the newest checkpoint after a GPU process dies")
+    timeout: float = Field(1800, gt=0, le=86_400, description="seconds before a process that hangs is an error")
 
     @classmethod
     def settings_customise_sources(
@@ -123,7 +144,7 @@ class TrainConfig(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then environment; `load_config` puts the file's values below both."""
+        """Give flags precedence over the environment; `load_config` adds the file's values with the lowest precedence."""
         return init_settings, env_settings
 
     @field_validator("scale", "aspect")
@@ -140,159 +161,180 @@ class TrainConfig(BaseSettings):
         if self.checkpoint_activations and self.model not in (None, "r2unet"):
             raise ValueError(f"--checkpoint-activations: {self.model} has no recurrent steps; it is for r2unet")
         if self.checkpoint_activations and self.compile:
-            raise ValueError("--checkpoint-activations: torch can't compile it; leave out that or --compile")
+            raise ValueError("--checkpoint-activations: torch can't compile recomputed blocks; remove it or --compile")
+        if self.crop and self.augment == "classic":
+            raise ValueError("--crop: classic augmentation does not crop; omit it, or choose --augment street")
         if self.resize == "fit" and self.augment == "classic":
             raise ValueError("--resize fit: classic augmentation resizes every image to --size; choose --augment street")
         if self.loss == "dice" and self.class_weights != "none":
-            raise ValueError("--class-weights: Dice has none; leave it out, or say --loss ce+dice")
+            raise ValueError("--class-weights: the Dice loss has none; remove it, or use --loss ce+dice")
         return self
 
     @property
     def command(self) -> str:
-        """The command line that trains the same, but for the folders: nothing of it names this machine."""
-        words = ["python", "-m", "training", "train"]
+        """The command line that repeats this training; directories are shortened, so that it does not identify the host."""
+        arguments = ["python", "-m", "training", "train"]
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            if value == field.get_default() or name in FREE_AT_RESUME - {"epochs", "patience", "skip_bad"}:
+            if value == field.get_default() or name in RESUME_MUTABLE - {"epochs", "patience", "skip_bad"}:
                 continue
-            words.append(f"--{name.replace('_', '-')}")
+            arguments.append(f"--{name.replace('_', '-')}")
             if name == "data" and value != "synthetic":
                 value = Path(value).resolve().name
-            elif name == "init" and Path(value).exists():  # a run's folder, or the file in it, with the folder's own
+            elif name == "init" and Path(value).exists():  # A run directory, or a file in it.
                 parts = Path(value).resolve().parts
                 value = "/".join(parts[-4:] if parts[-2] == "checkpoints" else parts[-2:])
-            words += [] if value is True else map(str, value if isinstance(value, tuple) else (value,))
-        return shlex.join(words)
+            arguments += [] if value is True else map(str, value if isinstance(value, tuple) else (value,))
+        return shlex.join(arguments)
 
     @property
-    def run_folder(self) -> Path:
-        """Where the run lives."""
+    def run_dir(self) -> Path:
+        """The run directory."""
         return Path(self.run or f"runs/{self.model}")
 
     @property
-    def cache_folder(self) -> Path | None:
-        """Where decoded pictures are kept; None where the files are read every time."""
+    def cache_dir(self) -> Path | None:
+        """The directory of decoded images; None if the files are read in each epoch."""
         if self.cache == "none":
             return None
-        return Path(self.cache) if self.cache else self.run_folder.parent / ".cache"
+        return Path(self.cache) if self.cache else self.run_dir.parent / ".cache"
 
     @property
     def worker_count(self) -> int:
-        """Loader threads for each rank."""
-        return min(4, CORES) if self.workers is None else self.workers
+        """The number of loader threads per rank."""
+        return min(4, NUM_CPUS) if self.workers is None else self.workers
 
 
 def load_config(flags: dict[str, Any], file: Path | None = None) -> TrainConfig:
     """Build the configuration; precedence is flag, environment, file, default.
 
-    Raises InputError of one line that names the flag, the environment variable or the file's key.
+    Raises InputError with one line that names the flag, the environment variable or the file's key.
     """
     from_file = _read_file(file) if file else {}
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in TrainConfig.model_fields:
             close = did_you_mean(name, [PREFIX + key.upper() for key in TrainConfig.model_fields])
-            print(f"warning: {name}: no setting of that name{close}", file=sys.stderr)
+            print(f"warning: {name}: unknown setting{close}", file=sys.stderr)
     in_environment = {key for key in TrainConfig.model_fields if os.environ.get(PREFIX + key.upper())}
     try:
         return TrainConfig(**{**{k: v for k, v in from_file.items() if k not in in_environment}, **flags})
     except ValidationError as error:
         first = error.errors()[0]
-        if not first["loc"]:  # of several settings together: the message names them
-            raise InputError(first_fault(error)) from None
+        if not first["loc"]:  # An error in the combination of several settings; the message names them.
+            raise InputError(first_validation_error(error)) from None
         key = str(first["loc"][0])
         if key in flags:
-            where = "--" + key.replace("_", "-")
+            source = "--" + key.replace("_", "-")
         elif key in in_environment:
-            where = PREFIX + key.upper()
+            source = PREFIX + key.upper()
         else:
-            where = f"{file}: {key}"
+            source = f"{file}: {key}"
         given = "" if first["type"] in ("missing", "extra_forbidden", "value_error") else f" (got {first['input']!r})"
         message = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{where}: {message}{given}") from None
+        raise InputError(f"{source}: {message}{given}") from None
 
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
+        values = json.loads(path.read_text(encoding="utf-8-sig"))  # Some editors write a byte order mark.
     except OSError as error:
         raise InputError(f"--config: {path}: can't be read ({error.strerror})") from None
     except ValueError as error:
         raise InputError(f"--config: {path}: expected a JSON object of settings ({error})") from None
     if not isinstance(values, dict):
         raise InputError(f'--config: {path}: expected a JSON object of settings, such as {{"epochs": 50}}')
-    settings = {key.replace("-", "_"): value for key, value in values.items()}  # as the flags are spelt, or the variables
+    settings = {key.replace("-", "_"): value for key, value in values.items()}  # Keys may be spelled like the flags.
     for key in settings.keys() - TrainConfig.model_fields.keys():
         close = did_you_mean(key.replace("_", "-"), [name.replace("_", "-") for name in TrainConfig.model_fields])
-        raise InputError(f"{path}: {key}: no setting of that name{close}")
+        raise InputError(f"{path}: {key}: unknown setting{close}")
     return settings
 
 
-def settle(config: TrainConfig, flags: set[str]) -> TrainConfig:
-    """The configuration that the run goes by: where a run is resumed, its own `config.json` rules.
+def resolve_config(config: TrainConfig, flags: set[str]) -> TrainConfig:
+    """Return the configuration of the run; for a resumed run, that of its own `config.json`, updated.
 
-    Only `flags` can contradict it; what the environment or a file says for every run does not.
+    A setting of `flags` that contradicts a resumed run is an error. A setting of the environment or of a file, which may
+    apply to all runs, only prints a warning.
 
-    Raises InputError: nothing told what to train, a folder that holds a run, a setting that a resumed run can't change.
+    Raises InputError: no model or data specified, a directory that contains a run, a setting that a resumed run can't change.
     """
     if config.model is None and (config.run is None or not config.resume):
         raise InputError(f"--model: missing; known: {', '.join(MODELS)}")
-    saved_file = config.run_folder / "config.json"
-    begun = holds_run(config.run_folder)
+    saved_file = config.run_dir / "config.json"
+    has_checkpoint = holds_run(config.run_dir)
     if config.resume and saved_file.exists():
-        return _merge(config, flags, TrainConfig.model_construct(**_plain(saved_file)), begun)
-    if begun and config.resume:
-        raise InputError(f"{saved_file}: missing, and the folder holds a run; bring it back, or choose another --run")
-    require_new(config.run_folder)
+        return _merge(config, flags, TrainConfig.model_construct(**_read_saved_config(saved_file)), has_checkpoint)
+    if has_checkpoint and config.resume:
+        raise InputError(f"{saved_file}: missing from a run directory; restore it, or choose another directory with --run")
+    require_new(config.run_dir)
     if config.model is None:
-        raise InputError(f"--run: no run in {config.run_folder}; to begin one say --model ({', '.join(MODELS)}) and --data")
+        raise InputError(f"--run: no run in {config.run_dir}; to start one, specify --model ({', '.join(MODELS)}) and --data")
     if config.data is None:
-        raise InputError("--data: missing; a Cityscapes folder, a folder with classes.json, or `synthetic`")
+        raise InputError("--data: missing; expected a Cityscapes directory, a directory with classes.json, or `synthetic`")
     return config
 
 
-def holds_run(folder: Path) -> bool:
-    """Whether something was saved in a run folder."""
-    return any(folder.glob("*/*.safetensors"))
+def holds_run(directory: Path) -> bool:
+    """Return whether a run directory contains a checkpoint or a resume file."""
+    return any(directory.glob("*/*.safetensors"))
 
 
-def require_new(folder: Path) -> None:
-    """Raise InputError where a folder holds a run."""
-    if holds_run(folder):
-        raise InputError(f"{folder}: holds a run; go on with --resume, or choose another folder with --run")
+def require_new(directory: Path) -> None:
+    """Raise InputError if a directory already contains a run."""
+    if holds_run(directory):
+        raise InputError(f"{directory}: already contains a run; add --resume, or choose another directory with --run")
 
 
-def _plain(saved_file: Path) -> dict[str, Any]:
+def read_run_config(run_dir: Path) -> dict[str, Any]:
+    """Return a run directory's `config.json`, version 1 upgraded; empty if there is no such file. Raises InputError."""
+    path = run_dir / "config.json"
     try:
-        saved = json.loads(saved_file.read_text(encoding="utf-8"))["config"]
-        # what an older program did not save has its default, not what the environment says today
+        return upgrade_run_config(dict(json.loads(path.read_text(encoding="utf-8"))))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from None
+    except (ValueError, TypeError):
+        raise InputError(f"{path}: not the configuration of a run; choose another directory with --run") from None
+
+
+def _read_saved_config(saved_file: Path) -> dict[str, Any]:
+    try:
+        saved = read_run_config(saved_file.parent)["config"]
+        # A setting that an older version did not save gets its default, not today's environment variable.
         values = TrainConfig.model_validate({**{n: f.get_default() for n, f in TrainConfig.model_fields.items()}, **saved})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = first_fault(error) if isinstance(error, ValidationError) else str(error)
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        reason = first_validation_error(error) if isinstance(error, ValidationError) else str(error)
         raise InputError(f"{saved_file}: can't be read as a run's configuration ({reason})") from None
     return values.model_dump()
 
 
-def _merge(config: TrainConfig, flags: set[str], saved: TrainConfig, begun: bool) -> TrainConfig:
-    if not begun:  # no epoch was finished: nothing that a flag could contradict
+def _merge(config: TrainConfig, flags: set[str], saved: TrainConfig, has_checkpoint: bool) -> TrainConfig:
+    if not has_checkpoint:  # Nothing was trained yet that a flag could contradict.
         return _updated(saved, config, flags)
-    for key in sorted(flags - FREE_AT_RESUME - MOVABLE):
+    for key in sorted(flags - RESUME_MUTABLE - RESUME_MUTABLE_BY_FLAG):
         if getattr(config, key) != getattr(saved, key):
             raise InputError(
-                f"--{key.replace('_', '-')}: the run in {config.run_folder} has {getattr(saved, key)!r}, not"
-                f" {getattr(config, key)!r}; leave it out, or start another run with --run"
+                f"--{key.replace('_', '-')}: the run in {config.run_dir} has {getattr(saved, key)!r}, not"
+                f" {getattr(config, key)!r}; remove the flag, or start another run with --run"
             )
-    for key in sorted(config.model_fields_set - flags - FREE_AT_RESUME):
-        ours, theirs = getattr(saved, key), getattr(config, key)
-        if ours != theirs:
-            print(f"warning: {key.replace('_', '-')}: the run has {ours!r} and keeps it; the environment or --config says"
-                  f" {theirs!r}", file=sys.stderr)  # fmt: skip
-    return _updated(saved, config, config.model_fields_set & FREE_AT_RESUME | flags & MOVABLE)
+    for key in sorted(config.model_fields_set - flags - RESUME_MUTABLE):
+        saved_value, value = getattr(saved, key), getattr(config, key)
+        if saved_value != value:
+            print(
+                f"warning: {key.replace('_', '-')}: the run keeps {saved_value!r}; {value!r} of the environment or --config"
+                " is ignored",
+                file=sys.stderr,
+            )
+    return _updated(saved, config, config.model_fields_set & RESUME_MUTABLE | flags & RESUME_MUTABLE_BY_FLAG)
 
 
 def _updated(saved: TrainConfig, config: TrainConfig, keys: set[str]) -> TrainConfig:
-    """The saved configuration with some settings of the new one, in the folder where it was found: it may have moved."""
-    values = {**saved.model_dump(), **{key: getattr(config, key) for key in keys}, "run": str(config.run_folder)}
+    """Return the saved configuration with some settings of the new one and the run directory's current path."""
+    values = {**saved.model_dump(), **{key: getattr(config, key) for key in keys}, "run": str(config.run_dir)}
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
-        raise InputError(first_fault(error)) from None
+        raise InputError(first_validation_error(error)) from None

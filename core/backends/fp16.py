@@ -1,17 +1,20 @@
-"""Half precision: which layers of a network take it, and whether the mask stays what it is."""
+"""Half precision: the layers of a network that use it, and a test that it keeps the masks."""
 
 from __future__ import annotations
 
 import numpy as np
 from torch import nn
 
-from core.backends import Backend, Pictures
+from core.backends.base import Backend, ImageBatch
 from core.images.resize import Size
 
 
-def halve(network: nn.Module) -> None:
-    """Half precision for convolutions but the head, whose logits decide; what lies between takes it from them, with batch
-    norm's statistics and factors in fp32."""
+def convert_to_fp16(network: nn.Module) -> None:
+    """Convert all convolutions but the head to half precision, in place.
+
+    The head stays in fp32, because its logits decide the class. Batch norm keeps its statistics and factors in fp32;
+    the activations between convolutions have half precision.
+    """
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             if name == "head":
@@ -20,24 +23,33 @@ def halve(network: nn.Module) -> None:
                 module.half()
 
 
-def agreement(one: Backend, other: Backend, pictures: int = 4) -> float:
-    """The share of pixels to which two back ends give the same class, 0..1; 0 where a logit is not finite."""
-    batch = like_photographs(one.preprocess.size, pictures)
-    same = []
-    for a, b in zip(one.forward(batch), other.forward(batch), strict=True):
-        a, b = one.host(a), other.host(b)
-        same.append(np.mean(a.argmax(0) == b.argmax(0)) if np.isfinite(a).all() and np.isfinite(b).all() else 0)
-    return float(np.mean(same))
+def pixel_agreement(backend: Backend, reference: Backend, images: int = 4) -> float:
+    """Return the fraction of pixels, 0..1, to which two backends give the same class on noise images.
+
+    An image in which either has a logit that is not finite counts as 0.
+    """
+    batch = pink_noise_images(backend.preprocess.size, images)
+    agreements = []
+    for a, b in zip(backend.forward(batch), reference.forward(batch), strict=True):
+        a, b = backend.to_numpy(a), reference.to_numpy(b)
+        agreements.append(np.mean(a.argmax(0) == b.argmax(0)) if np.isfinite(a).all() and np.isfinite(b).all() else 0)
+    return float(np.mean(agreements))
 
 
-def like_photographs(size: Size, pictures: int) -> Pictures:
-    """Pictures (N, h, w, 3) of noise whose amplitude falls with the frequency as that of photographs does (Field 1987,
-    figure 8), the same ones at every call: half precision changed as many pixels of such as of real ones."""
+def pink_noise_images(size: Size, images: int) -> ImageBatch:
+    """Return images (N, h, w, 3) uint8 of noise with the spectrum of natural images, the same ones at every call.
+
+    The amplitude is inversely proportional to the frequency. Half precision changed as many pixels of such images as of
+    real ones.
+
+    Source: Field 1987, "Relations between the statistics of natural images and the response properties of cortical
+    cells", figure 8.
+    """
     rng = np.random.default_rng(0)
     frequency = np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1]))
-    frequency[0, 0] = np.inf  # no mean
-    grey = np.fft.rfft2(rng.standard_normal((pictures, 1, *size)))
-    colour = np.fft.rfft2(rng.standard_normal((pictures, 3, *size)))
-    values = np.fft.irfft2((grey + 0.3 * colour) / frequency, size)
+    frequency[0, 0] = np.inf  # The mean is set below.
+    gray = np.fft.rfft2(rng.standard_normal((images, 1, *size)))
+    color = np.fft.rfft2(rng.standard_normal((images, 3, *size)))
+    values = np.fft.irfft2((gray + 0.3 * color) / frequency, size)
     values *= 60 / np.maximum(values.std((2, 3), keepdims=True), 1e-9)
     return np.ascontiguousarray((values + 110).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1))

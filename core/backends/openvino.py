@@ -1,4 +1,4 @@
-"""The OpenVINO back end: exported networks on a CPU, in fp32 or int8, without torch."""
+"""The OpenVINO backend: exported models on a CPU, in fp32 or int8, without torch."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 import numpy.typing as npt
 import openvino
 
-from core.backends import Backend, Pictures
-from core.checkpoints.exported import NETWORK, WEIGHTS, Artefact
+from core.backends.base import OPENVINO, Backend, ImageBatch
+from core.checkpoints.exported import BIN_FILE, XML_FILE, ExportedModel
 from core.errors import CheckpointError, InputError
 from core.images.resize import Preprocess
-from core.runtime.cpu import CPU_THREADS
+from core.runtime.cpu import INFERENCE_THREADS
 
 OPTIONS = {
     "PERFORMANCE_HINT": "LATENCY",
-    "INFERENCE_NUM_THREADS": CPU_THREADS,
-    # what is not int8 runs in fp32: on CPUs with bf16 units the default would round masks
+    "INFERENCE_NUM_THREADS": INFERENCE_THREADS,
+    # What is not int8 runs in fp32: on CPUs with bf16 units the default would round logits and change masks.
     "INFERENCE_PRECISION_HINT": "f32",
 }
 
 
 class OpenVinoBackend(Backend):
-    """Runs a compiled network, each picture alone, normalised as in training."""
+    """Runs an OpenVINO network, each image alone."""
 
     device = "cpu"
 
@@ -34,37 +34,38 @@ class OpenVinoBackend(Backend):
         self.name, self.digest, self.preprocess = name, digest, preprocess
         compiled = isinstance(network, openvino.CompiledModel)
         self._compiled = network if compiled else _core().compile_model(network, "CPU", OPTIONS)
-        self._own = threading.local()  # a request holds the buffers of one run
+        self._thread_local = threading.local()  # An infer request owns the buffers of one run: one request per thread.
 
     @classmethod
-    def load(cls, artefact: Artefact, preprocess: Preprocess, device: str = "auto") -> OpenVinoBackend:
-        """Open an artefact. Raises CheckpointError, and InputError for another device than the CPU."""
-        precision = artefact.card.precision
+    def load(cls, exported: ExportedModel, preprocess: Preprocess, device: str = "auto") -> OpenVinoBackend:
+        """Load an exported model. Raises CheckpointError, and InputError for a device other than the CPU."""
+        name = OPENVINO + exported.manifest.precision
         if device not in ("auto", "cpu"):
-            raise InputError(
-                f"openvino-{precision} runs on a CPU, not on {device!r}; expected cpu or auto, or the torch back end"
-            )
+            raise InputError(f"{name} runs on a CPU, not on {device!r}; expected device cpu or auto, or backend torch")
         try:
-            network = _core().read_model(artefact.files[NETWORK], artefact.files[WEIGHTS])
-            return cls(network, preprocess, f"openvino-{precision}", artefact.digest)
+            network = _core().read_model(exported.files[XML_FILE], exported.files[BIN_FILE])
+            return cls(network, preprocess, name, exported.digest)
         except RuntimeError as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            raise CheckpointError(f"{artefact.folder}: OpenVINO {openvino.__version__} can't run it ({reason})") from None
+            raise CheckpointError(
+                f"{exported.directory}: OpenVINO {openvino.__version__} can't run it ({reason}); export it again"
+            ) from None
 
-    def forward(self, batch: Pictures) -> list[npt.NDArray[np.float32]]:
-        """Pictures (N, h, w, 3) uint8 RGB, any h and w, to the logits (K, h, w) float32 of each."""
+    def forward(self, batch: ImageBatch) -> list[npt.NDArray[np.float32]]:
+        """Return the logits (K, h, w) float32 of each image of a batch (N, h, w, 3) uint8 RGB of any h and w."""
         height, width = batch.shape[1:3]
-        below, right = -height % self.preprocess.stride, -width % self.preprocess.stride
-        if below or right:  # as the networks do in training
-            batch = np.pad(batch, ((0, 0), (0, below), (0, right), (0, 0)), "edge")
-        request, inputs = self._request(), map(self.preprocess.normalise, batch)
-        logits = [request.infer([x[None]], share_inputs=True)[0] for x in inputs]  # copied out: the next run writes there
-        return [each[0, :, :height, :width] for each in logits]
+        bottom, right = -height % self.preprocess.stride, -width % self.preprocess.stride
+        if bottom or right:  # Repeat the last row and column up to a multiple of the stride, as the networks do in training.
+            batch = np.pad(batch, ((0, 0), (0, bottom), (0, right), (0, 0)), "edge")
+        request, inputs = self._request(), map(self.preprocess.normalize, batch)
+        # `infer` copies the outputs, so the next run does not overwrite them.
+        outputs = [request.infer([x[None]], share_inputs=True)[0] for x in inputs]
+        return [logits[0, :, :height, :width] for logits in outputs]
 
     def _request(self) -> openvino.InferRequest:
-        if not hasattr(self._own, "request"):
-            self._own.request = self._compiled.create_infer_request()
-        request: openvino.InferRequest = self._own.request
+        if not hasattr(self._thread_local, "request"):
+            self._thread_local.request = self._compiled.create_infer_request()
+        request: openvino.InferRequest = self._thread_local.request
         return request
 
 

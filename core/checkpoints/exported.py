@@ -1,4 +1,4 @@
-"""Artefact: a checkpoint's network for another back end, in a folder beside it, with a card that tells what it is made of."""
+"""Exported model: the network of a checkpoint for OpenVINO, in a directory beside the checkpoint, with a manifest."""
 
 from __future__ import annotations
 
@@ -13,117 +13,146 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core import __version__
 from core.checkpoints import safetensors_io
-from core.errors import CheckpointError, first_fault
-from core.runtime.files import make_folder, sync_folder, temporary_beside, write_atomically
+from core.checkpoints.legacy import upgrade_export
+from core.errors import CheckpointError, first_validation_error
+from core.runtime.atomic import fsync_dir, makedirs_durable, temp_path_for, write_atomically
 
-SCHEMA: Literal[1] = 1
+SCHEMA: Literal[2] = 2
 Precision = Literal["int8", "fp32"]
-PRECISIONS: tuple[Precision, ...] = ("int8", "fp32")  # the first that is there is taken
-CARD, NETWORK, WEIGHTS = "card.json", "model.xml", "model.bin"
+PRECISIONS: tuple[Precision, ...] = ("int8", "fp32")  # in the order of preference
+MANIFEST_FILE, XML_FILE, BIN_FILE = "manifest.json", "model.xml", "model.bin"
+LEGACY_MANIFEST_FILE = "card.json"  # of schema version 1
 
 
-class ArtefactCard(BaseModel):
-    """What an artefact says of itself, beside its digest; scores are 0..1."""
+class ExportManifest(BaseModel):
+    """The manifest of an exported model, without its digest.
+
+    Attributes:
+        schema_version: Version of this schema; version 1 is upgraded on reading.
+        precision: Precision of the weights and the arithmetic.
+        checkpoint_digest: Digest of the checkpoint that was exported.
+        files: SHA-256 of each file, by name.
+        calibration: Description of the images that the int8 ranges were measured on.
+        scores: Headline scores, 0..1, on the data that `scored_on` describes.
+        checkpoint_scores: The same scores of the checkpoint in fp32.
+        pixel_agreement: Fraction of pixels, 0..1, to which both give the same class.
+        scored_on: Description of the data that was evaluated.
+        fp32_layers: Names of the layers that stayed in fp32.
+        package_versions: Versions of the packages that made it, by name.
+        code_version: Version of this project that wrote it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = SCHEMA
+    schema_version: Literal[2] = SCHEMA
     precision: Precision
-    source: str  # the digest of the checkpoint
-    files: dict[str, str]  # SHA-256 of each
-    calibration: str | None = None  # the data that the ranges of int8 were measured on
+    checkpoint_digest: str
+    files: dict[str, str]
+    calibration: str | None = None
     scores: dict[str, float | None] = {}
-    source_scores: dict[str, float | None] = {}  # of the checkpoint in fp32, on the same data
-    same_pixels: float | None = None  # the share of them to which both give the same class
+    checkpoint_scores: dict[str, float | None] = {}
+    pixel_agreement: float | None = None
     scored_on: str | None = None
-    kept: tuple[str, ...] = ()  # layers that stayed in fp32
-    made_with: dict[str, str] = {}  # package: version
+    fp32_layers: tuple[str, ...] = ()
+    package_versions: dict[str, str] = {}
     code_version: str = __version__
 
 
 @dataclass(frozen=True)
-class Artefact:
-    """An artefact in memory; the digest is over its card, and so over its files."""
+class ExportedModel:
+    """An exported model in memory. The digest covers the manifest, and with it the files, whose hashes are listed there."""
 
-    folder: Path
-    card: ArtefactCard
+    directory: Path
+    manifest: ExportManifest
     digest: str
     files: dict[str, bytes]
 
 
-def beside(checkpoint: Path, precision: str) -> Path:
-    """The folder of a checkpoint's artefact: NAME.safetensors has NAME.int8."""
+def export_dir(checkpoint: Path, precision: str) -> Path:
+    """Return the directory of a checkpoint's exported model: NAME.int8 for NAME.safetensors."""
     return checkpoint.with_name(f"{checkpoint.stem}.{precision}")
 
 
-def files_beside(checkpoint: Path) -> list[Path]:
-    """The files of all artefacts that a checkpoint may have, whether they are there or not."""
-    return [beside(checkpoint, precision) / name for precision in PRECISIONS for name in (CARD, NETWORK, WEIGHTS)]
+def export_files(checkpoint: Path) -> list[Path]:
+    """Return the paths of the files of all exported models that a checkpoint can have, whether they exist or not."""
+    return [
+        export_dir(checkpoint, precision) / name
+        for precision in PRECISIONS
+        for name in (MANIFEST_FILE, LEGACY_MANIFEST_FILE, XML_FILE, BIN_FILE)
+    ]
 
 
-def write_artefact(folder: Path, card: ArtefactCard, files: dict[str, bytes]) -> str:
-    """Write the folder whole, in place of one that stands there, and return its digest."""
+def write_exported_model(directory: Path, manifest: ExportManifest, files: dict[str, bytes]) -> str:
+    """Write an exported model as a whole, replacing an existing one, and return its digest."""
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    document = card.model_copy(update={"files": hashes}).model_dump(mode="json")
-    own = safetensors_io.digest(document, {})
-    new, old = temporary_beside(folder), temporary_beside(folder)
-    make_folder(new)
+    document = manifest.model_copy(update={"files": hashes}).model_dump(mode="json")
+    digest = safetensors_io.digest(document, {})
+    new, old = temp_path_for(directory), temp_path_for(directory)
+    makedirs_durable(new)
     try:
-        for name, data in {**files, CARD: _written(document, own)}.items():
+        for name, data in {**files, MANIFEST_FILE: _serialize(document, digest)}.items():
             write_atomically(new / name, [data])
-        if folder.exists():
-            folder.rename(old)
+        if directory.exists():
+            directory.rename(old)
         try:
-            new.rename(folder)
+            new.rename(directory)
         except OSError:
             if old.exists():
-                old.rename(folder)
+                old.rename(directory)
             raise
-        sync_folder(folder.parent)
+        fsync_dir(directory.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-    return own
+    return digest
 
 
-def read_artefact(folder: Path, source: str) -> Artefact:
-    """Read and check an artefact of the checkpoint with the digest `source`. Raises CheckpointError."""
-    if not folder.is_dir():
-        made = "--int8 --data DIR" if folder.suffix == ".int8" else "--fp32"
-        raise CheckpointError(f"{folder}: no such artefact; make it: python -m training export CHECKPOINT {made}")
-    card, own = _read_card(folder)
-    if folder.suffix != f".{card.precision}":
-        raise CheckpointError(f"{folder}: its card says {card.precision}; the folder's name has to end with .{card.precision}")
-    if card.source != source:
+def read_exported_model(directory: Path, checkpoint_digest: str) -> ExportedModel:
+    """Read and verify an exported model of the checkpoint with this digest. Raises CheckpointError."""
+    if not directory.is_dir():
+        flags = "--int8 --data DIR" if directory.suffix == ".int8" else "--fp32"
+        raise CheckpointError(f"{directory}: no such exported model; run python -m training export CHECKPOINT {flags}")
+    manifest, digest = _read_manifest(directory)
+    if directory.suffix != f".{manifest.precision}":
         raise CheckpointError(
-            f"{folder}: made from another checkpoint ({card.source[:16]}) than the one beside it ({source[:16]});"
-            " export it again"
+            f"{directory}: the manifest is that of an {manifest.precision} model, whose directory must end with"
+            f" .{manifest.precision}; rename it or export the model again"
         )
-    files = {name: safetensors_io.read_bytes(folder / name) for name in (NETWORK, WEIGHTS)}
+    if manifest.checkpoint_digest != checkpoint_digest:
+        raise CheckpointError(
+            f"{directory}: made from another checkpoint ({manifest.checkpoint_digest[:16]}) than the one beside it"
+            f" ({checkpoint_digest[:16]}); export it again"
+        )
+    files = {name: safetensors_io.read_bytes(directory / name) for name in (XML_FILE, BIN_FILE)}
     for name, data in files.items():
-        if hashlib.sha256(data).hexdigest() != card.files.get(name):
-            raise CheckpointError(f"{folder / name}: damaged: it does not match its card; copy it again, or export it again")
-    return Artefact(folder, card, own, files)
+        if hashlib.sha256(data).hexdigest() != manifest.files.get(name):
+            raise CheckpointError(
+                f"{directory / name}: damaged, it does not match its hash in the manifest; copy it again, or export it again"
+            )
+    return ExportedModel(directory, manifest, digest, files)
 
 
-def _written(document: dict[str, Any], digest: str) -> bytes:
+def _serialize(document: dict[str, Any], digest: str) -> bytes:
     return (json.dumps({**document, "digest": digest}, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _read_card(folder: Path) -> tuple[ArtefactCard, str]:
-    path = folder / CARD
+def _read_manifest(directory: Path) -> tuple[ExportManifest, str]:
+    """Return the manifest, upgraded to the current schema, and the digest of the document in the file."""
+    path = directory / MANIFEST_FILE
+    if not path.exists() and (directory / LEGACY_MANIFEST_FILE).exists():
+        path = directory / LEGACY_MANIFEST_FILE
     try:
         data = safetensors_io.read_bytes(path)
         document: dict[str, Any] = dict(json.loads(data))
-        own = document.pop("digest", None)
-        card = ArtefactCard.model_validate(document)
+        digest = document.pop("digest", None)
+        manifest = ExportManifest.model_validate(upgrade_export(document))
     except ValidationError as error:
-        raise CheckpointError(f"{path}: not the card of an artefact ({first_fault(error)})") from None
+        raise CheckpointError(f"{path}: not the manifest of an exported model ({first_validation_error(error)})") from None
     except CheckpointError:
         raise
     except (ValueError, TypeError, RecursionError):
-        raise CheckpointError(f"{path}: not the card of an artefact: no JSON object") from None
-    # 1e-05 and 1E-05 are one number and one digest: a card is taken only as it was written
-    if own != safetensors_io.digest(document, {}) or data != _written(document, own):
-        raise CheckpointError(f"{path}: damaged: it does not match its digest; copy it again, or export it again")
-    return card, own
+        raise CheckpointError(f"{path}: not the manifest of an exported model; expected a JSON object") from None
+    # The bytes are compared as well, because 1e-05 and 1E-05 are the same number with the same digest.
+    if digest != safetensors_io.digest(document, {}) or data != _serialize(document, digest):
+        raise CheckpointError(f"{path}: damaged, it does not match its digest; copy it again, or export it again")
+    return manifest, digest

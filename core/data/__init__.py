@@ -1,1 +1,1 @@
-"""Label spaces and data sets on disk. No training-time caching or augmentation."""
+"""Label spaces and datasets on disk. Training-time caching and augmentation belong to `training.data`."""

@@ -1,4 +1,4 @@
-"""Data sets on disk, Cityscapes layout and plain folders: sequences of (photograph, train ids), paired and checked."""
+"""Datasets on disk, in the Cityscapes layout or a plain one: sequences of paired and validated (image, train ids)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from core.data.labels import CITYSCAPES, VOID, LabelSpace, read_classes
+from core.data.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace, read_classes
 from core.errors import InputError
-from core.images.decode import PHOTO_SUFFIXES, RGB, read_label, read_photo
-from core.runtime.cpu import CORES
-from core.runtime.files import files_below
+from core.images.decode import IMAGE_SUFFIXES, RGB, read_image, read_label
+from core.runtime.cpu import NUM_CPUS
+from core.runtime.files import list_files
 from core.runtime.threads import prefetch
 
-Sample = tuple[RGB, npt.NDArray[np.uint8]]  # (H, W, 3) uint8 RGB and (H, W) uint8 train ids, 255 void
+Sample = tuple[RGB, npt.NDArray[np.uint8]]  # image (H, W, 3) uint8 RGB, and train ids (H, W) uint8 with IGNORE_INDEX for void
 
 LAYOUTS = (
     "expected DIR/leftImg8bit/SPLIT/CITY/*_leftImg8bit.png with DIR/gtFine/SPLIT/CITY/*_gtFine_labelIds.png (Cityscapes),"
@@ -28,16 +28,16 @@ LAYOUTS = (
 
 
 class Dataset(Protocol):
-    """What training and evaluation need of a data set; the order of its samples never changes."""
+    """The interface that training and evaluation require of a dataset; the order of its samples never changes."""
 
     @property
     def name(self) -> str:
-        """The data set's name, for reports."""
+        """Name of the dataset, for reports."""
         ...
 
     @property
     def split(self) -> str:
-        """The split's name."""
+        """Name of the split."""
         ...
 
     @property
@@ -49,32 +49,36 @@ class Dataset(Protocol):
 
     def __getitem__(self, index: int) -> Sample: ...
 
-    def where(self, index: int) -> str:
-        """What to call a sample in a message: its photograph's path."""
+    def sample_name(self, index: int) -> str:
+        """Return the name of a sample for messages: the path of its image."""
         ...
 
 
 @dataclass(frozen=True)
-class FolderDataset:
-    """Pairs of files; photographs and labels are read when asked for."""
+class DirectoryDataset:
+    """A split of a dataset on disk: pairs of image and label files, which are decoded at each access."""
 
     name: str
     split: str
     labels: LabelSpace
-    pairs: Sequence[tuple[Path, Path]]
+    pairs: Sequence[tuple[Path, Path]]  # (image, label)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
-        return read_photo(self.pairs[index][0]), self.read_labels(index)
+        return read_image(self.pairs[index][0]), self.read_labels(index)
 
-    def where(self, index: int) -> str:
-        """The photograph's path."""
+    def sample_name(self, index: int) -> str:
+        """Return the path of the image."""
         return str(self.pairs[index][0])
 
     def read_labels(self, index: int) -> npt.NDArray[np.uint8]:
-        """(H, W) train ids. Raises InputError naming the file and what is wrong with its values."""
+        """Read the train ids (H, W) uint8 of a sample.
+
+        Raises:
+            InputError: The file is unreadable or has values outside the label space; the message starts with the path.
+        """
         path = self.pairs[index][1]
         values = read_label(path)
         try:
@@ -83,125 +87,155 @@ class FolderDataset:
             raise InputError(f"{path}: {error}") from None
 
 
-def open_dataset(root: Path | str, split: str) -> FolderDataset:
-    """Open a split of a data set in one of the two layouts and pair its files.
+def open_dataset(root: Path | str, split: str) -> DirectoryDataset:
+    """Open a split of a dataset in one of the two LAYOUTS.
 
-    Raises InputError: no such folder or split, a photograph without a label, a label without a photograph.
+    Raises:
+        InputError: There is no such directory or split, or some images and labels are not paired; the message lists
+            all of these.
     """
-    dataset, alone = find_samples(root, split)
-    if alone:
-        raise InputError(listing(f"{root}: every photograph needs its label, and every label its photograph", alone))
+    dataset, pairing_errors = find_samples(root, split)
+    if pairing_errors:
+        raise InputError(format_problems(f"{root}: every image needs a label, and every label an image", pairing_errors))
     return dataset
 
 
-def find_samples(root: Path | str, split: str) -> tuple[FolderDataset, list[str]]:
-    """A split's pairs of files, and what is wrong with the files that are not one of a pair.
+def find_samples(root: Path | str, split: str) -> tuple[DirectoryDataset, list[str]]:
+    """Return a split's paired files as a dataset, and a description of each file that is not part of a pair.
 
-    Raises InputError where there is no such folder or split, or no photograph in it.
+    Raises:
+        InputError: There is no such directory or split, or the split has no images or no labels at all.
     """
     root = Path(root)
-    known = list_splits(root)
-    if split not in known:
-        raise InputError(f"{root}: no split {split!r}; found: {', '.join(known) or 'none'}")
+    splits = list_splits(root)
+    if split not in splits:
+        raise InputError(f"{root}: no split {split!r}; found: {', '.join(splits) or 'none'}")
     if (root / "leftImg8bit").is_dir():
-        labels = CITYSCAPES
-        photos, doubles = _by_key(root / "leftImg8bit" / split, "_leftImg8bit", PHOTO_SUFFIXES)
-        targets, others = _by_key(root / "gtFine" / split, "_gtFine_labelIds", (".png",))
+        classes, label_dir = CITYSCAPES, root / "gtFine" / split
+        images, image_problems = _index_by_stem(root / "leftImg8bit" / split, "_leftImg8bit", IMAGE_SUFFIXES)
+        labels, label_problems = _index_by_stem(label_dir, "_gtFine_labelIds", (".png",))
     else:
-        labels = read_classes(root / "classes.json")
-        photos, doubles = _by_key(root / "images" / split, "", PHOTO_SUFFIXES)
-        targets, others = _by_key(root / "labels" / split, "", (".png",))
-    if photos and not targets:
-        where = root / ("gtFine" if labels is CITYSCAPES else "labels") / split
-        raise InputError(f"{root}: {len(photos)} photographs and no labels: there are none in {where}; {LAYOUTS}")
-    if not photos:
-        raise InputError(f"{root}: the split {split!r} holds no photographs; {LAYOUTS}")
-    alone = [f"{photos[key]} has no label" for key in sorted(photos.keys() - targets.keys())]
-    alone += [f"{targets[key]} has no photograph" for key in sorted(targets.keys() - photos.keys())]
-    pairs = [(photos[key], targets[key]) for key in sorted(photos.keys() & targets.keys())]
-    return FolderDataset(root.resolve().name, split, labels, pairs), [*doubles, *others, *alone]
+        classes, label_dir = read_classes(root / "classes.json"), root / "labels" / split
+        images, image_problems = _index_by_stem(root / "images" / split, "", IMAGE_SUFFIXES)
+        labels, label_problems = _index_by_stem(label_dir, "", (".png",))
+    if images and not labels:
+        raise InputError(f"{root}: the split {split!r} has {len(images)} images but no labels in {label_dir}; {LAYOUTS}")
+    if not images:
+        raise InputError(f"{root}: the split {split!r} has no images; {LAYOUTS}")
+    pairing_errors = [f"{images[key]} has no label" for key in sorted(images.keys() - labels.keys())]
+    pairing_errors += [f"{labels[key]} has no image" for key in sorted(labels.keys() - images.keys())]
+    pairs = [(images[key], labels[key]) for key in sorted(images.keys() & labels.keys())]
+    dataset = DirectoryDataset(root.resolve().name, split, classes, pairs)
+    return dataset, [*image_problems, *label_problems, *pairing_errors]
 
 
 def list_splits(root: Path) -> list[str]:
-    """Names of the splits of a data set. Raises InputError where the folder is not one."""
-    if not root.is_dir():
-        raise InputError(f"{root}: no such data folder; {LAYOUTS}")
-    photos = next((root / kind for kind in ("leftImg8bit", "images") if (root / kind).is_dir()), None)
-    if photos is None:
-        raise InputError(f"{root}: not a data set; {LAYOUTS}")
-    try:
-        return sorted(folder.name for folder in photos.iterdir() if folder.is_dir())
-    except OSError as error:
-        raise InputError(f"{photos}: can't be read ({error.strerror})") from None
+    """Return the names of the splits of a dataset, sorted.
 
-
-def _by_key(folder: Path, ending: str, suffixes: tuple[str, ...]) -> tuple[dict[str, Path], list[str]]:
-    """Files below `folder` whose stem ends with `ending`, by their relative path without ending and suffix; and what
-    is wrong with the others."""
-    found: dict[str, Path] = {}
-    doubles = []
-    for path in files_below(folder):
-        if path.suffix.lower() in suffixes and path.stem.endswith(ending):
-            key = path.relative_to(folder).with_suffix("").as_posix().removesuffix(ending)
-            if not _is_text(key):
-                doubles.append(f"{folder}/{os.fsencode(key)!r}: its name is no UTF-8; rename it")
-                continue
-            if key in found:
-                doubles.append(f"{path}: a second file for the same sample beside {found[key]}; keep one of them")
-            found.setdefault(key, path)
-    return found, doubles
-
-
-def _is_text(name: str) -> bool:
-    """Whether a name can be written into a report: one of another encoding than the system's can't."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)
-
-
-def check_dataset(dataset: FolderDataset) -> None:
-    """Decode every sample once, so that a broken one is told before the work.
-
-    Raises InputError that lists what `read_sample` tells of them.
+    Raises:
+        InputError: `root` does not exist, is not a dataset, or can't be read.
     """
-    with ThreadPoolExecutor(CORES) as pool:
-        samples = prefetch(pool, lambda index: read_sample(dataset, index, void=True), range(len(dataset)), ahead=8)
-        problems = [sample for sample in samples if isinstance(sample, str)]
-    if problems:
-        raise InputError(listing(f"{len(problems)} of the {len(dataset)} samples of {dataset.split} can't be used", problems))
-
-
-def read_sample(dataset: Dataset, index: int, void: bool = False) -> Sample | str:
-    """A sample, or what makes it useless: unreadable, values outside the label space, another size, and nothing but `void`,
-    unless that is allowed: there is nothing to learn from it, but scores can pass it over."""
+    if not root.is_dir():
+        raise InputError(f"{root}: no such data directory; {LAYOUTS}")
+    images = next((root / name for name in ("leftImg8bit", "images") if (root / name).is_dir()), None)
+    if images is None:
+        raise InputError(f"{root}: not a dataset; {LAYOUTS}")
     try:
-        rgb, labels = dataset[index]
+        return sorted(path.name for path in images.iterdir() if path.is_dir())
+    except OSError as error:
+        raise InputError(f"{images}: can't be read ({error.strerror})") from None
+
+
+def _index_by_stem(directory: Path, ending: str, suffixes: tuple[str, ...]) -> tuple[dict[str, Path], list[str]]:
+    """Map sample keys to the files below `directory` whose stem ends with `ending`, and describe the unusable files.
+
+    The key is the relative path without `ending` and suffix, so that an image and its label have the same key.
+    """
+    files: dict[str, Path] = {}
+    problems = []
+    for path in list_files(directory):
+        if path.suffix.lower() in suffixes and path.stem.endswith(ending):
+            key = path.relative_to(directory).with_suffix("").as_posix().removesuffix(ending)
+            if not _is_unicode(key):
+                problems.append(f"{directory}/{os.fsencode(key)!r}: the file name is not valid UTF-8; rename the file")
+                continue
+            if key in files:
+                problems.append(f"{path}: duplicates the sample of {files[key]}; keep one of the two files")
+            files.setdefault(key, path)
+    return files, problems
+
+
+def _is_unicode(name: str) -> bool:
+    """Return whether a file name can be written to a report: names in another encoding decode to lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def check_dataset(dataset: DirectoryDataset) -> None:
+    """Decode every sample once, so that unusable ones are reported before the work starts.
+
+    Samples whose label is entirely void are valid here: scores can skip them.
+
+    Raises:
+        InputError: Some samples are unusable; the message lists the reason for each.
+    """
+    with ThreadPoolExecutor(NUM_CPUS) as pool:
+        results = prefetch(pool, lambda i: sample_problem(dataset, i, allow_all_void=True), range(len(dataset)), max_pending=8)
+        problems = [problem for problem in results if problem is not None]
+    if problems:
+        raise InputError(
+            format_problems(f"{len(problems)} of the {len(dataset)} samples of {dataset.split} can't be used", problems)
+        )
+
+
+def sample_problem(dataset: Dataset, index: int, allow_all_void: bool = False) -> str | None:
+    """Return why a sample can't be used (the message of the error that `read_sample` raises), or None if it can."""
+    try:
+        read_sample(dataset, index, allow_all_void)
     except InputError as error:
         return str(error)
+    return None
+
+
+def read_sample(dataset: Dataset, index: int, allow_all_void: bool = False) -> Sample:
+    """Read and validate a sample.
+
+    Args:
+        allow_all_void: Accept a label that is entirely void: it is useless for training, but scores can skip it.
+
+    Raises:
+        InputError: A file is unreadable, the label has values outside the label space or another size than the image,
+            or every pixel of it is void.
+    """
+    rgb, labels = dataset[index]
     if labels.shape != rgb.shape[:2]:
-        sizes = f"{labels.shape[1]}x{labels.shape[0]}, its photograph {rgb.shape[1]}x{rgb.shape[0]}"
-        turned = "; where its EXIF orientation turns it, the label has to be turned, too" * (labels.shape == rgb.shape[1::-1])
-        return f"{dataset.where(index)}: its label is {sizes}{turned}"
-    if not void and (labels == VOID).all():
-        return f"{dataset.where(index)}: every pixel of its label is void"
+        sizes = f"{labels.shape[1]}x{labels.shape[0]}, its image {rgb.shape[1]}x{rgb.shape[0]}"
+        hint = "; if the EXIF orientation rotates the image, rotate the label too" * (labels.shape == rgb.shape[1::-1])
+        raise InputError(f"{dataset.sample_name(index)}: its label is {sizes}{hint}")
+    if not allow_all_void and (labels == IGNORE_INDEX).all():
+        raise InputError(f"{dataset.sample_name(index)}: every pixel of its label is void")
     return rgb, labels
 
 
-def listing(what: str, problems: list[str]) -> str:
-    """One line that tells what is wrong and lists all problems."""
-    return f"{what}: {'; '.join(problems)}"
+def format_problems(summary: str, problems: list[str]) -> str:
+    """Return one line: the summary, then all problems."""
+    return f"{summary}: {'; '.join(problems)}"
 
 
-def drives(dataset: Dataset) -> list[str]:
-    """The drive or city of each sample: the folder of its photograph. Frames of one drive are not independent."""
-    return [str(Path(dataset.where(index)).parent) for index in range(len(dataset))]
+def sequence_ids(dataset: Dataset) -> list[str]:
+    """Return the drive or city of each sample, which is the directory of its image.
+
+    Frames of one drive are not independent, so confidence intervals resample whole drives.
+    """
+    return [str(Path(dataset.sample_name(index)).parent) for index in range(len(dataset))]
 
 
-def described(dataset: Dataset) -> str:
-    """What a card says of the data that its scores are of."""
+def describe_dataset(dataset: Dataset) -> str:
+    """Return the description of a dataset in the metadata of scores: name, split and number of images."""
     return f"{dataset.name} {dataset.split}, {len(dataset)} images"
 
 
-def batches(count: int, size: int, rank: int = 0, ranks: int = 1) -> Iterator[list[int]]:
-    """Indices of a rank's share of `count` samples in batches of `size`; nothing is dropped, nothing stands twice."""
-    mine = list(range(rank, count, ranks))
-    for start in range(0, len(mine), size):
-        yield mine[start : start + size]
+def shard_batches(num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[list[int]]:
+    """Yield the sample indices of a rank's shard in batches; over all ranks, each index occurs exactly once."""
+    shard = list(range(rank, num_samples, world_size))
+    for start in range(0, len(shard), batch_size):
+        yield shard[start : start + batch_size]

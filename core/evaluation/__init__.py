@@ -1,1 +1,1 @@
-"""Metrics, confidence intervals and the evaluation report. No input or output of files."""
+"""Metrics, confidence intervals, the evaluation of a dataset and its report. No files are read or written."""

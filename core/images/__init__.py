@@ -1,1 +1,1 @@
-"""Encoded images to pixels and back: decoding, sanitizing, resizing, encoding. No inference."""
+"""Conversion between encoded images and pixels: decode, sanitize, resize and encode. Nothing here runs a model."""

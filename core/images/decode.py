@@ -1,4 +1,4 @@
-"""Decoding photographs and label files, with one clean error for everything that can be wrong with them."""
+"""Decoding of images and label files, with one error type for everything that can be wrong with them."""
 
 from __future__ import annotations
 
@@ -13,129 +13,145 @@ import numpy.typing as npt
 from PIL import Image
 
 from core.errors import ImageError, InputError
-from core.images.sanitize import JPEG, jpeg_size, pixels_only
+from core.images.sanitize import JPEG_SIGNATURE, PNG_SIGNATURE, jpeg_size, strip_ancillary_chunks
 
-RGB = npt.NDArray[np.uint8]  # (H, W, 3), red first, 0..255
+RGB = npt.NDArray[np.uint8]  # (H, W, 3), channels in RGB order, values 0..255
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 16_384
-GREY = 0  # the kind of colours in a PNG's header
-PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+PNG_GRAYSCALE = 0  # color type in a PNG header
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+OTHER_FORMATS = (
+    (b"GIF8", "a GIF"),
+    (b"II*\0", "a TIFF"),
+    (b"MM\0*", "a TIFF"),
+    (b"BM", "a BMP"),
+    (b"%PDF", "a PDF"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\0\0\0\x0cjP", "a JPEG 2000"),
+)
 
-# it would log a line for each damaged picture
+# OpenCV would log a line for each damaged image.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def is_photo(head: bytes) -> bool:
-    """Whether the first 12 bytes are the signature of a JPEG, a PNG or a WebP."""
-    return (
-        head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-    )  # fmt: skip
+def has_image_signature(head: bytes) -> bool:
+    """Return whether the first 12 bytes of a file are the signature of a JPEG, a PNG or a WebP."""
+    return head.startswith((b"\xff\xd8\xff", PNG_SIGNATURE)) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
-def decode_photo(
-    data: bytes, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SIDE, weigh: Callable[[int], None] = lambda _: None
+def decode_image(
+    data: bytes, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SIDE, on_size: Callable[[int], None] = lambda _: None
 ) -> RGB:
-    """Decode a JPEG, PNG or WebP to (H, W, 3) uint8 RGB, upright by its EXIF orientation.
+    """Decode a JPEG, PNG or WebP to (H, W, 3) uint8 RGB, rotated upright by its EXIF orientation.
 
-    Grey, palette and CMYK become RGB, 16 bits become 8, transparency is dropped, a phone's multi-picture JPEG gives
-    its first picture. The size is read from the header and checked before a pixel is decoded,
-    and `weigh` is told the number of pixels then: an exception of it ends the matter.
-    Raises ImageError with the codes that its docstring lists.
+    Grayscale, palette and CMYK images become RGB, 16 bits become 8, transparency is dropped, and a JPEG with several
+    images (as phones write) yields the first. The size limits apply to the header, before any pixel is decoded.
+
+    Args:
+        max_pixels: Maximum number of pixels.
+        max_side: Maximum height and width in pixels.
+        on_size: Called with the number of pixels before decoding; an exception that it raises cancels the decoding.
+
+    Raises:
+        ImageError: With any of the codes that its docstring lists.
     """
-    if not is_photo(data[:12]):
-        raise ImageError(f"{_describe(data)}; expected a JPEG, PNG or WebP picture", "not_an_image")
-    essential = pixels_only(data)
+    if not has_image_signature(data[:12]):
+        raise ImageError(f"{_guess_format(data)}; expected a JPEG, PNG or WebP image", "unsupported_image_format")
+    stripped = strip_ancillary_chunks(data)
     width, height, frames = _read_header(data)
     if width * height > max_pixels or max(width, height) > max_side:
         raise ImageError(
-            f"the picture is {width}x{height} pixels; at most {max_pixels:,} pixels and {max_side:,} a side are taken",
+            f"the image has {width}x{height} pixels; expected at most {max_pixels:,} pixels and {max_side:,} per side",
             "too_large",
         )
     if frames > 1:
-        raise ImageError(f"the picture has {frames} frames; expected one: send a still picture", "animated_image")
-    weigh(width * height)
+        raise ImageError(f"the image has {frames} frames; expected a still image with one frame", "animated_image")
+    on_size(width * height)
     try:
-        rgb = cv2.imdecode(np.frombuffer(essential, np.uint8), cv2.IMREAD_COLOR_RGB)
+        rgb = cv2.imdecode(np.frombuffer(stripped, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:
         rgb = None
     if rgb is None:
-        raise ImageError("the picture is damaged or incomplete; expected a whole JPEG, PNG or WebP")
+        raise ImageError("the image is damaged or incomplete; expected a complete JPEG, PNG or WebP")
     return rgb.astype(np.uint8, copy=False)
 
 
 def _read_header(data: bytes) -> tuple[int, int, int]:
-    """Width, height and number of frames (1 for a JPEG, whatever else it carries)."""
-    if data.startswith(JPEG):
+    """Return width, height and number of frames (always 1 for a JPEG)."""
+    if data.startswith(JPEG_SIGNATURE):
         return *jpeg_size(data), 1  # Pillow would read every segment, some of them byte by byte
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as picture:
-            return picture.width, picture.height, int(getattr(picture, "n_frames", 1))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning can be made an error
-        raise ImageError(f"the picture has too many pixels ({error}); send a smaller one", "too_large") from None
-    except Exception:  # many kinds on damaged files: OSError, SyntaxError, KeyError, ...; its words may repeat what came
-        raise ImageError("the picture is damaged: its header can't be read; expected a whole PNG or WebP") from None
+        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
+            return image.width, image.height, int(getattr(image, "n_frames", 1))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a filter can raise the warning
+        raise ImageError(f"the image has too many pixels ({error}); send a smaller one", "too_large") from None
+    # Pillow raises OSError, SyntaxError, KeyError and others for damaged files, and its messages can repeat the input.
+    except Exception:
+        raise ImageError("the image is damaged: its header can't be read; expected a complete PNG or WebP") from None
 
 
-def _describe(data: bytes) -> str:
-    """What the first bytes look like, for an error message; never the bytes themselves."""
-    kinds = (
-        (b"GIF8", "a GIF"),
-        (b"II*\0", "a TIFF"),
-        (b"MM\0*", "a TIFF"),
-        (b"BM", "a BMP"),
-        (b"%PDF", "a PDF"),
-        (b"PK\x03\x04", "a ZIP archive"),
-        (b"\0\0\0\x0cjP", "a JPEG 2000"),
-    )
+def _guess_format(data: bytes) -> str:
+    """Return what the first bytes suggest, for an error message that must not repeat the bytes themselves."""
     if not data:
         return "the file is empty"
     if data[4:8] == b"ftyp":
-        return "this looks like a HEIC or AVIF picture or a film (export it as JPEG)"
-    return next((f"this looks like {kind}" for magic, kind in kinds if data.startswith(magic)), "this is not a picture")
+        return "this looks like a HEIC or AVIF image or a video (export it as JPEG)"
+    return next((f"this looks like {name}" for magic, name in OTHER_FORMATS if data.startswith(magic)), "this is not an image")
 
 
-def read_photo(path: Path) -> RGB:
-    """`decode_photo` of a file; the error names it."""
+def read_image(path: Path) -> RGB:
+    """Decode an image file to (H, W, 3) uint8 RGB with `decode_image`.
+
+    Raises:
+        ImageError: The content is not a usable image; the message starts with the path.
+        InputError: The file can't be read.
+    """
     try:
-        return decode_photo(path.read_bytes())
+        return decode_image(path.read_bytes())
     except ImageError as error:
         raise ImageError(f"{path}: {error}", error.code) from None
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from None
 
 
-def as_rgb(photo: str | Path | bytes | RGB) -> RGB:
-    """A photograph as (H, W, 3) uint8 RGB: `read_photo` of a path, `decode_photo` of bytes, an array as it is.
+def as_rgb(image: str | Path | bytes | RGB) -> RGB:
+    """Return an image as (H, W, 3) uint8 RGB: decode a path or encoded bytes, pass an array or a Pillow image through.
 
-    Raises InputError for anything else (a float array, BGRA, a batch), and what these raise.
+    Raises:
+        InputError: `image` is something else (a float array, RGBA, a batch) or a file that can't be read.
+        ImageError: The path or the bytes hold no usable image.
     """
-    if isinstance(photo, (str, Path)):
-        return read_photo(Path(photo))
-    if isinstance(photo, bytes):
-        return decode_photo(photo)
-    array = np.asarray(photo)  # a Pillow picture, too
+    if isinstance(image, (str, Path)):
+        return read_image(Path(image))
+    if isinstance(image, bytes):
+        return decode_image(image)
+    array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
-        told = f"{array.dtype} {array.shape}" if array.dtype != object else type(photo).__name__
-        raise InputError(f"got {told}; expected a path, an encoded picture, or (H, W, 3) uint8 with red first")
+        actual = f"{array.dtype} {array.shape}" if array.dtype != object else type(image).__name__
+        raise InputError(f"got {actual}; expected a path, an encoded image, or (H, W, 3) uint8 in RGB order")
     return np.ascontiguousarray(array)
 
 
 def read_label(path: Path) -> npt.NDArray[np.unsignedinteger[Any]]:
-    """Values of a label PNG as (H, W) uint8 or uint16: palette indices, or grey values of 8 or 16 bit.
+    """Read the values of a label PNG, (H, W) uint8 or uint16: palette indices, or gray values with 8 or 16 bits.
 
-    Raises InputError: no such picture, colours, or grey of fewer bits, whose white may mean 255 or the last class.
+    Raises:
+        InputError: The file is not a readable PNG, has color channels, or is grayscale with fewer than 8 bits: some
+            writers scale those values, so that white can mean 255 or the last class.
     """
     try:
-        with Image.open(path, formats=("PNG",)) as picture:
-            mode = picture.mode
-            values = np.asarray(picture)
+        with Image.open(path, formats=("PNG",)) as image:
+            mode = image.mode
+            values = np.asarray(image)
         with path.open("rb") as file:
-            depth, kind = file.read(26)[24:]
+            bit_depth, color_type = file.read(26)[24:]  # in the IHDR chunk, which always comes first
     except Exception as error:
         raise InputError(f"{path}: can't be read as a label PNG ({error})") from None
-    if kind == GREY and depth < 8:
-        raise InputError(f"{path}: a grey label PNG of {depth} bit a pixel, whose white may mean {2**depth - 1} or 255;"
-                         " save it with 8 bit a pixel, or with a palette")  # fmt: skip
+    if color_type == PNG_GRAYSCALE and bit_depth < 8:
+        raise InputError(
+            f"{path}: a grayscale label PNG with {bit_depth} bits per pixel is ambiguous (white can mean {2**bit_depth - 1}"
+            " or 255); save it with 8 bits per pixel or with a palette"
+        )
     if mode not in ("L", "P", "I;16", "I;16B", "I"):
-        raise InputError(f"{path}: a label PNG of mode {mode}; expected one channel of class ids (grey or palette)")
+        raise InputError(f"{path}: a label PNG in mode {mode}; expected one channel of class ids (grayscale or palette)")
     return values.astype(np.uint8 if mode in ("L", "P") else np.uint16, copy=False)

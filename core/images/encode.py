@@ -1,7 +1,8 @@
-"""Label maps as pictures and numbers: indexed PNG, grey PNG, overlay, run lengths, class statistics."""
+"""Label maps as images and numbers: indexed PNG, grayscale PNG, overlay, run lengths and class statistics."""
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import cv2
@@ -10,85 +11,111 @@ import numpy.typing as npt
 
 from core.data.labels import LabelSpace
 from core.images.decode import RGB
-from core.images.png import png
+from core.images.sanitize import PNG_SIGNATURE
 
-Labels = npt.NDArray[np.uint8]  # (H, W) class indices, 255 where there is no class
+try:
+    from isal.isal_zlib import compress, crc32
+except ImportError:  # ISA-L is not available on every platform; zlib writes an equivalent file, more slowly
+    from zlib import compress, crc32
+
+LabelMap = npt.NDArray[np.uint8]  # (H, W) class indices, IGNORE_INDEX (255) for pixels without a class
+GRAYSCALE, INDEXED = 0, 3  # PNG color types (W3C PNG, section 11.2.1)
 
 
-def indexed_png(labels: Labels, space: LabelSpace) -> bytes:
-    """PNG whose pixel values are the class indices and whose 256-entry palette is the class colours."""
-    return png(labels, space.palette)
+def encode_indexed_png(labels: LabelMap, space: LabelSpace) -> bytes:
+    """Encode class indices (H, W) uint8 as an indexed PNG whose 256-entry palette holds the class colors."""
+    return _encode_8bit_png(labels, space.palette)
 
 
-def grey_png(labels: Labels | npt.NDArray[np.uint16]) -> bytes:
-    """Grey PNG, of 8 or 16 bits as the array has, of class indices or label ids.
+def encode_gray_png(labels: LabelMap | npt.NDArray[np.uint16]) -> bytes:
+    """Encode class indices or label ids, (H, W) uint8 or uint16, as a grayscale PNG with 8 or 16 bits.
 
-    It is for readers that turn a palette into colours (OpenCV, torchvision).
+    Use it for readers that convert a palette to colors (OpenCV, torchvision).
     """
     if labels.dtype == np.uint8:
-        return png(labels.astype(np.uint8, copy=False))
-    return _encode(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        return _encode_8bit_png(labels.astype(np.uint8, copy=False))
+    return _encode_opencv(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
 
-def overlay(rgb: RGB, labels: Labels, space: LabelSpace, opacity: float = 0.5) -> RGB:
-    """The photograph under the class colours: (H, W, 3) uint8 RGB. Pixels of no class stay as they are."""
-    mixed = cv2.addWeighted(rgb, 1 - opacity, space.palette[labels], opacity, 0).astype(np.uint8, copy=False)
-    nothing = labels >= len(space)
-    mixed[nothing] = rgb[nothing]
-    return mixed
+def _encode_8bit_png(pixels: npt.NDArray[np.uint8], palette: npt.NDArray[np.uint8] | None = None) -> bytes:
+    """Encode (H, W) uint8 as a PNG: indices into `palette` (256, 3) uint8, or gray values if it is None.
+
+    The rows have no PNG filter: filters suit natural images, but label maps are runs of equal bytes, which they don't
+    shorten. For 2048x1024 pixels this takes 0.4 ms with ISA-L; the encoders of Pillow and OpenCV take 13 to 16 ms.
+    """
+    height, width = pixels.shape
+    rows = np.zeros((height, width + 1), np.uint8)  # column 0 is the filter type of each row, 0 for none
+    rows[:, 1:] = pixels
+    color_type = GRAYSCALE if palette is None else INDEXED
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0))]
+    if palette is not None:
+        chunks.append((b"PLTE", palette.tobytes()))
+    chunks += [(b"IDAT", compress(rows, 1)), (b"IEND", b"")]
+    return PNG_SIGNATURE + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(data, crc32(kind))) for kind, data in chunks
+    )
 
 
-def photo_jpeg(rgb: RGB, quality: int = 90) -> bytes:
-    """(H, W, 3) uint8 RGB as JPEG, without metadata."""
-    return _encode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+def overlay(rgb: RGB, labels: LabelMap, space: LabelSpace, opacity: float = 0.5) -> RGB:
+    """Blend the class colors over an image, (H, W, 3) uint8 RGB; pixels without a class keep the image's color."""
+    blended = cv2.addWeighted(rgb, 1 - opacity, space.palette[labels], opacity, 0).astype(np.uint8, copy=False)
+    ignored = labels >= len(space)
+    blended[ignored] = rgb[ignored]
+    return blended
 
 
-def photo_png(rgb: RGB) -> bytes:
-    """(H, W, 3) uint8 RGB as PNG, without metadata."""
-    return _encode(".png", rgb[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+def encode_jpeg(rgb: RGB, quality: int = 90) -> bytes:
+    """Encode (H, W, 3) uint8 RGB as a JPEG without metadata."""
+    return _encode_opencv(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
-def _encode(suffix: str, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], options: list[int]) -> bytes:
-    done, data = cv2.imencode(suffix, np.ascontiguousarray(pixels), options)
-    if not done:
-        raise RuntimeError(f"OpenCV could not encode {pixels.shape} as {suffix}")
+def encode_png(rgb: RGB) -> bytes:
+    """Encode (H, W, 3) uint8 RGB as a PNG without metadata."""
+    return _encode_opencv(".png", rgb[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+
+def _encode_opencv(suffix: str, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], options: list[int]) -> bytes:
+    """Encode (H, W) gray or (H, W, 3) BGR pixels with OpenCV."""
+    ok, data = cv2.imencode(suffix, np.ascontiguousarray(pixels), options)
+    if not ok:
+        raise RuntimeError(f"OpenCV failed to encode an array of shape {pixels.shape} as {suffix}")
     return data.tobytes()
 
 
-def description(labels: Labels, space: LabelSpace) -> dict[str, Any]:
-    """`size` [h, w] and per class name, colour, pixels, fraction and `counts`: COCO uncompressed run lengths.
+def mask_statistics(labels: LabelMap, space: LabelSpace) -> dict[str, Any]:
+    """Return the `size` [h, w] of a label map and, for each class, its name, color, pixels, fraction and `counts`.
 
-    `counts` alternate between pixels outside and inside the class, outside first, in column-major order (the
-    convention of the COCO API's `frUncompressedRLE`).
+    `counts` are COCO uncompressed run lengths: they alternate between pixels outside and inside the class, outside
+    first, in column-major order (the convention of `frUncompressedRLE` in the COCO API).
     """
-    runs = run_lengths(labels, len(space))
+    counts = run_lengths(labels, len(space))
     pixels = np.bincount(labels.ravel(), minlength=256)
     return {
         "size": [int(side) for side in labels.shape],
         "classes": [
             {
                 "name": name,
-                "colour": list(space.colours[k]),
+                "color": list(space.colors[k]),
                 "pixels": int(pixels[k]),
                 "fraction": int(pixels[k]) / labels.size,
-                "counts": runs[k],
+                "counts": counts[k],
             }
             for k, name in enumerate(space.names)
         ],
     }
 
 
-def run_lengths(labels: Labels, num_classes: int) -> list[list[int]]:
-    """COCO uncompressed run lengths of every class, from one pass over the label map."""
+def run_lengths(labels: LabelMap, num_classes: int) -> list[list[int]]:
+    """Return the COCO uncompressed run lengths of each class, computed in one pass over the label map."""
     flat = labels.ravel(order="F")
     starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
     ends = np.append(starts[1:], flat.size)
     values = flat[starts]
     result: list[list[int]] = []
     for k in range(num_classes):
-        mine = values == k
-        edges = np.stack((starts[mine], ends[mine]), 1).ravel()
+        runs = values == k
+        edges = np.stack((starts[runs], ends[runs]), 1).ravel()
         counts = np.diff(np.concatenate(([0], edges, [flat.size])))
-        # a last run of nothing is not written
+        # COCO omits a last run of length 0.
         result.append(counts[:-1].tolist() if len(counts) > 1 and counts[-1] == 0 else counts.tolist())
     return result

@@ -1,4 +1,7 @@
-"""What an encoded picture is made of, counted before a decoder sees it: many small parts cost more than many pixels."""
+"""Check the structure of an encoded image before a decoder sees it: many small parts can cost more than many pixels.
+
+Source: W3C PNG specification, section 5 (chunks); ITU-T T.81, annex B (JPEG segments and markers).
+"""
 
 from __future__ import annotations
 
@@ -6,96 +9,104 @@ import re
 
 from core.errors import ImageError
 
-PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
-MAX_EXTRAS = 256  # chunks of a PNG beside its pixels: a decoder inflates each text and profile
-MAX_PIECES = 100_000  # chunks that its pixels come in
-MAX_LEAD = 10_000  # segments of a JPEG, and bytes between them, before its first scan
-MAX_SCANS = 100  # of a JPEG: each takes as long as a picture, and fits into some bytes
-KEPT = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
-# of JPEG segments: what lies between these (RSTn, FF00, reserved ones) is passed over without a length by decoders
+PNG_SIGNATURE, JPEG_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+MAX_ANCILLARY_CHUNKS = 256  # PNG chunks that hold no pixels; a decoder inflates each text and each color profile
+MAX_IDAT_CHUNKS = 100_000  # PNG chunks that hold pixels
+MAX_HEADER_SEGMENTS = 10_000  # JPEG segments, and bytes between segments, before the first scan
+MAX_SCANS = 100  # JPEG scans: each takes as long to decode as a whole image, and fits into a few bytes
+KEPT_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
+# JPEG markers that a segment length follows. Decoders skip the bytes between them (RSTn, FF00 and reserved markers) as
+# data without a length.
 MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
-ALONE = {0x00, 0x01, *range(0xD0, 0xDA)}  # second bytes that no length follows
-FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-UNKNOWN = {*range(0x02, 0xC0), 0xC8, 0xDE, 0xDF, *range(0xF0, 0xFE)}  # reserved, or of hierarchical pictures
+STANDALONE_MARKERS = {0x00, 0x01, *range(0xD0, 0xDA)}  # second bytes of markers that no length follows
+SOF_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # start of frame: holds the image size
+UNSUPPORTED_MARKERS = {*range(0x02, 0xC0), 0xC8, 0xDE, 0xDF, *range(0xF0, 0xFE)}  # reserved or hierarchical JPEG
 
 
-def pixels_only(data: bytes) -> bytes:
-    """What a decoder needs of a file: a PNG without the chunks that say nothing of its pixels, anything else as it is.
+def strip_ancillary_chunks(data: bytes) -> bytes:
+    """Return a PNG without the chunks that do not affect its pixels, and any other file unchanged.
 
-    libpng would inflate every text and profile, wherever it stands. Raises ImageError where a PNG has more chunks, or a
-    JPEG more scans, than a photograph has.
+    libpng would inflate every text and color profile, wherever it is in the file.
+
+    Raises:
+        ImageError: A PNG has more chunks, or a JPEG more scans, than an image from a camera or an editor has.
     """
-    if data.startswith(PNG):
-        return _essential(data)
-    if data.startswith(JPEG) and scans(data) > MAX_SCANS:
-        raise ImageError(f"the picture comes in more than {MAX_SCANS} scans; save it anew")
+    if data.startswith(PNG_SIGNATURE):
+        return _strip_png(data)
+    if data.startswith(JPEG_SIGNATURE) and count_scans(data) > MAX_SCANS:
+        raise ImageError(f"the image has more than {MAX_SCANS} scans; save it again as a baseline JPEG")
     return data
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
-    """Width and height of a JPEG, from the one frame header before its first scan; no other segment is looked into.
+    """Return (width, height) of a JPEG from its only frame header before the first scan; skip every other segment.
 
-    Raises ImageError where there is none, or where it stands behind more segments than photographs have.
+    Raises:
+        ImageError: There is no frame header, or more segments precede it than a camera or an editor writes.
     """
-    size, place = None, 2
-    for _ in range(MAX_LEAD):
-        if place + 4 > len(data):
+    size, offset = None, 2
+    for _ in range(MAX_HEADER_SEGMENTS):
+        if offset + 4 > len(data):
             break
-        kind, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
-        if data[place] != 0xFF or kind == 0xFF:  # what decoders skip byte by byte
-            place += 1
-        elif kind in ALONE:
-            place += 2
-        elif kind == 0xDA:
+        kind, length = data[offset + 1], int.from_bytes(data[offset + 2 : offset + 4], "big")
+        if data[offset] != 0xFF or kind == 0xFF:  # decoders skip such bytes one by one
+            offset += 1
+        elif kind in STANDALONE_MARKERS:
+            offset += 2
+        elif kind == 0xDA:  # start of scan
             if size is None or 0 in size:
                 break
             return size
-        elif kind in UNKNOWN or length < 2 or (kind in FRAMES and size):
-            raise ImageError("the picture is damaged, or of a kind of JPEG that nobody reads; expected a whole one")
+        elif kind in UNSUPPORTED_MARKERS or length < 2 or (kind in SOF_MARKERS and size):
+            raise ImageError("the image is damaged or an unsupported kind of JPEG; expected a baseline or progressive JPEG")
         else:
-            if kind in FRAMES:
-                height, width = data[place + 5 : place + 7], data[place + 7 : place + 9]
+            if kind in SOF_MARKERS:
+                height, width = data[offset + 5 : offset + 7], data[offset + 7 : offset + 9]
                 size = int.from_bytes(width, "big"), int.from_bytes(height, "big")
-            place += 2 + length
+            offset += 2 + length
     else:
-        raise ImageError(f"the picture has more than {MAX_LEAD:,} segments before its first scan; save it anew")
-    raise ImageError("the picture is damaged: no size and no pixels; expected a whole JPEG")
+        raise ImageError(
+            f"the image has more than {MAX_HEADER_SEGMENTS:,} segments before its first scan; save it again without metadata"
+        )
+    raise ImageError("the image is damaged: it has no size or no pixels; expected a complete JPEG")
 
 
-def scans(data: bytes) -> int:
-    """The scans of a JPEG, those of thumbnails and of further pictures after its end left out.
+def count_scans(data: bytes) -> int:
+    """Return the number of scans of a JPEG, without those of thumbnails and of further images after its end.
 
-    As soon as there are more than MAX_SCANS, that is what is told.
+    Counting stops at MAX_SCANS + 1, and the result is 0 if there can't be more than MAX_SCANS.
     """
     if data.count(b"\xff\xda") <= MAX_SCANS:
         return 0
-    found, place = 0, 2
-    while found <= MAX_SCANS and (marker := MARKER.search(data, place)):
-        place = marker.end()
-        kind = data[place - 1]
-        if kind == 0xD9:  # the end
+    scans, offset = 0, 2
+    while scans <= MAX_SCANS and (marker := MARKER.search(data, offset)):
+        offset = marker.end()
+        kind = data[offset - 1]
+        if kind == 0xD9:  # end of image
             break
-        found += kind == 0xDA
-        place += int.from_bytes(data[place : place + 2], "big")
-    return found
+        scans += kind == 0xDA
+        offset += int.from_bytes(data[offset : offset + 2], "big")
+    return scans
 
 
-def _essential(data: bytes) -> bytes:
-    kept, extras, pieces = [data[:8]], 0, 0
-    place, begin, kind = 8, 8, b""  # `begin`: of a run of chunks that are kept
+def _strip_png(data: bytes) -> bytes:
+    """Return the signature and the KEPT_CHUNKS of a PNG up to IEND; `data` itself if nothing was removed."""
+    parts, ancillary_chunks, idat_chunks = [data[:8]], 0, 0
+    offset, run_start, kind = 8, 8, b""  # run_start: offset of the current run of kept chunks
     while kind != b"IEND":
-        kind, end = data[place + 4 : place + 8], place + 12 + int.from_bytes(data[place : place + 4], "big")
+        kind, end = data[offset + 4 : offset + 8], offset + 12 + int.from_bytes(data[offset : offset + 4], "big")
         if end > len(data):
-            raise ImageError("the picture is cut off; expected a whole PNG")
-        pieces += kind == b"IDAT"
-        extras += kind != b"IDAT"
-        if kind not in KEPT:
-            kept.append(data[begin:place])
-            begin = end
-        if extras > MAX_EXTRAS or pieces > MAX_PIECES:
+            raise ImageError("the image is truncated; expected a complete PNG")
+        idat_chunks += kind == b"IDAT"
+        ancillary_chunks += kind != b"IDAT"
+        if kind not in KEPT_CHUNKS:
+            parts.append(data[run_start:offset])
+            run_start = end
+        if ancillary_chunks > MAX_ANCILLARY_CHUNKS or idat_chunks > MAX_IDAT_CHUNKS:
             raise ImageError(
-                f"the picture has more than {MAX_EXTRAS} chunks beside its pixels, or {MAX_PIECES:,} of them; save it anew"
+                f"the image has more than {MAX_ANCILLARY_CHUNKS} chunks without pixels, or more than {MAX_IDAT_CHUNKS:,}"
+                " with pixels; save it again without metadata"
             )
-        place = end
-    kept.append(data[begin:place])
-    return data if len(kept) == 2 and place == len(data) else b"".join(kept)
+        offset = end
+    parts.append(data[run_start:offset])
+    return data if len(parts) == 2 and offset == len(data) else b"".join(parts)

@@ -1,1 +1,1 @@
-"""Image to label map: the segmenter, its options and its result. Back ends are in core.backends."""
+"""From image to label map: the segmenter, its options and its result. The backends belong to `core.backends`."""

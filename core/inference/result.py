@@ -1,4 +1,4 @@
-"""Result: a photograph and its label map, and what people want of them."""
+"""The result of segmenting one image: the image, its label map, and views of them."""
 
 from __future__ import annotations
 
@@ -12,60 +12,78 @@ import numpy.typing as npt
 from core.data.labels import LabelSpace
 from core.errors import InputError
 from core.images.decode import RGB
-from core.images.encode import Labels, indexed_png, overlay, photo_jpeg, photo_png
-from core.runtime.files import write_atomically
+from core.images.encode import LabelMap, encode_indexed_png, encode_jpeg, encode_png, overlay
+from core.runtime.atomic import write_atomically
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
-    """What `Segmenter` gives for a photograph. numpy takes it for its label map: `np.asarray(result)`."""
+class SegmentationResult:
+    """What `Segmenter` returns for an image. numpy converts it to its label map: `np.asarray(result)`."""
 
-    photo: RGB  # (H, W, 3) uint8, red first, upright
-    labels: Labels  # (H, W) uint8 class indices, 255 where there is no class
-    classes: LabelSpace  # names and colours, by index
+    image: RGB  # (H, W, 3) uint8 RGB, upright
+    labels: LabelMap  # (H, W) uint8 class indices, IGNORE_INDEX (255) for pixels without a class
+    classes: LabelSpace  # names and colors by class index
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
+        """Height and width in pixels."""
         return self.labels.shape[0], self.labels.shape[1]
 
     @property
-    def shares(self) -> dict[str, float]:
-        """Class name -> share of the pixels, 0..1, of the classes that are there, the largest first."""
+    def class_fractions(self) -> dict[str, float]:
+        """Fraction of the pixels, 0..1, of each class that occurs; the largest first."""
         pixels = np.bincount(self.labels.ravel(), minlength=256)[: len(self.classes)]
         order = [int(k) for k in np.argsort(-pixels, kind="stable") if pixels[k]]
         return {self.classes.names[k]: int(pixels[k]) / self.labels.size for k in order}
 
-    def where(self, name: str) -> npt.NDArray[np.bool_]:
-        """(H, W) bool: the pixels of a class. Raises InputError for a name that is none."""
+    def class_mask(self, name: str) -> npt.NDArray[np.bool_]:
+        """Return the pixels of a class, (H, W) bool.
+
+        Raises:
+            InputError: There is no class of this name.
+        """
         if name not in self.classes.names:
             raise InputError(f"no class {name!r}; known: {', '.join(self.classes.names)}")
-        found: npt.NDArray[np.bool_] = self.labels == self.classes.names.index(name)
-        return found
+        mask: npt.NDArray[np.bool_] = self.labels == self.classes.names.index(name)
+        return mask
 
-    def colours(self) -> RGB:
-        """(H, W, 3) uint8 RGB: the class colours; black where there is no class."""
-        coloured: RGB = self.classes.palette[self.labels]
-        return coloured
+    def color_mask(self) -> RGB:
+        """Return the class colors, (H, W, 3) uint8 RGB; black for pixels without a class."""
+        colors: RGB = self.classes.palette[self.labels]
+        return colors
 
     def overlay(self, opacity: float = 0.5) -> RGB:
-        """(H, W, 3) uint8 RGB: the photograph under the class colours, of an opacity of 0..1. Raises InputError."""
+        """Return the class colors blended over the image, (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: `opacity` is not from 0 to 1.
+        """
         if not 0 <= opacity <= 1:
             raise InputError(f"opacity: {opacity}; expected 0 to 1")
-        return overlay(self.photo, self.labels, self.classes, opacity)
+        return overlay(self.image, self.labels, self.classes, opacity)
 
     def save(self, path: str | Path, overlay: bool = False) -> Path:
-        """Write the mask as an indexed PNG, whose values are the class indices and whose palette is their colours; with
-        `overlay` the photograph under the colours, as .png or .jpg. Returns the path. Raises InputError, OSError.
+        """Write the label map as an indexed PNG: its values are the class indices, its palette the class colors.
+
+        Args:
+            path: File name with the suffix .png; its directory is created if necessary.
+            overlay: Write the overlay instead, as .png, .jpg or .jpeg.
+
+        Returns:
+            The path.
+
+        Raises:
+            InputError: The path has another suffix.
+            OSError: The file can't be written.
         """
         path = Path(path)
         suffix = path.suffix.lower()
         if suffix != ".png" and not (overlay and suffix in (".jpg", ".jpeg")):
-            raise InputError(f"{path}: expected a name that ends in .png" + " or .jpg" * overlay)
+            raise InputError(f"{path}: expected a file name that ends in .png" + " or .jpg" * overlay)
         if not overlay:
-            data = indexed_png(self.labels, self.classes)
+            data = encode_indexed_png(self.labels, self.classes)
         else:
-            data = photo_png(self.overlay()) if suffix == ".png" else photo_jpeg(self.overlay())
+            data = encode_png(self.overlay()) if suffix == ".png" else encode_jpeg(self.overlay())
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, [data])
         return path
@@ -74,10 +92,10 @@ class Result:
         return np.array(self.labels, dtype=dtype) if copy else np.asarray(self.labels, dtype=dtype)
 
     def _repr_png_(self) -> bytes:
-        """What a notebook shows: the overlay."""
-        return photo_png(self.overlay())
+        """Return the overlay as a PNG, which Jupyter displays."""
+        return encode_png(self.overlay())
 
     def __repr__(self) -> str:
         height, width = self.size
-        shares = ", ".join(f"{name} {share:.1%}" for name, share in list(self.shares.items())[:5])
-        return f"<Result {width}x{height}: {shares}>"
+        largest = ", ".join(f"{name} {fraction:.1%}" for name, fraction in list(self.class_fractions.items())[:5])
+        return f"<SegmentationResult {width}x{height}: {largest}>"

@@ -1,149 +1,167 @@
-"""Segmenter: photograph to label map in three steps that every user of a checkpoint goes through."""
+"""The one path from image to label map: preprocess, forward, postprocess. What is evaluated is what is served."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from core.backends import Backend, Logits, open_backend
+from core.backends.base import Backend, Logits
+from core.backends.loader import load_backend
 from core.checkpoints.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
-from core.data.labels import VOID, LabelSpace
+from core.data.labels import IGNORE_INDEX, LabelSpace
 from core.errors import InputError
 from core.images.decode import RGB, as_rgb
-from core.images.encode import Labels
+from core.images.encode import LabelMap
 from core.images.resize import Preprocess, Size
-from core.inference.result import Result
-from core.inference.sliding_window import bands
-from core.inference.upsample import confidence
-from core.runtime.threads import at_once
+from core.inference.options import DEFAULT_OPTIONS, InferenceOptions
+from core.inference.result import SegmentationResult
+from core.inference.sliding_window import blended_bands
+from core.inference.upsample import upsample_confidence
+from core.runtime.threads import parallel_map
 
-LogitsOf = Callable[[Sequence[RGB]], Sequence[Logits]]  # network inputs (h, w, 3) to their logits (K, h, w)
-
-
-Photo = str | Path | bytes | npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class How:
-    """How a photograph goes through the network: shrunk, or by tiles at its own scale; alone, or with its mirror image."""
-
-    native: bool = False
-    flip: bool = False
-
-
-PLAIN = How()
+ImageSource = str | Path | bytes | npt.NDArray[np.uint8]
+ForwardFn = Callable[[Sequence[RGB]], Sequence[Logits]]  # network inputs (h, w, 3) to the logits (K, h, w) of each
 
 
 class Segmenter:
-    """Segments photographs with a network: `prepare`, `forward`, `label`, and their composition as a call.
+    """Segments images with the network of a checkpoint.
 
-    What is evaluated is what is served, bit for bit, because both go through here.
+    Calling it composes the three steps `preprocess_image`, `forward` and `postprocess`. Evaluation and the service use
+    the same steps, so that the scores are those of the masks that are served, bit for bit. K is the number of classes,
+    (H, W) the size of an image and (h, w) that of the network's input.
     """
 
     def __init__(self, source: Checkpoint | str | Path, device: str = "auto", backend: str = "auto") -> None:
-        """Open a checkpoint: one in memory, a file, a run folder (its best) or the name of a shipped one.
+        """Load a network.
 
-        Raises CheckpointError or InputError.
+        Args:
+            source: A checkpoint in memory, a checkpoint file, a run directory (its best checkpoint is used), or the
+                name of a bundled checkpoint.
+            device: `auto` (the first GPU, or the CPU if there is none), `cpu`, `cuda` or `cuda:N`.
+            backend: `auto` or one of `core.backends.base.BACKENDS`.
+
+        Raises:
+            CheckpointError: `source` is not a readable checkpoint.
+            InputError: The device or the backend is unknown or not available.
         """
         if not isinstance(source, Checkpoint):
             name, path = find_checkpoint(source)
             source = read_checkpoint(path, name)
-        self.backend: Backend = open_backend(source, device, backend)
-        self.labels: LabelSpace = source.card.labels
+        self.backend: Backend = load_backend(source, device, backend)
+        self.labels: LabelSpace = source.metadata.labels
 
     @classmethod
-    def around(cls, backend: Backend, labels: LabelSpace) -> Segmenter:
-        """A segmenter of a network that is in memory already, as in training."""
+    def from_backend(cls, backend: Backend, labels: LabelSpace) -> Segmenter:
+        """Return a segmenter for a network that is already in memory, as during training."""
         segmenter = cls.__new__(cls)
         segmenter.backend, segmenter.labels = backend, labels
         return segmenter
 
     @property
     def preprocess(self) -> Preprocess:
-        """How a photograph becomes the network's input."""
+        """The resizing and normalization that the network was trained with."""
         return self.backend.preprocess
 
-    def prepare(self, rgb: RGB) -> RGB:
-        """Photograph (H, W, 3) uint8 RGB to network input (h, w, 3), the same at the network's size."""
+    def preprocess_image(self, rgb: RGB) -> RGB:
+        """Resize an image (H, W, 3) uint8 RGB to the network's input (h, w, 3) uint8; the backend normalizes it."""
         return self.preprocess.resize(rgb)
 
     def forward(self, batch: npt.NDArray[np.uint8]) -> list[Logits]:
-        """Network input (N, h, w, 3) to the logits (K, h, w) float32 of each: arrays, or tensors on a GPU."""
+        """Return the logits (K, h, w) float32 of each input in a batch (N, h, w, 3) uint8: arrays, or tensors on a GPU."""
         return self.backend.forward(batch)
 
-    def label(self, logits: Logits, size: Size, threshold: float | None = None) -> Labels:
-        """Logits (K, h, w) of one photograph to class indices (H, W) uint8 at its own size.
+    def postprocess(self, logits: Logits, size: Size, threshold: float | None = None) -> LabelMap:
+        """Upsample the logits (K, h, w) of one image and return its class indices, `size` = (H, W) uint8.
 
-        With a `threshold` of 0.5 or more, pixels whose class is not more probable than that are 255, no class.
+        Args:
+            threshold: Pixels become IGNORE_INDEX if their class is not more probable than this, from 0.5 to 1.
         """
-        labels = self.backend.label(logits, size)
+        labels = self.backend.upsample_argmax(logits, size)
         if threshold is not None:
-            labels[self.confidence(logits, size) <= threshold] = VOID
+            labels[self.confidence(logits, size) <= threshold] = IGNORE_INDEX
         return labels
 
     def confidence(self, logits: Logits, size: Size) -> npt.NDArray[np.float32]:
-        """Logits (K, h, w) of one photograph to the probability (H, W) float32 of the class that `label` gives each pixel."""
-        return confidence(self.backend.host(logits), size)
+        """Return the probability of the predicted class of each pixel, `size` = (H, W) float32, from logits (K, h, w)."""
+        return upsample_confidence(self.backend.to_numpy(logits), size)
 
-    def __call__(self, photo: Photo) -> Result:
-        """Segment a photograph of any size: a file's path, an encoded picture, or (H, W, 3) uint8 RGB.
+    def __call__(self, image: ImageSource) -> SegmentationResult:
+        """Segment an image of any size: a path, encoded bytes, or an array (H, W, 3) uint8 RGB.
 
-        Raises InputError where it can't be read or is none of these, ImageError where it is no picture.
+        Raises:
+            InputError: `image` is none of these, or the file can't be read.
+            ImageError: The content is not a usable image.
         """
-        rgb = as_rgb(photo)
-        return Result(rgb, self.many([rgb])[0], self.labels)
+        rgb = as_rgb(image)
+        return SegmentationResult(rgb, self.predict_batch([rgb])[0], self.labels)
 
-    def many(
-        self, photos: Sequence[RGB], sizes: Sequence[Size] | None = None, threshold: float | None = None, how: How = PLAIN
-    ) -> list[Labels]:
-        """Several photographs at once, those of one network size in one batch; the results are those of one by one.
+    def predict_batch(
+        self,
+        images: Sequence[RGB],
+        sizes: Sequence[Size] | None = None,
+        threshold: float | None = None,
+        options: InferenceOptions = DEFAULT_OPTIONS,
+    ) -> list[LabelMap]:
+        """Return the label maps of several images (H, W, 3) uint8 RGB; equal to segmenting them one by one.
 
-        `sizes` are those of the label maps, the photographs' own where not told.
+        Images that have the same network input size share a batch.
+
+        Args:
+            sizes: Sizes (H, W) of the label maps; by default those of the images. Tiled inference allows no others.
+            threshold: See `postprocess`.
         """
-        own = [(rgb.shape[0], rgb.shape[1]) for rgb in photos]
-        if not how.native:
-            inputs = at_once(self.prepare, photos)
-            logits = self.flipped(inputs, self.logits) if how.flip else self.logits(inputs)
-            return self.label_all(logits, sizes or own, threshold)
-        if sizes and list(sizes) != own:
-            raise InputError("at native resolution a label map has the size of its photograph, and none of another size")
-        return [self.by_tiles(rgb, self.logits, threshold, how.flip) for rgb in photos]
+        image_sizes = [(rgb.shape[0], rgb.shape[1]) for rgb in images]
+        if not options.tiled:
+            inputs = parallel_map(self.preprocess_image, images)
+            logits = self.forward_hflip(inputs, self.forward_batch) if options.hflip_tta else self.forward_batch(inputs)
+            return self.postprocess_batch(logits, sizes or image_sizes, threshold)
+        if sizes and list(sizes) != image_sizes:
+            raise InputError("at native resolution, a label map must have the size of its image")
+        return [self.sliding_window_inference(rgb, self.forward_batch, threshold, options.hflip_tta) for rgb in images]
 
-    def by_tiles(self, rgb: RGB, logits_of: LogitsOf, threshold: float | None = None, flip: bool = False) -> Labels:
-        """A photograph (H, W, 3) at its own scale, by tiles of the network's size whose logits `logits_of` gives."""
+    def sliding_window_inference(
+        self, rgb: RGB, forward: ForwardFn, threshold: float | None = None, hflip_tta: bool = False
+    ) -> LabelMap:
+        """Return the label map of an image (H, W, 3) at its native resolution, from tiles of the network's input size.
+
+        Args:
+            forward: Computes the logits of some tiles: `forward_batch`, or a function that shares a queue with others.
+        """
         stride, size = self.preprocess.stride, self.preprocess.size
         tile = (max(stride, size[0] // stride * stride), max(stride, size[1] // stride * stride))
 
-        def through(inputs: Sequence[RGB]) -> Sequence[npt.NDArray[np.float32]]:
-            logits = self.flipped(inputs, logits_of) if flip else logits_of(inputs)
-            return [self.backend.host(each) for each in logits]
+        def forward_tiles(tiles: Sequence[RGB]) -> Sequence[npt.NDArray[np.float32]]:
+            batch = self.forward_hflip(tiles, forward) if hflip_tta else forward(tiles)
+            return [self.backend.to_numpy(logits) for logits in batch]
 
         labels = np.empty(rgb.shape[:2], np.uint8)
-        for top, logits in bands(rgb, tile, through):
+        for top, logits in blended_bands(rgb, tile, forward_tiles):
             rows = logits.shape[1]
-            labels[top : top + rows] = self.label(logits, (rows, rgb.shape[1]), threshold)
+            labels[top : top + rows] = self.postprocess(logits, (rows, rgb.shape[1]), threshold)
         return labels
 
-    def flipped(self, inputs: Sequence[RGB], logits_of: LogitsOf) -> list[Logits]:
-        """The mean of the logits of each input and of its mirror image, turned back."""
-        both = logits_of([*inputs, *(x[:, ::-1] for x in inputs)])
-        return [self.backend.with_mirrored(*pair) for pair in zip(both[: len(inputs)], both[len(inputs) :], strict=True)]
+    def forward_hflip(self, inputs: Sequence[RGB], forward: ForwardFn) -> list[Logits]:
+        """Return the mean of the logits of each input (h, w, 3) and the flipped-back logits of its flipped copy."""
+        logits = forward([*inputs, *(x[:, ::-1] for x in inputs)])
+        original, flipped = logits[: len(inputs)], logits[len(inputs) :]
+        return [self.backend.average_hflip(*pair) for pair in zip(original, flipped, strict=True)]
 
-    def label_all(self, logits: Sequence[Logits], sizes: Sequence[Size], threshold: float | None = None) -> list[Labels]:
-        """`label` for several photographs, side by side."""
-        return at_once(lambda pair: self.label(*pair, threshold), list(zip(logits, sizes, strict=True)))
-
-    def logits(self, inputs: Sequence[RGB]) -> list[Logits]:
-        """Network inputs (h, w, 3) of any sizes to their logits (K, h, w), in their order."""
-        by_shape: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
-        for place, x in enumerate(inputs):
-            by_shape[x.shape].append(place)
+    def forward_batch(self, inputs: Sequence[RGB]) -> list[Logits]:
+        """Return the logits (K, h, w) of network inputs (h, w, 3), in order; inputs of one size form a batch."""
+        indices_by_shape: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, x in enumerate(inputs):
+            indices_by_shape[x.shape].append(index)
         result: dict[int, Logits] = {}
-        for places in by_shape.values():
-            result.update(zip(places, self.forward(np.stack([inputs[p] for p in places])), strict=True))
-        return [result[place] for place in range(len(inputs))]
+        for indices in indices_by_shape.values():
+            result.update(zip(indices, self.forward(np.stack([inputs[i] for i in indices])), strict=True))
+        return [result[index] for index in range(len(inputs))]
+
+    def postprocess_batch(
+        self, logits: Sequence[Logits], sizes: Sequence[Size], threshold: float | None = None
+    ) -> list[LabelMap]:
+        """Postprocess the logits of several images in parallel threads."""
+        return parallel_map(lambda pair: self.postprocess(*pair, threshold), list(zip(logits, sizes, strict=True)))

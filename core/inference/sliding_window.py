@@ -1,4 +1,4 @@
-"""Native resolution: a photograph at its own scale, in overlapping tiles blended by distance from the edge, band by band."""
+"""Sliding-window inference: logits at native resolution from overlapping tiles, blended, in horizontal bands."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from core.images.decode import RGB
 from core.images.resize import Size
 
 Array = npt.NDArray[np.float32]
-TOGETHER = 8  # tiles whose logits are in memory at once
-OVERLAP = 0.25  # of a tile, at least: there each of the two counts by how far its edge is
+TILES_PER_BATCH = 8  # maximum number of tiles whose logits are in memory at once
+OVERLAP = 0.25  # minimum overlap of neighboring tiles, as a fraction of a tile
 
 
-def places(side: int, tile: int) -> list[int]:
-    """Where tiles begin along a side, evenly, each of them inside; one where the side is no longer than a tile."""
+def window_starts(side: int, tile: int) -> list[int]:
+    """Return evenly spaced start positions of tiles that cover `side` without crossing its end; [0] if one covers it."""
     if side <= tile:
         return [0]
     step = max(1, tile - math.ceil(OVERLAP * tile))
@@ -25,37 +25,42 @@ def places(side: int, tile: int) -> list[int]:
     return [round(n * (side - tile) / (count - 1)) for n in range(count)]
 
 
-def bands(rgb: RGB, tile: Size, logits_of: Callable[[Sequence[RGB]], Sequence[Array]]) -> Iterator[tuple[int, Array]]:
-    """The first row of each band of a photograph (H, W, 3), and its blended logits (K, rows, W), float32.
+def blended_bands(rgb: RGB, tile: Size, forward: Callable[[Sequence[RGB]], Sequence[Array]]) -> Iterator[tuple[int, Array]]:
+    """Yield the first row of each horizontal band of an image (H, W, 3), and its blended logits (K, rows, W) float32.
 
-    `logits_of` gets some tiles (h, w, 3) of a band. A band at a time is in memory, never the logits of
-    the whole picture: those of 19 classes and 50 megapixels would be 3.8 GB. The next band is made in the same array.
+    Where tiles overlap, each is weighted by the distance of the pixel from the tile's edge. Only one band is in memory:
+    the logits of a whole image of 50 megapixels and 19 classes would take 3.8 GB. The bands share one array, so copy a
+    band to keep it.
+
+    Args:
+        tile: Height and width of a tile; smaller where the image is smaller.
+        forward: Computes the logits (K, h, w) of up to TILES_PER_BATCH tiles (h, w, 3).
     """
     height, width = rgb.shape[:2]
-    tall, wide = min(tile[0], height), min(tile[1], width)
-    tops, lefts = places(height, tall), places(width, wide)
-    weight = np.outer(_ramp(tall), _ramp(wide))
-    summed = np.zeros((0, tall, width), np.float32)
-    weights = np.zeros((tall, width), np.float32)
-    for top, following in zip(tops, [*tops[1:], height], strict=True):
-        for some in range(0, len(lefts), TOGETHER):
-            together = lefts[some : some + TOGETHER]
-            tiles = [rgb[top : top + tall, left : left + wide] for left in together]
-            for left, logits in zip(together, logits_of(tiles), strict=True):
-                if not len(summed):
-                    summed = np.zeros((len(logits), tall, width), np.float32)
-                summed[:, :, left : left + wide] += logits * weight
-                weights[:, left : left + wide] += weight
-        rows = following - top
-        summed[:, :rows] /= weights[:rows]
-        yield top, summed[:, :rows]
-        for held in (summed, weights):  # what the next band adds to comes first
-            held[..., : tall - rows, :] = held[..., rows:, :].copy()
-            held[..., tall - rows :, :] = 0
+    tile_height, tile_width = min(tile[0], height), min(tile[1], width)
+    tops, lefts = window_starts(height, tile_height), window_starts(width, tile_width)
+    weight = np.outer(_edge_distance(tile_height), _edge_distance(tile_width))
+    logit_sum = np.zeros((0, tile_height, width), np.float32)  # the number of classes is known after the first tile
+    weight_sum = np.zeros((tile_height, width), np.float32)
+    for top, next_top in zip(tops, [*tops[1:], height], strict=True):
+        for start in range(0, len(lefts), TILES_PER_BATCH):
+            batch_lefts = lefts[start : start + TILES_PER_BATCH]
+            tiles = [rgb[top : top + tile_height, left : left + tile_width] for left in batch_lefts]
+            for left, logits in zip(batch_lefts, forward(tiles), strict=True):
+                if not len(logit_sum):
+                    logit_sum = np.zeros((len(logits), tile_height, width), np.float32)
+                logit_sum[:, :, left : left + tile_width] += logits * weight
+                weight_sum[:, left : left + tile_width] += weight
+        rows = next_top - top  # no later tile covers these
+        logit_sum[:, :rows] /= weight_sum[:rows]
+        yield top, logit_sum[:, :rows]
+        for buffer in (logit_sum, weight_sum):  # move the rows that the next tiles overlap to the top
+            buffer[..., : tile_height - rows, :] = buffer[..., rows:, :].copy()
+            buffer[..., tile_height - rows :, :] = 0
 
 
-def _ramp(length: int) -> Array:
-    """Distance from the nearer end, in pixels."""
+def _edge_distance(length: int) -> Array:
+    """Return the distance of each pixel center from the nearer end, (length,) float32, in pixels."""
     position = np.arange(length, dtype=np.float32) + 0.5
-    ramp: Array = np.minimum(position, length - position)
-    return ramp
+    distance: Array = np.minimum(position, length - position)
+    return distance

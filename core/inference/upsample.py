@@ -1,4 +1,4 @@
-"""Array at the network's size to a label map at the picture's size: bilinear, then argmax, worked out at borders only."""
+"""Bilinear upsampling of logits followed by argmax, computed only at the boundaries between classes."""
 
 from __future__ import annotations
 
@@ -11,60 +11,63 @@ import numpy.typing as npt
 from core.images.resize import Size
 
 Array = npt.NDArray[np.float32]
-MIXED_AT_MOST = 0.5  # of the cells: beyond it, working out all of them at once is faster
+MAX_BOUNDARY_FRACTION = 0.5  # above this fraction of boundary cells, the dense computation is faster
 
 
-def label_map(logits: Array, size: Size) -> npt.NDArray[np.uint8]:
-    """(K, h, w) float32 logits to (H, W) uint8 class indices: bilinear with half-pixel centres, then argmax.
+def upsample_argmax(logits: Array, size: Size) -> npt.NDArray[np.uint8]:
+    """Upsample logits (K, h, w) float32 bilinearly (half-pixel centers) to `size` = (H, W) and return the argmax, uint8.
 
-    Between four neighbours whose best class is the same, every bilinear mix of them has that class too: mixing keeps
-    order. So only the cells between neighbours that differ, some 6 % of a street scene, are worked out, and in each of
-    them only the classes that can win there. The first of equal logits wins, as in numpy.argmax; pixels whose two best
-    logits differ by no more than rounding can be either.
+    Four neighboring logits enclose a cell of output pixels. If their argmax is the same class, every bilinear mixture
+    of them has that argmax too. So only boundary cells are interpolated, about 6 % of a street scene, and in each of
+    them only the classes that can win. Of equal logits the lowest class index wins, as in numpy.argmax; if the two best
+    logits of a pixel differ by no more than the rounding error, either class can result.
     """
     best = _argmax(logits)
     if size == best.shape:
         return best
     if size[0] < best.shape[0] or size[1] < best.shape[1]:
-        return _label_all(logits, size)
-    rows, columns = _Cells.along(best.shape[0], size[0]), _Cells.along(best.shape[1], size[1])
-    mixed = _differ(best) & (rows.count > 0)[:, None] & (columns.count > 0)
-    if mixed.mean() > MIXED_AT_MOST:
-        return _label_all(logits, size)
-    labels = best.take(columns.low[columns.of], 1).take(rows.low[rows.of], 0)
-    i, j = np.nonzero(mixed)
-    _label_cells(logits, rows, columns, i, j, labels)
+        return _argmax_dense(logits, size)
+    rows, columns = _AxisGrid.between(best.shape[0], size[0]), _AxisGrid.between(best.shape[1], size[1])
+    boundary = _boundary_cells(best) & (rows.count > 0)[:, None] & (columns.count > 0)
+    if boundary.mean() > MAX_BOUNDARY_FRACTION:
+        return _argmax_dense(logits, size)
+    labels = best.take(columns.low[columns.cell_of_pixel], 1).take(rows.low[rows.cell_of_pixel], 0)
+    i, j = np.nonzero(boundary)
+    _argmax_cells(logits, rows, columns, i, j, labels)
     return labels
 
 
 @dataclass
-class _Cells:
-    """The intervals between neighbouring logits along an axis, one before the first and one after the last included."""
+class _AxisGrid:
+    """The cells between neighboring logits along one axis, including one before the first logit and one after the last.
 
-    low: npt.NDArray[np.intp]  # (n + 1,) the logit at the beginning of each cell
-    high: npt.NDArray[np.intp]  # (n + 1,) and at its end
-    of: npt.NDArray[np.intp]  # (N,) the cell of each pixel
-    count: npt.NDArray[np.intp]  # (n + 1,) pixels of each cell
-    pixels: npt.NDArray[np.intp]  # (n + 1, most) those pixels, the last one repeated
-    weights: npt.NDArray[np.float32]  # (n + 1, most) of `high` at them, 0..1
+    n is the number of logits, N the number of pixels, and m the largest number of pixels in a cell.
+    """
+
+    low: npt.NDArray[np.intp]  # (n + 1,) index of the logit at the start of each cell
+    high: npt.NDArray[np.intp]  # (n + 1,) index of the logit at its end
+    cell_of_pixel: npt.NDArray[np.intp]  # (N,) index of the cell of each pixel
+    count: npt.NDArray[np.intp]  # (n + 1,) number of pixels in each cell
+    pixels: npt.NDArray[np.intp]  # (n + 1, m) indices of these pixels, padded with the last one
+    weights: npt.NDArray[np.float32]  # (n + 1, m) interpolation weight of `high` at each of them, 0..1
 
     @classmethod
-    def along(cls, inside: int, outside: int) -> _Cells:
-        """Of an axis of `inside` logits that becomes `outside` pixels."""
-        position = (np.arange(outside) + 0.5) * (inside / outside) - 0.5
+    def between(cls, in_size: int, out_size: int) -> _AxisGrid:
+        """Return the grid of an axis of `in_size` logits that is upsampled to `out_size` pixels."""
+        position = (np.arange(out_size) + 0.5) * (in_size / out_size) - 0.5
         floor = np.floor(position)
-        of = floor.astype(np.intp) + 1
-        count = np.bincount(of, minlength=inside + 1)
+        cell_of_pixel = floor.astype(np.intp) + 1
+        count = np.bincount(cell_of_pixel, minlength=in_size + 1)
         first = np.cumsum(count) - count
         steps = np.minimum(np.arange(count.max()), np.maximum(count, 1)[:, None] - 1)
-        pixels = np.minimum(first[:, None] + steps, outside - 1)
-        cells = np.arange(inside + 1)
-        low, high = np.maximum(cells - 1, 0), np.minimum(cells, inside - 1)
-        return cls(low, high, of, count, pixels, (position - floor).astype(np.float32)[pixels])
+        pixels = np.minimum(first[:, None] + steps, out_size - 1)
+        cells = np.arange(in_size + 1)
+        low, high = np.maximum(cells - 1, 0), np.minimum(cells, in_size - 1)
+        return cls(low, high, cell_of_pixel, count, pixels, (position - floor).astype(np.float32)[pixels])
 
 
 def _argmax(logits: Array) -> npt.NDArray[np.uint8]:
-    """numpy.argmax over the classes, several times as fast."""
+    """Return the argmax over the classes, (h, w) uint8, several times as fast as numpy.argmax."""
     best, labels = logits[0].copy(), np.zeros(logits.shape[1:], np.uint8)
     for k in range(1, len(logits)):
         np.copyto(labels, np.uint8(k), where=logits[k] > best)
@@ -72,72 +75,75 @@ def _argmax(logits: Array) -> npt.NDArray[np.uint8]:
     return labels
 
 
-def _differ(best: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Which cells (h + 1, w + 1) have corners of different classes."""
-    around = np.pad(best, 1, "edge")
-    across = around[:, 1:] != around[:, :-1]
-    down = around[1:] != around[:-1]
-    different: npt.NDArray[np.bool_] = across[1:] | across[:-1] | down[:, 1:] | down[:, :-1]
-    return different
+def _boundary_cells(best: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Return which cells (h + 1, w + 1) have corners of different classes."""
+    padded = np.pad(best, 1, "edge")
+    horizontal = padded[:, 1:] != padded[:, :-1]
+    vertical = padded[1:] != padded[:-1]
+    boundary: npt.NDArray[np.bool_] = horizontal[1:] | horizontal[:-1] | vertical[:, 1:] | vertical[:, :-1]
+    return boundary
 
 
-def _label_cells(
+def _argmax_cells(
     logits: Array,
-    rows: _Cells,
-    columns: _Cells,
+    rows: _AxisGrid,
+    columns: _AxisGrid,
     i: npt.NDArray[np.intp],
     j: npt.NDArray[np.intp],
     labels: npt.NDArray[np.uint8],
 ) -> None:
-    """Work out the pixels of the cells in these rows and columns of cells, each (n,)."""
+    """Overwrite the pixels of `labels` (H, W) in the cells with row indices `i` (n,) and column indices `j` (n,)."""
     width = logits.shape[2]
-    # corners (4, n): upper left, upper right, lower left, lower right
+    # Flat indices of the corners (4, n): upper left, upper right, lower left, lower right.
     corners = np.stack([row[i] * width + column[j] for row in (rows.low, rows.high) for column in (columns.low, columns.high)])
     values = logits.reshape(len(logits), -1)[:, corners]  # (K, 4, n)
-    # a class whose highest corner is below another's lowest one wins nowhere in the cell
-    possible = values.max(1) >= values.min(1).max(0)
+    # A class can't win anywhere in a cell if its highest corner is below the lowest corner of another class.
+    candidates = values.max(1) >= values.min(1).max(0)  # (K, n)
     down, right = rows.weights[i][:, :, None], columns.weights[j][:, None, :]
-    found = np.empty((len(i), down.shape[1], right.shape[2]), np.uint8)
-    two = possible.sum(0) == 2
-    for which, work_out in ((two, _between_two), (~two, _among_many)):
-        cells = np.flatnonzero(which)
-        found[cells] = work_out(values[:, :, cells], possible[:, cells], down[cells], right[cells])
-    labels[rows.pixels[i][:, :, None], columns.pixels[j][:, None, :]] = found
+    winners = np.empty((len(i), down.shape[1], right.shape[2]), np.uint8)
+    has_two = candidates.sum(0) == 2
+    for selected, argmax in ((has_two, _argmax_two), (~has_two, _argmax_many)):
+        cells = np.flatnonzero(selected)
+        winners[cells] = argmax(values[:, :, cells], candidates[:, cells], down[cells], right[cells])
+    labels[rows.pixels[i][:, :, None], columns.pixels[j][:, None, :]] = winners
 
 
-def _between_two(values: Array, possible: npt.NDArray[np.bool_], down: Array, right: Array) -> npt.NDArray[np.uint8]:
-    """Labels (n, r, s) of cells in which two classes can win, most of all: the sign of their difference tells which does."""
-    first, last = possible.argmax(0), len(possible) - 1 - possible[::-1].argmax(0)
+def _argmax_two(values: Array, candidates: npt.NDArray[np.bool_], down: Array, right: Array) -> npt.NDArray[np.uint8]:
+    """Return the labels (n, r, s) of cells with exactly two candidates: the sign of their difference decides.
+
+    Most boundary cells are of this kind, and it takes one interpolation instead of two.
+    """
+    first, last = candidates.argmax(0), len(candidates) - 1 - candidates[::-1].argmax(0)
     cells = np.arange(values.shape[2])
     difference = (values[last, :, cells] - values[first, :, cells]).T
-    wins = _mix(difference, down, right) > 0
-    found: npt.NDArray[np.uint8] = np.where(wins, *(k.astype(np.uint8)[:, None, None] for k in (last, first)))
-    return found
+    last_wins = _bilinear(difference, down, right) > 0
+    winners: npt.NDArray[np.uint8] = np.where(last_wins, *(k.astype(np.uint8)[:, None, None] for k in (last, first)))
+    return winners
 
 
-def _among_many(values: Array, possible: npt.NDArray[np.bool_], down: Array, right: Array) -> npt.NDArray[np.uint8]:
-    """Labels (n, r, s) of cells in which any number of classes can win."""
+def _argmax_many(values: Array, candidates: npt.NDArray[np.bool_], down: Array, right: Array) -> npt.NDArray[np.uint8]:
+    """Return the labels (n, r, s) of cells with any number of candidates."""
     best = np.full((values.shape[2], down.shape[1], right.shape[2]), -np.inf, np.float32)
-    found = np.zeros(best.shape, np.uint8)
+    winners = np.zeros(best.shape, np.uint8)
     for k in range(len(values)):
-        here = np.flatnonzero(possible[k])
-        mix, before = _mix(values[k][:, here], down[here], right[here]), best[here]
-        better = mix > before
-        best[here] = np.where(better, mix, before)
-        found[here] = np.where(better, np.uint8(k), found[here])
-    return found
+        cells = np.flatnonzero(candidates[k])
+        interpolated, previous = _bilinear(values[k][:, cells], down[cells], right[cells]), best[cells]
+        better = interpolated > previous
+        best[cells] = np.where(better, interpolated, previous)
+        winners[cells] = np.where(better, np.uint8(k), winners[cells])
+    return winners
 
 
-def _mix(corners: npt.NDArray[np.float32], down: Array, right: Array) -> npt.NDArray[np.float32]:
-    """Corners (4, n) to the bilinear values (n, r, s) between them, by weights (n, r, 1) and (n, 1, s)."""
+def _bilinear(corners: npt.NDArray[np.float32], down: Array, right: Array) -> npt.NDArray[np.float32]:
+    """Interpolate between corners (4, n) with weights (n, r, 1) and (n, 1, s); return (n, r, s)."""
     upper_left, upper_right, lower_left, lower_right = corners[:, :, None, None]
     left = upper_left + (lower_left - upper_left) * down
-    mixed: npt.NDArray[np.float32] = left + (upper_right + (lower_right - upper_right) * down - left) * right
-    return mixed
+    interpolated: npt.NDArray[np.float32] = left + (upper_right + (lower_right - upper_right) * down - left) * right
+    return interpolated
 
 
-def _label_all(logits: Array, size: Size) -> npt.NDArray[np.uint8]:
-    """Enlarge or shrink every channel whole, one at a time, so that the memory is that of two of them and not of K."""
+def _argmax_dense(logits: Array, size: Size) -> npt.NDArray[np.uint8]:
+    """Resize the channels one at a time, so that two of them are in memory instead of K, and return the argmax."""
     width_height = (size[1], size[0])
     best = cv2.resize(logits[0], width_height, interpolation=cv2.INTER_LINEAR)
     labels = np.zeros(size, np.uint8)
@@ -148,14 +154,17 @@ def _label_all(logits: Array, size: Size) -> npt.NDArray[np.uint8]:
     return labels
 
 
-def confidence(logits: Array, size: Size) -> npt.NDArray[np.float32]:
-    """(K, h, w) float32 logits to the probability (H, W) float32, 1/K..1, of the class that `label_map` gives each pixel:
-    the largest softmax of the enlarged logits."""
+def upsample_confidence(logits: Array, size: Size) -> npt.NDArray[np.float32]:
+    """Return the probability (H, W) float32, 1/K..1, of the class that `upsample_argmax` assigns to each pixel.
+
+    It is the largest softmax of the logits (K, h, w) float32 upsampled to `size` = (H, W).
+    """
     width_height = (size[1], size[0])
     best, total = np.full(size, -np.inf, np.float32), np.zeros(size, np.float32)
     for channel in logits:
-        enlarged = cv2.resize(channel, width_height, interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
-        top = np.maximum(best, enlarged)
-        total = total * np.exp(best - top) + np.exp(enlarged - top)
-        best = top
+        upsampled = cv2.resize(channel, width_height, interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
+        # Rescale the running sum of exponentials to the new maximum, so that no exponential overflows.
+        maximum = np.maximum(best, upsampled)
+        total = total * np.exp(best - maximum) + np.exp(upsampled - maximum)
+        best = maximum
     return np.reciprocal(total)

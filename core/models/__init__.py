@@ -1,29 +1,48 @@
-"""The architectures by name; a new one is a file beside this one and a line in MODELS."""
+"""Network architectures by name. To add one, add a file here and a line to MODELS."""
 
 from __future__ import annotations
 
-from core.errors import InputError
-from core.models.blocks import Network
-from core.models.ddunet import DDUNet
-from core.models.r2unet import R2UNet
-from core.models.unet import UNet
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-MODELS: dict[str, type[Network]] = {
-    "unet": UNet,
-    "r2unet": R2UNet,
-    "ddunet": DDUNet,
+from core.errors import InputError
+
+if TYPE_CHECKING:
+    from core.models.blocks import SegmentationModel
+
+# Name to "module:class", imported at the first use: commands list the names without importing torch.
+MODELS: dict[str, str | type[SegmentationModel]] = {
+    "unet": "core.models.unet:UNet",
+    "r2unet": "core.models.r2unet:R2UNet",
+    "ddunet": "core.models.ddunet:DDUNet",
 }
 
 
-__all__ = ["MODELS", "Network", "build_model"]
+def model_class(name: str) -> type[SegmentationModel]:
+    """Return the class of an architecture.
 
-
-def build_model(name: str, num_classes: int = 19, width: int = 64) -> Network:
-    """Build an architecture with fresh weights: (N, 3, H, W) float, any H and W, to logits (N, num_classes, H, W).
-
-    `width` is the number of channels of the first level; 16 has a sixteenth of the weights of 64.
-    Raises InputError for an unknown name, listing the known ones.
+    Raises:
+        InputError: The name is unknown; the message lists the known ones.
     """
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
-    return MODELS[name](num_classes=num_classes, width=width)
+    entry = MODELS[name]
+    if isinstance(entry, str):
+        module, class_name = entry.split(":")
+        model: type[SegmentationModel] = getattr(import_module(module), class_name)
+        return model
+    return entry
+
+
+def build_model(name: str, num_classes: int = 19, base_channels: int = 64) -> SegmentationModel:
+    """Build a network with newly initialized weights that maps images (N, 3, H, W) to logits (N, num_classes, H, W).
+
+    Args:
+        name: A key of MODELS.
+        num_classes: Number of classes.
+        base_channels: Channels of the first level (`--width`); 16 channels have a sixteenth of the weights of 64.
+
+    Raises:
+        InputError: The name is unknown; the message lists the known ones.
+    """
+    return model_class(name)(num_classes=num_classes, base_channels=base_channels)

@@ -1,4 +1,4 @@
-"""Building blocks that the architectures share: the convolution unit, the skip connection and the input padding."""
+"""Building blocks that the architectures share: convolutions, input padding, and the U-shaped forward pass."""
 
 from __future__ import annotations
 
@@ -7,50 +7,59 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class ConvUnit(nn.Sequential):
-    """3x3 convolution without bias -> batch norm -> ReLU: (N, inputs, H, W) to (N, outputs, H, W), float."""
+class ConvBNReLU(nn.Sequential):
+    """3x3 convolution without bias, batch norm, ReLU: (N, in_channels, H, W) to (N, out_channels, H, W), float."""
 
-    def __init__(self, inputs: int, outputs: int, dilation: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
         super().__init__(
-            nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation, bias=False),
-            nn.BatchNorm2d(outputs),
+            nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation, bias=False),
+            nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
         )
 
 
-class ConvPair(nn.Sequential):
-    """Two convolution units; the pair of the U-Net paper (Ronneberger et al. 2015, figure 1), padded to keep the size."""
+class DoubleConv(nn.Sequential):
+    """Two ConvBNReLU: (N, in_channels, H, W) to (N, out_channels, H, W), float.
 
-    def __init__(self, inputs: int, outputs: int, dilation: int = 1) -> None:
-        super().__init__(ConvUnit(inputs, outputs, dilation), ConvUnit(outputs, outputs, dilation))
+    Source: Ronneberger et al. 2015 (U-Net), figure 1; here with padding that keeps the size.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
+        super().__init__(ConvBNReLU(in_channels, out_channels, dilation), ConvBNReLU(out_channels, out_channels, dilation))
 
 
-class Network(nn.Module):
-    """Base of every architecture: takes any input size and pads it to `stride`, which a subclass sets.
+class SegmentationModel(nn.Module):
+    """Base class of the architectures: accepts any input size and pads it to a multiple of `stride`.
 
-    A subclass implements `segment`: (N, 3, H, W) float, H and W multiples of `stride`, to logits (N, classes, H, W).
+    A subclass sets `stride`, the factor by which it downsamples, and implements `forward_padded`.
     """
 
     stride: int
 
-    def segment(self, x: Tensor) -> Tensor:
-        """What a subclass implements."""
+    def forward_padded(self, x: Tensor) -> Tensor:
+        """Compute logits (N, num_classes, H, W) from images (N, 3, H, W) float; H and W are multiples of `stride`."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) float, normalised RGB, any H and W from 1 up, to logits (N, classes, H, W)."""
+        """Compute logits (N, num_classes, H, W) from normalized RGB images (N, 3, H, W) float; H and W from 1 up."""
         height, width = x.shape[-2:]
         bottom, right = -height % self.stride, -width % self.stride
         if bottom or right:
-            # repeating the border keeps a padded pixel in the range of real ones, at any size (reflection needs more)
+            # Replicated borders keep the padding in the range of real pixels. Reflection would need larger images.
             x = F.pad(x, (0, right, 0, bottom), mode="replicate")
-        return self.segment(x)[..., :height, :width]
+        return self.forward_padded(x)[..., :height, :width]
 
 
-class UShaped(Network):
-    """The U: blocks joined by 2x2 max pooling on the way down, upsampling and skips on the way up, a 1x1 head.
+class UNetBase(SegmentationModel):
+    """An encoder with 2x2 max pooling, a decoder with upsampling and skip connections, and a 1x1 convolution as head.
 
-    A subclass makes `encoder` (L blocks), `up` and `decoder` (L - 1 each, deepest first) and `head`.
+    A subclass with L levels sets these modules; their names are part of the weight files.
+
+    Attributes:
+        encoder: L blocks, from the highest resolution to the lowest.
+        up: L - 1 upsampling modules, from the lowest resolution to the highest.
+        decoder: L - 1 blocks, in the same order.
+        head: Convolution from the channels of the last block to the classes.
     """
 
     encoder: nn.ModuleList
@@ -58,19 +67,19 @@ class UShaped(Network):
     decoder: nn.ModuleList
     head: nn.Conv2d
 
-    def segment(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) float to logits (N, classes, H, W); H and W multiples of `stride`."""
+    def forward_padded(self, x: Tensor) -> Tensor:
+        """Compute logits (N, num_classes, H, W) from images (N, 3, H, W) float; H and W are multiples of `stride`."""
         skips: list[Tensor] = []
         for level, block in enumerate(self.encoder):
             x = block(F.max_pool2d(x, 2) if level else x)
             skips.append(x)
-        skips.pop()
+        skips.pop()  # the lowest level is the decoder's input
         for up, block in zip(self.up, self.decoder, strict=True):
-            x = self.join(block, up(x), skips.pop())
+            x = self.merge_skip(block, up(x), skips.pop())
         logits: Tensor = self.head(x)
         return logits
 
-    def join(self, block: nn.Module, x: Tensor, skip: Tensor) -> Tensor:
-        """A step of the way up: skip (N, A, H, W) and x (N, B, H, W) side by side by channels, through the block."""
-        joined: Tensor = block(torch.cat((skip, x), dim=1))
-        return joined
+    def merge_skip(self, block: nn.Module, x: Tensor, skip: Tensor) -> Tensor:
+        """Concatenate skip (N, A, H, W) and upsampled x (N, B, H, W) and apply the block: (N, A + B, H, W) to (N, C, H, W)."""
+        merged: Tensor = block(torch.cat((skip, x), dim=1))
+        return merged

@@ -1,1 +1,1 @@
-"""Process-level helpers: CPU count, malloc, threads, atomic files. Nothing about segmentation."""
+"""Process-level utilities: CPU count, malloc, threads and atomic files. Nothing here knows about segmentation."""

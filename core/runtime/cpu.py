@@ -1,4 +1,4 @@
-"""How many cores this process may use, which can be fewer than the machine has."""
+"""The number of CPUs that this process may use, which can be fewer than the computer has."""
 
 from __future__ import annotations
 
@@ -8,47 +8,52 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def quota(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """Cores' worth of time that Linux gives this process (docker run --cpus 2, a limit in Kubernetes); infinite without one.
+def cgroup_cpu_quota(cgroup_root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float:
+    """Return the CPU quota of this process in CPUs (`docker run --cpus 2`, a Kubernetes limit); infinity without one.
 
-    More threads than that are stopped in the middle of their work, all of them, until the next tenth of a second.
+    If more threads than that are busy, the kernel suspends all of them until the next period of 100 ms.
+
+    Args:
+        cgroup_root: Mount point of the cgroup file system.
+        membership: File that lists the cgroups of the process.
     """
     try:
-        lines = own.read_text(errors="replace").splitlines()
+        lines = membership.read_text(errors="replace").splitlines()
     except OSError:  # not Linux
         return math.inf
-    return min((limit for line in lines for limit in _limits(cgroups, line)), default=math.inf)
+    return min((quota for line in lines for quota in _quotas(cgroup_root, line)), default=math.inf)
 
 
-def _limits(cgroups: Path, line: str) -> Iterator[float]:
-    """What a line of /proc/self/cgroup leads to: ID:CONTROLLERS:PATH, without controllers in version 2.
+def _quotas(cgroup_root: Path, line: str) -> Iterator[float]:
+    """Yield the quotas, in CPUs, of the cgroup in a line of /proc/self/cgroup and of its parents.
 
-    A group has no more than those around it; inside a container its path may be one that is seen outside only.
+    The line is ID:CONTROLLERS:PATH; cgroup v2 leaves CONTROLLERS empty. A parent's quota limits its children too.
+    In a container PATH can be one that exists only on the host: missing directories are skipped.
     """
     _, _, rest = line.partition(":")
     controllers, _, path = rest.partition(":")
     if controllers and "cpu" not in controllers.split(","):
         return
-    root = cgroups / controllers if (cgroups / controllers).is_dir() else cgroups / "cpu"
+    root = cgroup_root / controllers if (cgroup_root / controllers).is_dir() else cgroup_root / "cpu"
     group = Path(path.lstrip("/"))
-    for folder in (root / group, *(root / parent for parent in group.parents)):
+    for directory in (root / group, *(root / parent for parent in group.parents)):
         try:
             if controllers:
-                used, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+                quota, period = ((directory / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
             else:
-                used, period = (folder / "cpu.max").read_text().split()
-            if float(used) > 0:  # else -1 in version 1, and `max`, which is no number, in version 2
-                yield float(used) / float(period)
+                quota, period = (directory / "cpu.max").read_text().split()
+            if float(quota) > 0:  # no limit is -1 in cgroup v1, and "max" (a ValueError) in v2
+                yield float(quota) / float(period)
         except (OSError, ValueError):
             continue
 
 
-def allowed() -> int:
-    """The cores that this process may use: by what it is bound to, and by its quota of time."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return math.ceil(min(quota(), bound))
+def available_cpus() -> int:
+    """Return the number of CPUs that the affinity mask and the cgroup quota leave to this process."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return math.ceil(min(cgroup_cpu_quota(), affinity))
 
 
-CORES = allowed()
-# of a network on a CPU: more than this wait for each other more than they help in networks of this size
-CPU_THREADS = min(8, CORES)
+NUM_CPUS = available_cpus()
+# Threads for one network on a CPU: with networks of this size, more threads lose more time to synchronization than they gain.
+INFERENCE_THREADS = min(8, NUM_CPUS)

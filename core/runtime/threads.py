@@ -1,4 +1,4 @@
-"""Results of a function over items, in their order, computed in threads: all at once, or ahead of whoever asks for them."""
+"""Ordered parallel maps over threads: all items at once, or prefetched with a bounded number of pending results."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import TypeVar
 
-from core.runtime.cpu import CORES
+from core.runtime.cpu import NUM_CPUS
 
-SLICE_S = 1.0
+POLL_INTERVAL_S = 1.0
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def at_once(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """`map(function, items)` in all cores: for work that lets go of Python's lock, as numpy's and OpenCV's does."""
-    threads = min(len(items), CORES)
+def parallel_map(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Return `map(function, items)`, computed on all CPUs; for work that releases the GIL, such as numpy's and OpenCV's."""
+    threads = min(len(items), NUM_CPUS)
     if threads < 2:
         return [function(item) for item in items]
     with ThreadPoolExecutor(threads) as pool:
@@ -29,35 +29,41 @@ def prefetch(
     pool: Executor,
     function: Callable[[Item], Result],
     items: Iterable[Item],
-    ahead: int,
+    max_pending: int,
     timeout_s: float | None = None,
-    waiting_for_it: Callable[[], None] = lambda: None,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
-    """`map(function, items)` with at most `ahead` items under way or waiting, so that memory stays bounded.
+    """Yield `map(function, items)` in order, computed in `pool` ahead of the consumer.
 
-    An exception of `function` comes where its result would. While a result is waited for, `waiting_for_it` is called
-    about every second; an exception of it ends the waiting. Raises TimeoutError where a result takes longer than
-    `timeout_s` seconds.
+    Args:
+        max_pending: Maximum number of items that are in progress or waiting to be consumed; it bounds the memory.
+        timeout_s: Maximum time to wait for one result, in seconds.
+        on_wait: Called about once a second during a wait; an exception that it raises ends the iteration.
+
+    Raises:
+        TimeoutError: A result takes longer than `timeout_s`.
+        Any exception of `function`, at the position of its result.
     """
-    waiting: deque[Future[Result]] = deque()
-    rest = iter(items)
+    pending: deque[Future[Result]] = deque()
+    remaining = iter(items)
     try:
-        for item in islice(rest, ahead):
-            waiting.append(pool.submit(function, item))
-        while waiting:
-            future, since = waiting.popleft(), time.monotonic()
-            while wait([future], _slice(timeout_s, since)).not_done:
+        for item in islice(remaining, max_pending):
+            pending.append(pool.submit(function, item))
+        while pending:
+            future, since = pending.popleft(), time.monotonic()
+            while wait([future], _poll_timeout(timeout_s, since)).not_done:
                 if timeout_s is not None and time.monotonic() - since >= timeout_s:
                     raise TimeoutError
-                waiting_for_it()
+                on_wait()
             result = future.result()
-            for item in islice(rest, 1):
-                waiting.append(pool.submit(function, item))
+            for item in islice(remaining, 1):
+                pending.append(pool.submit(function, item))
             yield result
     finally:
-        for future in waiting:
+        for future in pending:
             future.cancel()
 
 
-def _slice(timeout_s: float | None, since: float) -> float:
-    return SLICE_S if timeout_s is None else max(0, min(SLICE_S, since + timeout_s - time.monotonic()))
+def _poll_timeout(timeout_s: float | None, since: float) -> float:
+    """Return the seconds to wait until the next call of `on_wait` or the deadline, whichever comes first."""
+    return POLL_INTERVAL_S if timeout_s is None else max(0, min(POLL_INTERVAL_S, since + timeout_s - time.monotonic()))

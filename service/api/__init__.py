@@ -1,1 +1,1 @@
-"""HTTP resources: routes, request bodies, responses, problems."""
+"""HTTP resources: one router per resource, request bodies, responses, schemas and problems."""

@@ -1,4 +1,4 @@
-"""Parts of a multipart form that is in memory (RFC 7578), each copied once."""
+"""Parsing of multipart forms (RFC 7578) that are in memory; the content of each part is copied once."""
 
 from __future__ import annotations
 
@@ -7,48 +7,48 @@ from dataclasses import dataclass, field
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-MOST = 16  # parts
-BOUNDARY = 70  # bytes (RFC 2046, section 5.1.1); comparing longer ones can take minutes
-TAIL = 4096  # bytes, in which the last boundary mostly is
+MAX_PARTS = 16
+MAX_BOUNDARY_BYTES = 70  # RFC 2046, section 5.1.1; comparing longer boundaries can take minutes.
+TAIL_BYTES = 4096  # The closing boundary is nearly always in the last bytes.
 
 
 @dataclass
 class Part:
-    """A part: its headers by lower-case name, and the pieces of what it holds."""
+    """A part of a form: its headers by lowercase name, and the chunks of its content."""
 
     headers: dict[bytes, bytes] = field(default_factory=dict)
-    pieces: list[bytes] = field(default_factory=list)
+    chunks: list[bytes] = field(default_factory=list)
 
     def disposition(self) -> dict[bytes, bytes]:
-        """What Content-Disposition tells: `name`, and `filename` where it is a file."""
+        """Return the parameters of Content-Disposition: `name`, and `filename` if the part is a file."""
         return parse_options_header(self.headers.get(b"content-disposition", b""))[1]
 
     def content(self) -> bytes:
-        """What the part holds."""
-        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        """Return the content of the part."""
+        return self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
 
 
 def parse_form(content_type: str, body: bytes) -> list[Part]:
-    """The parts of a body. Raises ValueError that says what is wrong with it."""
+    """Return the parts of a form. Raises ValueError, whose message is the reason and contains no input."""
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not boundary:
-        raise ValueError("no boundary is told")
-    if len(boundary) > BOUNDARY:
-        raise ValueError(f"its boundary is longer than {BOUNDARY} bytes")
-    last = b"--" + boundary + b"--"
-    if last not in body[-TAIL:] and last not in body:  # not from the end: Python's search backwards is quadratic
-        raise ValueError("it is cut off: its last boundary is missing")
-    if body.count(b"\r\n--" + boundary) > MOST + 1:  # content has no such lines; to try each would take seconds
-        raise ValueError(f"it has more than {MOST} parts")
+        raise ValueError("the Content-Type header has no boundary")
+    if len(boundary) > MAX_BOUNDARY_BYTES:
+        raise ValueError(f"the boundary is longer than {MAX_BOUNDARY_BYTES} bytes")
+    closing = b"--" + boundary + b"--"
+    if closing not in body[-TAIL_BYTES:] and closing not in body:  # `rfind` is not used: its worst case is quadratic.
+        raise ValueError("the closing boundary is missing")
+    if body.count(b"\r\n--" + boundary) > MAX_PARTS + 1:  # Counted first, because parsing many parts takes seconds.
+        raise ValueError(f"the form has more than {MAX_PARTS} parts")
     parts: list[Part] = []
     name, value = bytearray(), bytearray()
 
-    def begin() -> None:
-        if len(parts) == MOST:
-            raise ValueError(f"it has more than {MOST} parts")
+    def on_part_begin() -> None:
+        if len(parts) == MAX_PARTS:
+            raise ValueError(f"the form has more than {MAX_PARTS} parts")
         parts.append(Part())
 
-    def header_ends() -> None:
+    def on_header_end() -> None:
         parts[-1].headers[bytes(name).lower()] = bytes(value)
         name.clear()
         value.clear()
@@ -56,16 +56,16 @@ def parse_form(content_type: str, body: bytes) -> list[Part]:
     parser = MultipartParser(
         boundary,
         {
-            "on_part_begin": begin,
+            "on_part_begin": on_part_begin,
             "on_header_field": lambda data, start, end: name.extend(data[start:end]),
             "on_header_value": lambda data, start, end: value.extend(data[start:end]),
-            "on_header_end": header_ends,
-            "on_part_data": lambda data, start, end: parts[-1].pieces.append(data[start:end]),
+            "on_header_end": on_header_end,
+            "on_part_data": lambda data, start, end: parts[-1].chunks.append(data[start:end]),
         },
     )
     try:
         parser.write(body)
         parser.finalize()
-    except FormParserError:  # whose words would echo what came
-        raise ValueError("its parts or their headers are not as RFC 7578 wants them") from None
+    except FormParserError:  # Its message contains input.
+        raise ValueError("the parts or their headers do not conform to RFC 7578") from None
     return parts

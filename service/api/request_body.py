@@ -1,4 +1,4 @@
-"""The photograph of a request: one multipart part named `file`, or the body itself; bounded as the bytes arrive."""
+"""The uploaded image: a multipart part named `file`, or the body itself; limits are enforced while the bytes arrive."""
 
 from __future__ import annotations
 
@@ -8,102 +8,119 @@ from collections.abc import AsyncGenerator, Callable
 from fastapi import Request
 
 from service.api.multipart import parse_form
-from service.api.problems import Problem
+from service.api.problems import ProblemError
+from service.api.schemas import SegmentParameters
 
-# a client that is still sending would see a reset instead of the reply, so the rest is read and thrown away
-DRAIN_BYTES = 64_000_000
-DRAIN_SECONDS = 5
-BODY_SECONDS = 120.0  # for a whole body,
-CHUNK_SECONDS = 10.0  # and for its next bytes
+# If the service responded and closed the connection while a client still sends, the client would see a reset instead of
+# the response. So the rest of a refused body is read and discarded, within these limits.
+MAX_DRAIN_BYTES = 64_000_000
+DRAIN_TIMEOUT_S = 5
+BODY_TIMEOUT_S = 120.0  # for the whole body
+CHUNK_TIMEOUT_S = 10.0  # between two chunks
 
-PARAMETERS = {"model", "output", "format", "resolution", "flip"}
-HOW = "send `-F file=@photo.jpg`, or the picture itself with `-H 'Content-Type: image/jpeg' --data-binary @photo.jpg`"
+USAGE = "send `-F file=@street.jpg`, or the image itself with `-H 'Content-Type: image/jpeg' --data-binary @street.jpg`"
 
 
-async def read_picture(
+async def read_image_body(
     request: Request,
     max_bytes: int,
-    require_room: Callable[[], None] = lambda: None,
-    hold: Callable[[int], None] = lambda _: None,
+    check_capacity: Callable[[], None] = lambda: None,
+    reserve_bytes: Callable[[int], None] = lambda _: None,
 ) -> bytes:
-    """The encoded picture of a request. Raises Problem: 400, 408, 413, 415 or 422, what `require_room` raises, at once, and
-    what `hold` raises, which is told the bytes as they come."""
+    """Return the encoded image of a request.
+
+    Args:
+        request: A request whose body has not been read.
+        max_bytes: Maximum size of the body.
+        check_capacity: Called before anything is read; may raise ProblemError.
+        reserve_bytes: Called with the size of every chunk; may raise ProblemError.
+
+    Raises:
+        ProblemError: 400, 408, 413, 415 or 422, or an error of the two functions.
+    """
     try:
-        require_room()
-    except Problem:
+        check_capacity()
+    except ProblemError:
         await drain(request.stream())
         raise
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Problem("content_encoding", "a Content-Encoding is not taken; send the picture as it is")
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        return _from_form(request.headers["content-type"], await read_body(request, max_bytes, hold))
-    if kind and not kind.startswith("image/") and kind != "application/octet-stream":
-        raise Problem("unsupported_media_type", f"this content type is not taken; {HOW}")
-    data = await read_body(request, max_bytes, hold)
-    if not data:
-        raise Problem("no_file", f"the request has no body; {HOW}")
-    return data
+        raise ProblemError("content_encoding", "Content-Encoding is not supported; send the image without it")
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == "multipart/form-data":
+        body = await read_body(request, max_bytes, reserve_bytes)
+        return _extract_file(request.headers["content-type"], body)
+    if media_type and not media_type.startswith("image/") and media_type != "application/octet-stream":
+        raise ProblemError("unsupported_media_type", f"this content type is not supported; {USAGE}")
+    body = await read_body(request, max_bytes, reserve_bytes)
+    if not body:
+        raise ProblemError("no_file", f"the request has no body; {USAGE}")
+    return body
 
 
-async def read_body(request: Request, max_bytes: int, hold: Callable[[int], None] = lambda _: None) -> bytes:
-    """The whole body. Raises Problem 413 as soon as it is known to be over the limit, and 408 where it comes too slowly."""
-    over = Problem("too_large", f"the request is larger than {max_bytes:,} bytes; send a smaller or more compressed picture")
+async def read_body(request: Request, max_bytes: int, reserve_bytes: Callable[[int], None] = lambda _: None) -> bytes:
+    """Return the whole body. Raises ProblemError 413 as soon as it exceeds the limit, and 408 if it arrives too slowly."""
+    too_large = ProblemError(
+        "too_large", f"the request is larger than {max_bytes:,} bytes; send a smaller or more strongly compressed image"
+    )
     declared = request.headers.get("content-length", "")
     stream = request.stream()
     if declared.isdigit() and int(declared) > max_bytes:
         await drain(stream)
-        raise over
+        raise too_large
     chunks: list[bytes] = []
     size, now = 0, asyncio.get_running_loop().time
-    end = now() + BODY_SECONDS
+    deadline = now() + BODY_TIMEOUT_S
     try:
-        async with asyncio.timeout(CHUNK_SECONDS) as late:
+        async with asyncio.timeout(CHUNK_TIMEOUT_S) as timeout:
             async for chunk in stream:
                 size += len(chunk)
                 if size > max_bytes:
-                    raise over
-                hold(len(chunk))
+                    raise too_large
+                reserve_bytes(len(chunk))
                 chunks.append(chunk)
-                late.reschedule(min(end, now() + CHUNK_SECONDS))
-    except Problem:
+                timeout.reschedule(min(deadline, now() + CHUNK_TIMEOUT_S))
+    except ProblemError:
         chunks.clear()
         await drain(stream)
         raise
     except TimeoutError:
-        slow = f"no byte of the body for {CHUNK_SECONDS:g} s, or not all of it in {BODY_SECONDS:g} s; send it faster"
-        raise Problem("slow_body", slow, {"Connection": "close"}) from None
+        reason = f"no byte of the body arrived for {CHUNK_TIMEOUT_S:g} s, or it was incomplete after {BODY_TIMEOUT_S:g} s"
+        raise ProblemError("request_timeout", f"{reason}; send it faster", {"Connection": "close"}) from None
     return b"".join(chunks)
 
 
 async def drain(stream: AsyncGenerator[bytes]) -> None:
-    """Read what still comes, and throw it away: at most DRAIN_BYTES in DRAIN_SECONDS."""
+    """Read and discard the rest of a body, at most MAX_DRAIN_BYTES in DRAIN_TIMEOUT_S."""
     size = 0
     try:
-        async with asyncio.timeout(DRAIN_SECONDS):
+        async with asyncio.timeout(DRAIN_TIMEOUT_S):
             async for chunk in stream:
                 size += len(chunk)
-                if size > DRAIN_BYTES:
+                if size > MAX_DRAIN_BYTES:
                     return
     except TimeoutError:
         return
 
 
-def _from_form(content_type: str, body: bytes) -> bytes:
+def _extract_file(content_type: str, body: bytes) -> bytes:
+    """Return the content of the part `file`. Raises ProblemError."""
     try:
         parts = [(part, part.disposition()) for part in parse_form(content_type, body)]
     except ValueError as error:
-        raise Problem("malformed_body", f"the multipart body can't be read ({error}); {HOW}") from None
-    files = [(part, told) for part, told in parts if b"filename" in told]
+        raise ProblemError("malformed_body", f"the multipart body is invalid ({error}); {USAGE}") from None
+    files = [(part, disposition) for part, disposition in parts if b"filename" in disposition]
     if len(files) > 1:
-        raise Problem("too_many_files", f"{len(files)} files came; expected one, in the part `file`")
-    words = {told.get(b"name", b"").decode("latin-1") for _, told in parts} & PARAMETERS
-    if words:
-        raise Problem("invalid_parameter", f"{', '.join(sorted(words))}: came in the form; it belongs in the address, as in"
-                      " /segment?model=NAME&output=json")  # fmt: skip
-    data = [part.content() for part, told in files if told.get(b"name") == b"file"]
-    if not data:
-        raise Problem("no_file", f"the form has no file in a part named `file`; {HOW}")
-    if not data[0]:
-        raise Problem("empty_file", f"the file in the part `file` is empty; {HOW}")
-    return data[0]
+        raise ProblemError("too_many_files", f"the form has {len(files)} files; expected one, in the part `file`")
+    names = {disposition.get(b"name", b"").decode("latin-1") for _, disposition in parts}
+    if parameters := names & SegmentParameters.model_fields.keys():
+        raise ProblemError(
+            "invalid_parameter",
+            f"{', '.join(sorted(parameters))}: sent as a form field; send it in the query string,"
+            " for example /segment?model=NAME&output=json",
+        )
+    contents = [part.content() for part, disposition in files if disposition.get(b"name") == b"file"]
+    if not contents:
+        raise ProblemError("no_file", f"the form has no file in a part named `file`; {USAGE}")
+    if not contents[0]:
+        raise ProblemError("empty_file", f"the file in the part `file` is empty; {USAGE}")
+    return contents[0]

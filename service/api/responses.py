@@ -1,26 +1,26 @@
-"""A reply that is sent as fast as it is read, and counts among the bytes inside until it has been handed over."""
+"""A response that counts toward the limit of bytes in flight until the server has taken all of it."""
 
 from __future__ import annotations
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.inference.admission import Admission
+from service.inference.admission import AdmissionController
 
-PIECE = 65_536  # bytes: of more at once nobody would wait for the reader
+CHUNK_BYTES = 65_536  # The server applies backpressure between chunks, so that a slow reader is noticed.
 
 
-class Download(Response):
-    """Content in pieces."""
+class TrackedResponse(Response):
+    """A response in chunks, whose bytes `admission` counts while they are sent."""
 
-    def __init__(self, content: bytes, media_type: str, headers: dict[str, str], admission: Admission) -> None:
+    def __init__(self, content: bytes, media_type: str, headers: dict[str, str], admission: AdmissionController) -> None:
         super().__init__(content, media_type=media_type, headers=headers)
         self.admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it (ASGI)."""
-        with self.admission.replying(len(self.body)):
+        """Send the response (ASGI)."""
+        with self.admission.track_response(len(self.body)):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            for begin in range(0, max(1, len(self.body)), PIECE):
-                piece, more = self.body[begin : begin + PIECE], begin + PIECE < len(self.body)
-                await send({"type": "http.response.body", "body": piece, "more_body": more})
+            for start in range(0, max(1, len(self.body)), CHUNK_BYTES):
+                end = start + CHUNK_BYTES
+                await send({"type": "http.response.body", "body": self.body[start:end], "more_body": end < len(self.body)})

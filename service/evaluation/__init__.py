@@ -1,1 +1,1 @@
-"""Evaluation jobs: manager, store on disk, runner."""
+"""Evaluation jobs of served models: management, files and execution."""

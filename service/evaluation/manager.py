@@ -1,4 +1,4 @@
-"""Evaluation jobs: one thread runs them, one after another; those of other replicas are told from their files."""
+"""Evaluation jobs: one thread runs those of this replica one after another; those of other replicas are read from disk."""
 
 from __future__ import annotations
 
@@ -17,114 +17,88 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from core.data.datasets import FolderDataset, list_splits, open_dataset
-from core.errors import InputError, first_fault
-from core.evaluation.report import Report, require_same_labels
-from service.api.problems import Problem, shutting_down
-from service.evaluation.runner import Scoring, step_back
-from service.evaluation.store import Job, JobFiles, Progress
-from service.inference.registry import Loaded
-from service.middleware.disconnect import waited_for
+from core.data.datasets import DirectoryDataset, list_splits, open_dataset
+from core.errors import InputError, first_validation_error
+from core.evaluation.evaluator import require_same_labels
+from core.evaluation.report import Report
+from service.api.problems import ProblemError, shutting_down
+from service.evaluation.runner import EvaluationRunner, lower_thread_priority
+from service.evaluation.store import Job, JobStore, Progress
+from service.inference.registry import LoadedModel
+from service.middleware.disconnect import wait_cancellable
 
-KEPT = 1000  # evaluations that have ended, the newest
-EVENTS_S = 0.25  # between two looks whether a job has changed
-QUIET_EVENTS_S = 15.0  # after which a job that has not is told once more
-DISK = 4  # threads that wait for jobs' files, and as many for the data
-STORED_S = 1.0  # how often the progress is written, for other replicas
-
-JOB_ID = re.compile(r"[0-9A-Za-z-]{1,40}")  # what is asked of the disk for
+MAX_FINISHED_JOBS = 1000  # The oldest ones beyond are deleted.
+POLL_INTERVAL_S = 0.25  # interval at which waiting requests check whether a job has changed
+IO_THREADS = 4  # for the files of jobs, and as many for the dataset
+SAVE_INTERVAL_S = 1.0  # interval at which the progress is saved for other replicas
+JOB_ID = re.compile(r"[0-9A-Za-z-]{1,40}")  # Other ids can't exist; they are never part of a path.
 
 log = logging.getLogger("service")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-class Stopped(Exception):
-    """The service is going down; the job is interrupted."""
+class ServiceStopping(Exception):
+    """The service is shutting down; the running job is interrupted."""
 
 
-class Cancelled(Exception):
-    """Somebody does not want the job any more."""
+class JobCancelled(Exception):
+    """A client has cancelled the running job."""
 
 
-class Evaluations:
-    """Starts, runs and lists evaluations; their files live in STATE/evaluations."""
+class EvaluationManager:
+    """Start, run, list and cancel evaluations.
 
-    def __init__(self, files: JobFiles, data: Path | None, scoring: Scoring) -> None:
-        self.files, self.data, self.scoring = files, data, scoring
-        self._jobs: dict[str, Job] = {}  # those of other replicas, too, as they were last read
+    Args:
+        store: The files of the jobs.
+        data: Directory of the dataset, or None if there is none.
+        runner: Executes an evaluation.
+    """
+
+    def __init__(self, store: JobStore, data: Path | None, runner: EvaluationRunner) -> None:
+        self.store, self.data, self.runner = store, data, runner
+        self._jobs: dict[str, Job] = {}  # including those of other replicas, as they were last read
         self._futures: dict[str, Future[None]] = {}
-        self._own: set[str] = set()  # begun here: what is in memory is right, whatever a full disk says
+        self._own_ids: set[str] = set()  # Jobs of this replica: their state in memory is newer than their files.
+        self._cancelled_ids: set[str] = set()
         self._lock = threading.Lock()
-        self._disk, self._data = (ThreadPoolExecutor(DISK, name) for name in ("evaluations' files", "evaluations' data"))
         self._stopping = threading.Event()
-        self._cancelled: set[str] = set()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="evaluation", initializer=step_back)
+        self._io_pool = ThreadPoolExecutor(IO_THREADS, "evaluation-files")
+        self._data_pool = ThreadPoolExecutor(IO_THREADS, "evaluation-data")
+        self._run_pool = ThreadPoolExecutor(1, "evaluation", initializer=lower_thread_priority)
 
-    def restore(self) -> None:
-        """Read the jobs of earlier runs; one that was under way when the service ended is interrupted."""
+    def load_jobs(self) -> None:
+        """Read the jobs of earlier processes; those that were active when their process ended become interrupted."""
         try:
             if self.data is not None:
                 list_splits(self.data)
-        except (InputError, OSError) as error:  # not the end: the rest of the service does without
-            log.warning("SEGMENT_DATA: %s; /evaluate will answer no_data", error)
-        self.files.clear()
-        self._look()
-        self._forget()
+        except (InputError, OSError) as error:  # All other endpoints work without the dataset.
+            log.warning("SEGMENT_DATA: %s; /evaluate will respond with dataset_unavailable", error)
+        self.store.remove_stale()
+        self._sync_from_disk()
+        self._prune()
 
-    def _look(self) -> None:
-        """Read what other replicas have written."""
-        active = [job.id for job in list(self._jobs.values()) if job.active]  # their replica may be gone
-        for job_id in {*self.files.changed(), *active}:
-            self._read(job_id)
+    def start(self, model: LoadedModel, dataset: DirectoryDataset, load_model: Callable[[], Future[LoadedModel]]) -> Job:
+        """Queue an evaluation.
 
-    def _read(self, job_id: str) -> None:
-        """Read a job that is not this replica's own; one whose replica is gone is interrupted."""
-        if job_id in self._own:
-            return
-        held = self.files.held(job_id)  # asked first: a job that ends now is stored, and then let go
-        try:
-            job = self.files.read(job_id)
-        except (OSError, ValidationError) as error:
-            reason = first_fault(error) if isinstance(error, ValidationError) else error
-            log.warning("%s: not read (%s)", self.files.folder / f"{job_id}.json", reason)
-            return
-        if job is None:
-            self._jobs.pop(job_id, None)
-            return
-        self._jobs[job_id] = job
-        if job.active and not held:
-            self._change(job, state="interrupted", finished=_now())
+        Args:
+            model: The model to evaluate; no reference to it is kept.
+            dataset: The split to evaluate on.
+            load_model: Loads the model when the job starts, so that queued jobs keep no model in memory.
 
-    def stop(self) -> None:
-        """Let the running job stop at its next batch and no other begin; returns at once."""
-        self._stopping.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def close(self) -> None:
-        """Stop and wait; what did not end is written as interrupted."""
-        self.stop()
-        self._pool.shutdown()
-        for pool in (self._disk, self._data):
-            pool.shutdown(wait=False)
-        for job in list(self._jobs.values()):  # one that comes late may be added meanwhile
-            if job.active and job.id in self._own:
-                self._change(job, state="interrupted", finished=_now())
-
-    def start(self, model: Loaded, dataset: FolderDataset, again: Callable[[], Future[Loaded]]) -> Job:
-        """Queue an evaluation; `again` loads the model when its turn has come, so that those that wait hold none in memory.
-
-        Raises Problem: 409 `labels_differ`, `evaluation_running`.
+        Raises:
+            ProblemError: 409 `label_space_mismatch` or `evaluation_running`, 503 `shutting_down`.
         """
         try:
             require_same_labels(model.segmenter.labels, dataset.labels)
         except InputError as error:
-            raise Problem("labels_differ", str(error)) from None
-        with self._lock, self.files.alone():
-            self._look()
+            raise ProblemError("label_space_mismatch", str(error)) from None
+        with self._lock, self.store.exclusive_lock():
+            self._sync_from_disk()
             running = next((job for job in self._jobs.values() if job.active and job.model == model.name), None)
             if running:
-                where = {"Location": f"/evaluate/{running.id}"}
-                raise Problem("evaluation_running", f"the model {model.name} is being evaluated: /evaluate/{running.id}", where)
+                url = f"/evaluate/{running.id}"
+                detail = f"the model {model.name} is being evaluated; see {url}"
+                raise ProblemError("evaluation_running", detail, {"Location": url})
             job = Job(
                 id=f"{_now():%Y%m%dT%H%M%S}-{secrets.token_hex(4)}",
                 model=model.name,
@@ -133,192 +107,238 @@ class Evaluations:
                 created=_now(),
                 progress=Progress(done=0, total=len(dataset)),
             )
+            self._own_ids.add(job.id)
             try:
-                self._own.add(job.id)
-                self.files.hold(job.id)
-                self.files.store(job)  # first: a job that can't be written is not begun
+                self.store.lock(job.id)
+                self.store.save(job)  # Saved first: a job that can't be saved must not start.
             except OSError:
-                self.files.release(job.id)
-                self._own.discard(job.id)
+                self.store.release(job.id)
+                self._own_ids.discard(job.id)
                 raise
             try:
-                self._futures[job.id] = self._pool.submit(self._run, job, again, dataset)
-            except RuntimeError:  # the pool takes no more
-                self._change(job, state="interrupted", finished=_now())
+                self._futures[job.id] = self._run_pool.submit(self._run, job, load_model, dataset)
+            except RuntimeError:  # The pool has been shut down.
+                self._update(job, state="interrupted", finished=_now())
                 raise shutting_down() from None
             finally:
                 self._jobs[job.id] = job
-                self._forget()
+                self._prune()
         return job
 
-    def _forget(self) -> None:
-        """Let go of the oldest, and of what only a job that goes on needs."""
-        ended = [job for job in self.jobs() if not job.active]
-        for job in ended:
-            self._futures.pop(job.id, None)
-            self._cancelled.discard(job.id)
-        for job in ended[KEPT:]:
-            del self._jobs[job.id]
-            self._own.discard(job.id)
-            self.files.remove(job.id)
+    async def open(self, split: str) -> DirectoryDataset:
+        """Open a split of the dataset, whose file system may hang, in a thread of a separate pool.
 
-    async def open(self, split: str) -> FolderDataset:
-        """A split of the service's data, which may be on another drive that hangs. Raises Problem: 404 `unknown_split`, 409
-        `no_data`."""
-        return await asyncio.get_running_loop().run_in_executor(self._data, self._open, split)
+        Raises:
+            ProblemError: 404 `unknown_split` or 409 `dataset_unavailable`.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._data_pool, self._open, split)
 
-    def _open(self, split: str) -> FolderDataset:
+    def _open(self, split: str) -> DirectoryDataset:
         if self.data is None:
-            raise Problem("no_data", "this service has no data to score on; set SEGMENT_DATA to a data folder")
+            raise ProblemError("dataset_unavailable", "this service has no dataset; set SEGMENT_DATA to its directory")
         try:
-            known = list_splits(self.data)
-            if split not in known:
-                raise Problem("unknown_split", f"the data has no such split; found: {', '.join(known) or 'none'}")
+            splits = list_splits(self.data)
+            if split not in splits:
+                raise ProblemError("unknown_split", f"there is no such split; expected one of {', '.join(splits) or 'none'}")
             return open_dataset(self.data, split)
         except InputError as error:
-            raise Problem("no_data", str(error)) from None
+            raise ProblemError("dataset_unavailable", str(error)) from None
         except OSError as error:
-            raise Problem("no_data", f"the service's data can't be read ({error.strerror})") from None
+            raise ProblemError("dataset_unavailable", f"the dataset can't be read ({error.strerror})") from None
 
     async def wait(self, job: Job) -> Report:
-        """Wait until a job has ended, without a thread. Raises Problem 500 `evaluation_failed` where it has no report."""
-        await self._ended(job)
+        """Return the report of a job when it has finished.
+
+        Raises:
+            ProblemError: 409 `evaluation_cancelled`, 500 `evaluation_failed` or 503 `shutting_down`.
+        """
+        await self._wait_finished(job)
         if job.state == "cancelled":
-            raise Problem("evaluation_cancelled", f"somebody ended the evaluation before it was done; see /evaluate/{job.id}")
+            raise ProblemError("evaluation_cancelled", f"the evaluation was cancelled; see /evaluate/{job.id}")
         if job.state == "interrupted" or job.active:
             raise shutting_down()
         if job.report is None:
-            raise Problem("evaluation_failed", f"the evaluation ended without a report ({job.state}); see /evaluate/{job.id}")
+            raise ProblemError("evaluation_failed", f"the evaluation failed; /evaluate/{job.id} has the reason")
         return job.report
 
     async def cancel(self, job: Job) -> None:
-        """End a job, and return when it has ended. Raises Problem 409 `evaluation_finished`."""
+        """Cancel a job, and return when it has ended. Raises ProblemError 409 `evaluation_finished`."""
         if not job.active:
-            raise Problem("evaluation_finished", f"this evaluation has ended already ({job.state})")
-        if job.id not in self._own:  # another replica's
-            await self.on_disk(self.files.unwant, job.id)
-        self._cancelled.add(job.id)
+            raise ProblemError("evaluation_finished", f"the evaluation has finished already ({job.state})")
+        if job.id not in self._own_ids:
+            await self.run_io(self.store.request_cancel, job.id)
+        self._cancelled_ids.add(job.id)
         future = self._futures.get(job.id)
-        if future and future.cancel():  # it had not begun
-            job.finished, job.state = _now(), "cancelled"  # before anybody who waits for it looks
-            await self.on_disk(self._change, job)
-        job = await self._ended(job)
-        if job.active:  # another replica's, and this one ends
+        if future and future.cancel():  # The job was still queued.
+            job.finished, job.state = _now(), "cancelled"  # Set at once: a request that waits for the job wakes up next.
+            await self.run_io(self._update, job)
+        job = await self._wait_finished(job)
+        if job.active:  # The job belongs to another replica, and this one is shutting down.
             raise shutting_down()
         if job.state != "cancelled":
-            raise Problem("evaluation_finished", f"this evaluation has ended meanwhile ({job.state})")
+            raise ProblemError("evaluation_finished", f"the evaluation finished before it could be cancelled ({job.state})")
 
-    async def _ended(self, job: Job) -> Job:
-        """Wait until a job's thread is through with it, without a thread, or until its replica has told so."""
+    async def _wait_finished(self, job: Job) -> Job:
+        """Return a job when its thread has finished or, if it belongs to another replica, when its file reports it."""
         if future := self._futures.get(job.id):
             await asyncio.wait((asyncio.wrap_future(future),))
             return job
         while job.active and not self._stopping.is_set():
-            await asyncio.sleep(EVENTS_S)
-            job = await self.on_disk(self.job, job.id)
+            await asyncio.sleep(POLL_INTERVAL_S)
+            job = await self.run_io(self.job, job.id)
         return job
-
-    async def on_disk(self, function: Callable[..., Answer], *given: object) -> Answer:
-        """What reads or writes jobs' files, in one of a few threads: where their drive hangs, no others hang with it."""
-        return await asyncio.get_running_loop().run_in_executor(self._disk, partial(function, *given))
 
     async def events(self, job: Job) -> AsyncIterator[Job]:
-        """The job at once, whenever it has changed, when it has ended, and now and then where nothing changes: a proxy cuts
-        a connection on which nothing comes."""
-        told, since = None, time.monotonic()
+        """Yield a job now, whenever its state or progress has changed, and at its end."""
+        previous = None
         while True:
-            active, now = job.active, (job.state, job.progress.done)
-            if now != told or time.monotonic() - since > QUIET_EVENTS_S:
-                since = time.monotonic()
+            active, current = job.active, (job.state, job.progress.done)
+            if current != previous:
                 yield job
-            if not active or (self._stopping.is_set() and (job.state == "queued" or job.id not in self._own)):
+                previous = current
+            is_stuck = self._stopping.is_set() and (job.state == "queued" or job.id not in self._own_ids)
+            if not active or is_stuck:
                 return
-            told = now
-            await asyncio.sleep(EVENTS_S)
-            job = await self.on_disk(self.job, job.id)
+            await asyncio.sleep(POLL_INTERVAL_S)
+            job = await self.run_io(self.job, job.id)
 
-    def jobs(self, look: bool = False) -> list[Job]:
-        """All jobs, the newest first; with `look` those of other replicas as they are now."""
-        if look:
+    async def run_io(self, function: Callable[..., Result], *args: object) -> Result:
+        """Call a function that reads or writes jobs' files in a thread of a small pool, because their file system may hang."""
+        return await asyncio.get_running_loop().run_in_executor(self._io_pool, partial(function, *args))
+
+    def list_jobs(self, refresh: bool = False) -> list[Job]:
+        """Return all jobs, newest first; with `refresh`, read those of other replicas from disk first."""
+        if refresh:
             with self._lock:
-                self._look()
-        now = list(self._jobs.values())  # in one step: another thread may add one meanwhile
-        return sorted(now, key=lambda job: (job.created, job.id), reverse=True)
+                self._sync_from_disk()
+        jobs = list(self._jobs.values())  # Copied, because another thread may add a job.
+        return sorted(jobs, key=lambda job: (job.created, job.id), reverse=True)
 
     def job(self, job_id: str) -> Job:
-        """One job. Raises Problem 404 `unknown_evaluation`."""
-        known = self._jobs.get(job_id)
-        if job_id not in self._own and not (known and not known.active) and JOB_ID.fullmatch(job_id):
+        """Return one job. Raises ProblemError 404 `unknown_evaluation`."""
+        job = self._jobs.get(job_id)
+        may_have_changed = job_id not in self._own_ids and (job is None or job.active)
+        if may_have_changed and JOB_ID.fullmatch(job_id):
             with self._lock:
                 self._read(job_id)
-        job = self._jobs.get(job_id)
+            job = self._jobs.get(job_id)
         if job is None:
-            raise Problem("unknown_evaluation", "there is no evaluation of this id; GET /evaluate lists them")
+            raise ProblemError("unknown_evaluation", "there is no evaluation with this id; GET /evaluate lists all")
         return job
 
-    def _run(self, job: Job, again: Callable[[], Future[Loaded]], dataset: FolderDataset) -> None:
+    def stop(self) -> None:
+        """Stop the running job at its next image, and start no other; returns at once."""
+        self._stopping.set()
+        self._run_pool.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        """Stop, wait for the running job, and mark unfinished jobs as interrupted."""
+        self.stop()
+        self._run_pool.shutdown()
+        for pool in (self._io_pool, self._data_pool):
+            pool.shutdown(wait=False)
+        for job in list(self._jobs.values()):
+            if job.active and job.id in self._own_ids:
+                self._update(job, state="interrupted", finished=_now())
+
+    def _run(self, job: Job, load_model: Callable[[], Future[LoadedModel]], dataset: DirectoryDataset) -> None:
+        """Run a job to its end, whatever happens."""
         try:
-            self._require_wanted(job)  # another replica may have been asked for its end while it was queued
-            self._change(job, started=_now(), state="running")
-            look = partial(self._require_wanted, job)
-            model = waited_for(again(), look)
+            self._check_cancelled(job)  # Another replica may have requested it while the job was queued.
+            self._update(job, started=_now(), state="running")
+            check_cancelled = partial(self._check_cancelled, job)
+            model = wait_cancellable(load_model(), check_cancelled)
             if model.digest != job.digest:
-                raise InputError(f"the model {job.model} was replaced while this waited; start it again")
-            report = self.scoring.report(model, dataset, self._progress(job), look)
-            self._change(job, report=report, finished=_now(), state="done")
-        except Cancelled:
-            self._change(job, state="cancelled", finished=_now())
-        except Stopped:
-            self._change(job, state="interrupted", finished=_now())
-        except (InputError, Problem) as error:
-            self._change(job, error=str(error), finished=_now(), state="failed")
+                raise InputError(f"the model {job.model} was reloaded while the evaluation was queued; start it again")
+            report = self.runner.evaluate(model, dataset, self._progress_fn(job), check_cancelled)
+            self._update(job, report=report, finished=_now(), state="done")
+        except JobCancelled:
+            self._update(job, state="cancelled", finished=_now())
+        except ServiceStopping:
+            self._update(job, state="interrupted", finished=_now())
+        except (InputError, ProblemError) as error:
+            self._update(job, error=str(error), finished=_now(), state="failed")
         except Exception as error:
             log.exception("evaluation %s failed", job.id)
-            self._change(
-                job, state="failed", error=f"{type(error).__name__}: the service's log holds the rest", finished=_now()
-            )
+            self._update(job, error=f"{type(error).__name__}; see the log of the service", finished=_now(), state="failed")
 
-    def _require_wanted(self, job: Job) -> None:
-        if job.id in self._cancelled or self.files.unwanted(job.id):
-            raise Cancelled
+    def _check_cancelled(self, job: Job) -> None:
+        if job.id in self._cancelled_ids or self.store.cancel_requested(job.id):
+            raise JobCancelled
         if self._stopping.is_set():
-            raise Stopped
+            raise ServiceStopping
 
-    def _progress(self, job: Job) -> Callable[[int], None]:
-        stored = time.monotonic()
+    def _progress_fn(self, job: Job) -> Callable[[int], None]:
+        """Return a function that records the number of evaluated images."""
+        last_saved = time.monotonic()
 
-        def progress(done: int) -> None:
-            nonlocal stored
+        def on_progress(done: int) -> None:
+            nonlocal last_saved
             job.progress = Progress(done=done, total=job.progress.total)
-            self._require_wanted(job)
-            if time.monotonic() - stored > STORED_S:
-                stored = time.monotonic()
-                self._change(job)
-                self._look_at_queue()
+            self._check_cancelled(job)
+            if time.monotonic() - last_saved > SAVE_INTERVAL_S:
+                last_saved = time.monotonic()
+                self._update(job)
+                self._maintain_queue()
 
-        return progress
+        return on_progress
 
-    def _look_at_queue(self) -> None:
-        """End those of the queue that another replica was asked to end, and tell that the others are not left alone."""
+    def _maintain_queue(self) -> None:
+        """Cancel queued jobs if another replica has requested it, and keep the files of the others from becoming stale."""
         for job in list(self._jobs.values()):
             future = self._futures.get(job.id)
             if not future or job.state != "queued":
                 continue
-            if self.files.unwanted(job.id) and future.cancel():
-                self._change(job, state="cancelled", finished=_now())
+            if self.store.cancel_requested(job.id) and future.cancel():
+                self._update(job, state="cancelled", finished=_now())
             else:
-                self.files.refresh(job.id)
+                self.store.touch(job.id)
 
-    def _change(self, job: Job, **values: object) -> None:
-        """Set and store; the state stands last, so that whoever reads `done` finds the report."""
+    def _update(self, job: Job, **values: object) -> None:
+        """Set attributes of a job in this order and save it; `state` comes last if readers need the others with it."""
         for key, value in values.items():
             setattr(job, key, value)
         try:
-            self.files.store(job)
-        except OSError:  # a full disk must not leave a job that never ends; what is told from memory stays right
-            log.exception("evaluation %s: its state could not be written", job.id)
+            self.store.save(job)
+        except OSError:  # For example, the disk is full: the job must end nevertheless, and its state in memory is right.
+            log.exception("the state of evaluation %s could not be saved", job.id)
         if not job.active:
-            self.files.release(job.id)
+            self.store.release(job.id)
+
+    def _sync_from_disk(self) -> None:
+        """Read what other replicas have written."""
+        active_ids = [job.id for job in list(self._jobs.values()) if job.active]  # Their replica may have died.
+        for job_id in {*self.store.modified_ids(), *active_ids}:
+            self._read(job_id)
+
+    def _read(self, job_id: str) -> None:
+        """Read a job of another replica; if it is active but the replica has died, mark it as interrupted."""
+        if job_id in self._own_ids:
+            return
+        is_locked = self.store.is_locked(job_id)  # Checked first: a job that ends is saved before its lock is released.
+        try:
+            job = self.store.read(job_id)
+        except (OSError, ValidationError) as error:
+            reason = first_validation_error(error) if isinstance(error, ValidationError) else error
+            log.warning("%s/%s.json: ignored, because it can't be read (%s)", self.store.directory, job_id, reason)
+            return
+        if job is None:
+            self._jobs.pop(job_id, None)
+            return
+        self._jobs[job_id] = job
+        if job.active and not is_locked:
+            self._update(job, state="interrupted", finished=_now())
+
+    def _prune(self) -> None:
+        """Delete the oldest finished jobs, and release what only active jobs need."""
+        finished = [job for job in self.list_jobs() if not job.active]
+        for job in finished:
+            self._futures.pop(job.id, None)
+            self._cancelled_ids.discard(job.id)
+        for job in finished[MAX_FINISHED_JOBS:]:
+            del self._jobs[job.id]
+            self._own_ids.discard(job.id)
+            self.store.remove(job.id)
 
 
 def _now() -> datetime:

@@ -1,4 +1,4 @@
-"""Evaluations on disk, shared by all replicas of the service: a JSON file each, and a lock for as long as its replica lives."""
+"""Evaluation jobs on disk, shared by all replicas: a JSON file per job, and a lock file while a replica runs it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from pydantic import BaseModel
 
 from core.errors import InputError
 from core.evaluation.report import Report
-from core.runtime.files import TEMPORARY, Stamp, stamp, write_atomically
+from core.runtime.atomic import TMP_GLOB, write_atomically
+from core.runtime.files import FileVersion, file_version
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
-LEFT_S = 60.0  # without locks: a replica that lives has written its job's progress since
+STALE_AFTER_S = 60.0  # On a file system without locks, a job is abandoned if its file is older.
 
 
 class Progress(BaseModel):
-    """Images scored, of all."""
+    """Number of evaluated images, and of all images."""
 
     done: int
     total: int
 
 
 class Job(BaseModel):
-    """One evaluation, as it is told and as it is stored."""
+    """One evaluation, as it is returned and stored."""
 
     id: str
     model: str
@@ -46,29 +47,35 @@ class Job(BaseModel):
 
     @property
     def active(self) -> bool:
-        """Whether it is still to end."""
+        """Whether the job is queued or running."""
         return self.state in ("queued", "running")
 
 
-class JobFiles:
-    """STATE/evaluations: ID.json, beside it ID.lock while a replica is at it, and ID.cancel where it is not wanted any more."""
+class JobStore:
+    """The files of all jobs in one directory.
 
-    def __init__(self, folder: Path) -> None:
-        """Make the folder where it is not there. Raises InputError where it can't be written to."""
-        self.folder = folder
-        self._locks: dict[str, int] = {}
-        self._seen: dict[str, Stamp] = {}
+    `ID.json` is the job, `ID.lock` exists while a replica has the job queued or running, and `ID.cancel` asks that replica to
+    cancel it. On file systems without locks, the age of `ID.json` shows whether the replica is alive.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Create the directory if necessary. Raises InputError if it is not writable."""
+        self.directory = directory
+        self._locks: dict[str, int] = {}  # file descriptor by job id
+        self._read_versions: dict[str, FileVersion] = {}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if not os.access(folder, os.W_OK | os.X_OK):
+            directory.mkdir(parents=True, exist_ok=True)
+            if not os.access(directory, os.W_OK | os.X_OK):
                 raise PermissionError(EACCES, "no permission to write")
         except OSError as error:
-            raise InputError(f"SEGMENT_STATE: {folder}: can't be used ({error.strerror}); name a writable folder") from None
+            raise InputError(
+                f"SEGMENT_STATE: {directory}: can't be used ({error.strerror}); specify a writable directory"
+            ) from None
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """While one replica looks whether it may begin, no other does."""
-        descriptor = os.open(self.folder.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    def exclusive_lock(self) -> Iterator[None]:
+        """Let only one replica at a time decide whether a job may start."""
+        descriptor = os.open(self.directory.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -76,85 +83,93 @@ class JobFiles:
         finally:
             os.close(descriptor)
 
-    def clear(self) -> None:
-        """Remove what replicas that were killed left: of jobs that nobody is at."""
-        for pattern, ending in ((TEMPORARY, ".json."), ("*.cancel", ".cancel")):
-            for path in self.folder.glob(pattern):
-                if not self.held(path.name.lstrip(".").partition(ending)[0]):
+    def remove_stale(self) -> None:
+        """Remove temporary files and cancellation requests of jobs that no replica runs."""
+        for pattern, separator in ((TMP_GLOB, ".json."), ("*.cancel", ".cancel")):
+            for path in self.directory.glob(pattern):
+                if not self.is_locked(path.name.lstrip(".").partition(separator)[0]):
                     with suppress(OSError):
                         path.unlink()
 
-    def store(self, job: Job) -> None:
-        """Write a job's file. Raises OSError."""
-        write_atomically(self.folder / f"{job.id}.json", [job.model_dump_json().encode()])
+    def save(self, job: Job) -> None:
+        """Write the file of a job. Raises OSError."""
+        write_atomically(self._path(job.id, "json"), [job.model_dump_json().encode()])
 
-    def changed(self) -> Iterator[str]:
-        """The ids of the files that are new or other ones since they were read."""
-        for path in sorted(self.folder.glob("*.json")):
-            if self._seen.get(path.stem) != stamp(path):
+    def modified_ids(self) -> Iterator[str]:
+        """Yield the ids of the jobs whose files are new or have changed since they were read."""
+        for path in sorted(self.directory.glob("*.json")):
+            if self._read_versions.get(path.stem) != file_version(path):
                 yield path.stem
 
     def read(self, job_id: str) -> Job | None:
-        """A job from its file, None where there is none. Raises OSError, ValidationError."""
-        path = self.folder / f"{job_id}.json"
-        now = stamp(path)
-        if now is None:
+        """Return a job, or None if it has no file. Raises OSError or ValidationError."""
+        path = self._path(job_id, "json")
+        version = file_version(path)
+        if version is None:
             return None
-        self._seen[job_id] = now  # before it is read: what is written meanwhile is read once more
+        self._read_versions[job_id] = version  # Recorded before reading, so that a concurrent change is noticed later.
         return Job.model_validate_json(path.read_bytes())
 
     def remove(self, job_id: str) -> None:
-        """Forget a job."""
-        self._seen.pop(job_id, None)
+        """Delete the file of a job."""
+        self._read_versions.pop(job_id, None)
         with suppress(OSError):
-            (self.folder / f"{job_id}.json").unlink(missing_ok=True)
+            self._path(job_id, "json").unlink(missing_ok=True)
 
-    def hold(self, job_id: str) -> None:
-        """Tell the other replicas that this one is at it, until `release` or the end of this process. Raises OSError."""
-        descriptor = os.open(self.folder / f"{job_id}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        with suppress(OSError):  # a file system without locks: the age of the job's file tells
+    def lock(self, job_id: str) -> None:
+        """Mark a job as this replica's until `release` or the end of the process. Raises OSError."""
+        descriptor = os.open(self._path(job_id, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._locks[job_id] = descriptor
 
-    def refresh(self, job_id: str) -> None:
-        """Let the job's file stay young while it waits in the queue: where there are no locks, its age tells of a life."""
-        path = self.folder / f"{job_id}.json"
-        written = stamp(path)
-        if written and time.time() - written[2] / 1e9 > LEFT_S / 4:
+    def touch(self, job_id: str) -> None:
+        """Update the modification time of a queued job's file, which is stale otherwise on a file system without locks."""
+        path = self._path(job_id, "json")
+        age = self._age(job_id)
+        if age is not None and age > STALE_AFTER_S / 4:
             with suppress(OSError):
                 os.utime(path)
 
     def release(self, job_id: str) -> None:
-        """This replica is through with it."""
-        for ending in ("lock", "cancel"):
+        """Remove the lock of a job that has ended, and its cancellation request."""
+        for suffix in ("lock", "cancel"):
             with suppress(OSError):
-                (self.folder / f"{job_id}.{ending}").unlink(missing_ok=True)
+                self._path(job_id, suffix).unlink(missing_ok=True)
         if (descriptor := self._locks.pop(job_id, None)) is not None:
             os.close(descriptor)
 
-    def held(self, job_id: str) -> bool:
-        """Whether a replica that lives is at it."""
+    def is_locked(self, job_id: str) -> bool:
+        """Return whether a living replica has the job queued or running."""
         try:
-            descriptor = os.open(self.folder / f"{job_id}.lock", os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(self._path(job_id, "lock"), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
-        except OSError:  # it is there
+        except OSError:  # The lock file exists, but can't be opened.
             return True
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         except OSError:  # a file system without locks
-            written = stamp(self.folder / f"{job_id}.json")
-            return written is not None and time.time() - written[2] / 1e9 < LEFT_S
+            age = self._age(job_id)
+            return age is not None and age < STALE_AFTER_S
         finally:
             os.close(descriptor)
         return False
 
-    def unwant(self, job_id: str) -> None:
-        """Ask the replica that is at it to end it. Raises OSError."""
-        (self.folder / f"{job_id}.cancel").touch()
+    def request_cancel(self, job_id: str) -> None:
+        """Ask the replica that runs a job to cancel it. Raises OSError."""
+        self._path(job_id, "cancel").touch()
 
-    def unwanted(self, job_id: str) -> bool:
-        """Whether a replica has asked for its end."""
-        return (self.folder / f"{job_id}.cancel").exists()
+    def cancel_requested(self, job_id: str) -> bool:
+        """Return whether a replica has called `request_cancel`."""
+        return self._path(job_id, "cancel").exists()
+
+    def _path(self, job_id: str, suffix: str) -> Path:
+        return self.directory / f"{job_id}.{suffix}"
+
+    def _age(self, job_id: str) -> float | None:
+        """Return the seconds since a job's file was changed, or None if it has no file."""
+        version = file_version(self._path(job_id, "json"))
+        return None if version is None else time.time() - version[2] / 1e9

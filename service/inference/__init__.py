@@ -1,1 +1,1 @@
-"""From an encoded image to an encoded mask: admission, batching, pipeline, model registry."""
+"""From an encoded image to an encoded mask: admission, batching, pipeline and model registry; no HTTP."""

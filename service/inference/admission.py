@@ -1,4 +1,4 @@
-"""Admission: how many requests, megapixels and bytes may be inside at once; whoever comes beyond is told when to try again."""
+"""Admission control: bounds the requests, pixels and bytes in flight; requests beyond are refused with Retry-After."""
 
 from __future__ import annotations
 
@@ -10,60 +10,69 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from service.api.problems import Problem, deadline_passed
+from service.api.problems import ProblemError, deadline_exceeded
 
 Result = TypeVar("Result")
-RETRY_AT_MOST = 60  # seconds
-LONG = 0.25  # of the requests may be such as take several runs of the network, minutes for a large photograph
-SMOOTHING = 0.1  # of the mean time between two that leave
+MAX_RETRY_AFTER_S = 60
+MAX_MULTI_PASS_FRACTION = 0.25  # of the requests in flight; a multi-pass request can take minutes for a large image
+SMOOTHING = 0.1  # weight of the newest value in the moving average of the interval between departures
 
 
-class Admission:
-    """Counts what is inside; safe from any thread."""
+class AdmissionController:
+    """Count what is in flight. Thread-safe.
 
-    def __init__(self, max_requests: int, max_pixels: int, seconds: float = math.inf, max_bytes: float = math.inf) -> None:
-        self.max_requests, self.max_pixels, self.seconds, self.max_bytes = max_requests, max_pixels, seconds, max_bytes
-        self.max_long = max(1, int(max_requests * LONG))
-        self.requests = self.long = self.pixels = self.bytes = 0
+    Args:
+        max_requests: Maximum number of requests in flight.
+        max_pixels: Maximum number of pixels of their images; a single image may exceed it.
+        deadline_s: Seconds after its admission at which a request is refused if its inference has not begun.
+        max_bytes: Maximum number of bytes of request bodies and responses in flight.
+    """
+
+    def __init__(self, max_requests: int, max_pixels: int, deadline_s: float = math.inf, max_bytes: float = math.inf) -> None:
+        self.max_requests, self.max_pixels = max_requests, max_pixels
+        self.deadline_s, self.max_bytes = deadline_s, max_bytes
+        self.max_multi_pass = max(1, int(max_requests * MAX_MULTI_PASS_FRACTION))
+        self.requests = self.multi_pass = self.pixels = self.bytes = 0
         self._lock = threading.Lock()
-        self._emptied = -math.inf  # when the last one left
-        self._pace = 0.0  # seconds from one that leaves to the next, while others wait
-        self._left = 0.0
+        self._idle_since = -math.inf
+        self._mean_departure_interval_s = 0.0  # while requests are in flight
+        self._last_departure = 0.0
 
-    def quiet_s(self) -> float:
-        """Seconds for which nobody has been inside."""
-        return 0.0 if self.requests else time.monotonic() - self._emptied
+    def idle_seconds(self) -> float:
+        """Return for how many seconds no request has been in flight."""
+        return 0.0 if self.requests else time.monotonic() - self._idle_since
 
-    def require_room(self) -> None:
-        """Raise Problem 503 `overloaded` where one more would be too many."""
+    def check_capacity(self) -> None:
+        """Raise ProblemError 503 `overloaded` if no further request can be admitted."""
         if self.requests >= self.max_requests:
-            raise self._full(f"{self.requests} requests are inside")
+            raise self._overloaded_error(f"{self.requests} requests are in flight")
 
     @contextmanager
-    def uploading(self) -> Iterator[Callable[[int], None]]:
-        """Tell how many bytes of a body have come: they count until the end, and before its request is inside.
+    def track_upload(self) -> Iterator[Callable[[int], None]]:
+        """Count the bytes of a body from their arrival, before admission, to the end of the request.
 
-        Whoever sends slowly takes no request's place. More than there is room for: Problem 503 `overloaded`.
+        So a slow upload occupies no request slot. Yields a function that takes the size of each chunk and raises
+        ProblemError 503 `overloaded` if it exceeds the limit.
         """
-        held = 0
+        reserved = 0
 
-        def hold(size: int) -> None:
-            nonlocal held
+        def reserve_bytes(size: int) -> None:
+            nonlocal reserved
             with self._lock:
                 if self.bytes + size > self.max_bytes:
-                    raise self._full(f"{self.bytes / 1e6:.0f} MB of uploads are inside")
+                    raise self._overloaded_error(f"{self.bytes / 1e6:.0f} MB of uploads are in flight")
                 self.bytes += size
-                held += size
+                reserved += size
 
         try:
-            yield hold
+            yield reserve_bytes
         finally:
             with self._lock:
-                self.bytes -= held
+                self.bytes -= reserved
 
     @contextmanager
-    def replying(self, size: int) -> Iterator[None]:
-        """A reply of so many bytes is being sent: whoever reads it slowly leaves less room for uploads."""
+    def track_response(self, size: int) -> Iterator[None]:
+        """Count the bytes of a response while it is sent, so that slow readers reduce the capacity for uploads."""
         with self._lock:
             self.bytes += size
         try:
@@ -73,66 +82,75 @@ class Admission:
                 self.bytes -= size
 
     @contextmanager
-    def entered(self, long: bool = False) -> Iterator[Ticket]:
-        """Be inside; a long one takes several runs of the network. Raises Problem 503 `overloaded`."""
+    def admit(self, multi_pass: bool = False) -> Iterator[RequestSlot]:
+        """Admit a request for the duration of the block.
+
+        Args:
+            multi_pass: Whether the request takes several passes through the network.
+
+        Raises:
+            ProblemError: 503 `overloaded`.
+        """
         with self._lock:
-            self.require_room()
-            if long and self.long >= self.max_long:
-                raise self._full(f"{self.long} requests that take several runs of the network are inside")
+            self.check_capacity()
+            if multi_pass and self.multi_pass >= self.max_multi_pass:
+                raise self._overloaded_error(f"{self.multi_pass} requests with resolution=native or flip=true are in flight")
             if not self.requests:
-                self._left = time.monotonic()
+                self._last_departure = time.monotonic()
             self.requests += 1
-            self.long += long
-        ticket = Ticket(self)
+            self.multi_pass += multi_pass
+        slot = RequestSlot(self)
         try:
-            yield ticket
-            with self._lock:  # who leaves without an answer says nothing of how long one takes
+            yield slot
+            with self._lock:  # Failed requests do not count: they leave earlier than the work takes.
                 now = time.monotonic()
-                self._pace += SMOOTHING * (now - self._left - self._pace)
-                self._left = now
+                interval = now - self._last_departure
+                self._mean_departure_interval_s += SMOOTHING * (interval - self._mean_departure_interval_s)
+                self._last_departure = now
         finally:
             with self._lock:
-                ticket.given_up = True
+                slot.cancelled = True
                 self.requests -= 1
-                self.long -= long
-                self.pixels -= ticket.pixels
-                self._emptied = time.monotonic()
+                self.multi_pass -= multi_pass
+                self.pixels -= slot.pixels
+                self._idle_since = time.monotonic()
 
-    def weigh(self, ticket: Ticket, pixels: int) -> None:
-        """Add a picture that is about to be decoded; one alone may be larger than the limit."""
+    def reserve_pixels(self, slot: RequestSlot, pixels: int) -> None:
+        """Count an image that is about to be decoded. Raises ProblemError 503 `overloaded`."""
         with self._lock:
-            if ticket.given_up:  # meanwhile: there is nobody to decode it for
-                raise Problem("deadline_passed", "the request was given up")
+            if slot.cancelled:  # The pixels would never be released.
+                raise ProblemError("deadline_exceeded", "the request was cancelled")
             if self.pixels and self.pixels + pixels > self.max_pixels:
-                raise self._full(f"{self.pixels / 1e6:.0f} megapixels are inside")
+                raise self._overloaded_error(f"{self.pixels / 1e6:.0f} megapixels are in flight")
             self.pixels += pixels
-            ticket.pixels += pixels
+            slot.pixels += pixels
 
-    def _full(self, what: str) -> Problem:
-        seconds = min(RETRY_AT_MOST, max(1, math.ceil(self._pace * self.requests)))
-        return Problem("overloaded", f"{what}, and no more are taken; try again in {seconds} s", {"Retry-After": str(seconds)})
+    def _overloaded_error(self, reason: str) -> ProblemError:
+        seconds = min(MAX_RETRY_AFTER_S, max(1, math.ceil(self._mean_departure_interval_s * self.requests)))
+        detail = f"{reason}, which is the limit; retry in {seconds} s"
+        return ProblemError("overloaded", detail, {"Retry-After": str(seconds)})
 
 
-class Ticket:
-    """A request that is inside."""
+class RequestSlot:
+    """An admitted request: its deadline, its pixels, and whether it was cancelled or has ended."""
 
-    def __init__(self, admission: Admission) -> None:
-        self.admission, self.pixels, self.given_up = admission, 0, False
-        self.deadline = time.monotonic() + admission.seconds
+    def __init__(self, admission: AdmissionController) -> None:
+        self.admission, self.pixels, self.cancelled = admission, 0, False
+        self.deadline = time.monotonic() + admission.deadline_s
 
-    async def in_time(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """What comes of some work that has to be done first. Raises Problem 503 `deadline_passed` where that takes too long."""
+    async def run_before_deadline(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Return the result of a coroutine. Raises ProblemError 503 `deadline_exceeded` if it takes too long."""
         try:
             async with asyncio.timeout(max(0, self.deadline - time.monotonic()) if math.isfinite(self.deadline) else None):
                 return await work
         except TimeoutError:
-            raise deadline_passed() from None
+            raise deadline_exceeded() from None
 
-    def require_time(self) -> None:
-        """Raise Problem 503 `deadline_passed` where it has been inside for too long."""
+    def check_deadline(self) -> None:
+        """Raise ProblemError 503 `deadline_exceeded` if the deadline has passed."""
         if time.monotonic() > self.deadline:
-            raise deadline_passed()
+            raise deadline_exceeded()
 
-    def weigh(self, pixels: int) -> None:
-        """Tell the size of its picture before it is decoded. Raises Problem 503 `overloaded`."""
-        self.admission.weigh(self, pixels)
+    def reserve_pixels(self, pixels: int) -> None:
+        """Count the image of the request before it is decoded. Raises ProblemError 503 `overloaded`."""
+        self.admission.reserve_pixels(self, pixels)

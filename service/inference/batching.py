@@ -1,7 +1,8 @@
-"""Workers: one thread for each device runs the networks; users' pictures first, evaluation fills the gaps."""
+"""Inference workers: one thread per device runs the network on batches; evaluations run only between users' requests."""
 
 from __future__ import annotations
 
+import enum
 import heapq
 import itertools
 import threading
@@ -12,165 +13,200 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from core.backends import Logits
+from core.backends.base import Logits
 from core.images.decode import RGB
 from core.inference.segmenter import Segmenter
-from service.api.problems import deadline_passed
+from service.api.problems import deadline_exceeded
 
-USER, BACKGROUND = 0, 1  # smaller goes first
-PATIENCE_S = 1.0  # so long a background picture waits for a gap; then it goes as soon as no user's stands before it
-LOOK_S = 0.002  # between two looks for a gap
+MAX_BACKGROUND_DEFER_S = 1.0  # After this time without a gap, a background task runs as soon as no user's task is queued.
+POLL_S = 0.002  # interval at which a worker with deferred tasks checks for a gap
 
-Done = Future[tuple[Logits, float]]  # logits (K, h, w), and the seconds that were waited for the worker
+InferenceFuture = Future[tuple[Logits, float]]  # logits (K, h, w), and the seconds in the queue
+
+
+class Priority(enum.IntEnum):
+    """Priority of a task; smaller values run first."""
+
+    USER = 0
+    BACKGROUND = 1
 
 
 @dataclass(order=True)
-class Item:
-    """A network input (h, w, 3) that waits for a worker, with the network on every worker's device."""
+class InferenceTask:
+    """A queued network input.
 
-    priority: int
-    order: int
-    networks: Sequence[Segmenter] = field(compare=False)
-    x: RGB = field(compare=False)
-    deadline: float | None = field(compare=False)  # on the monotonic clock: not begun after it
-    since: float = field(compare=False, default_factory=time.monotonic)
-    future: Done = field(compare=False, default_factory=Future)
-
-    def goes_with(self, other: Item) -> bool:
-        """Whether both can be in one batch."""
-        return self.priority == other.priority and self.networks is other.networks and self.x.shape == other.x.shape
-
-
-class Worker:
-    """Runs what is queued on one device, equal shapes together.
-
-    A batch closes as soon as the worker is free, with what has come by then: waiting for more would leave the device
-    idle. Batches are as large as the back end asks for.
+    Attributes:
+        priority: Tasks are ordered by priority, then by `order`.
+        order: Number of the task in the order of submission.
+        segmenters: The model on the device of each worker.
+        x: Network input, (h, w, 3) uint8 RGB.
+        deadline: Monotonic time after which the task is not begun, or None.
+        since: Monotonic time of submission.
+        future: Receives the result.
     """
 
-    def __init__(self, number: int, quiet: Callable[[], bool], batched: Callable[[int], None]) -> None:
-        self.number, self.quiet, self.batched = number, quiet, batched
-        self._items: list[Item] = []
-        self._change = threading.Condition()
+    priority: Priority
+    order: int
+    segmenters: Sequence[Segmenter] = field(compare=False)
+    x: RGB = field(compare=False)
+    deadline: float | None = field(compare=False)
+    since: float = field(compare=False, default_factory=time.monotonic)
+    future: InferenceFuture = field(compare=False, default_factory=Future)
+
+    def can_batch_with(self, other: InferenceTask) -> bool:
+        """Return whether both tasks can be in one batch."""
+        return self.priority == other.priority and self.segmenters is other.segmenters and self.x.shape == other.x.shape
+
+
+class DeviceWorker:
+    """Run the queued tasks of one device in batches of equal shapes.
+
+    A batch contains what has been queued when the worker becomes free; waiting for more would leave the device idle. The
+    backend determines the maximum size of a batch.
+
+    Args:
+        index: Index of the device.
+        is_quiet: Returns whether no user's request is in flight.
+        on_batch: Called with the size of every batch.
+    """
+
+    def __init__(self, index: int, is_quiet: Callable[[], bool], on_batch: Callable[[int], None]) -> None:
+        self.index, self.is_quiet, self.on_batch = index, is_quiet, on_batch
+        self._tasks: list[InferenceTask] = []
+        self._changed = threading.Condition()
         self._running = 0
         self._stopping = False
-        self._background = 0.0  # when the last of it began
-        self._thread = threading.Thread(target=self._run, name=f"inference-{number}", daemon=True)
+        self._last_background = 0.0  # when the last background batch began
+        self._thread = threading.Thread(target=self._run, name=f"inference-{index}", daemon=True)
         self._thread.start()
 
     def __len__(self) -> int:
-        """Pictures that wait or run."""
-        return len(self._items) + self._running
+        """Return the number of queued and running tasks."""
+        return len(self._tasks) + self._running
 
     @property
-    def before_users(self) -> int:
-        """Pictures that a user's has to wait for."""
-        with self._change:
-            return self._running + sum(item.priority == USER and not item.future.cancelled() for item in self._items)
+    def user_backlog(self) -> int:
+        """Number of tasks that a new user's task has to wait for."""
+        with self._changed:
+            return self._running + sum(task.priority == Priority.USER and not task.future.cancelled() for task in self._tasks)
 
-    def put(self, item: Item) -> None:
-        """Queue an item."""
-        with self._change:
+    def put(self, task: InferenceTask) -> None:
+        """Queue a task."""
+        with self._changed:
             if self._stopping:
-                item.future.cancel()
+                task.future.cancel()
                 return
-            heapq.heappush(self._items, item)
-            self._change.notify()
+            heapq.heappush(self._tasks, task)
+            self._changed.notify()
 
     def close(self) -> None:
-        """Finish what is queued and end the thread."""
-        with self._change:
+        """Finish the queued tasks and end the thread."""
+        with self._changed:
             self._stopping = True
-            self._change.notify()
+            self._changed.notify()
         self._thread.join()
 
     def _run(self) -> None:
-        while batch := self._take():
-            self._answer(batch)
-            del batch  # pictures, and the networks of a model that may be let go
+        while batch := self._next_batch():
+            self._run_batch(batch)
+            del batch  # While the worker is idle, it must not keep images or an evicted model in memory.
 
-    def _answer(self, batch: list[Item]) -> None:
-        waited = [time.monotonic() - item.since for item in batch]
+    def _run_batch(self, batch: list[InferenceTask]) -> None:
+        queue_seconds = [time.monotonic() - task.since for task in batch]
         try:
-            logits = batch[0].networks[self.number].forward(np.stack([item.x for item in batch]))
-            self.batched(len(batch))
-            results = list(zip(logits, waited, strict=True))
-        except BaseException as error:  # whoever waits for the futures gets it
-            for item in batch:
-                item.future.set_exception(error)
+            logits = batch[0].segmenters[self.index].forward(np.stack([task.x for task in batch]))
+            self.on_batch(len(batch))
+            results = list(zip(logits, queue_seconds, strict=True))
+        except BaseException as error:  # The thread that waits for the future raises it.
+            for task in batch:
+                task.future.set_exception(error)
         else:
-            for item, result in zip(batch, results, strict=True):
-                item.future.set_result(result)
+            for task, result in zip(batch, results, strict=True):
+                task.future.set_result(result)
         finally:
             self._running = 0
 
-    def _take(self) -> list[Item]:
-        """The next batch, waited for; none where the worker is to end."""
-        with self._change:
+    def _next_batch(self) -> list[InferenceTask]:
+        """Wait for the next batch and return it; empty if the worker must end."""
+        with self._changed:
             while True:
-                while not self._items or self._waits_for_a_gap(self._items[0]):
-                    if self._stopping and not self._items:
+                while not self._tasks or self._should_defer(self._tasks[0]):
+                    if self._stopping and not self._tasks:
                         return []
-                    self._change.wait(LOOK_S if self._items else None)
-                first = heapq.heappop(self._items)
-                most = first.networks[self.number].backend.batch
-                batch = [first, *sorted(item for item in self._items if item.goes_with(first))[: most - 1]]
+                    self._changed.wait(POLL_S if self._tasks else None)
+                first = heapq.heappop(self._tasks)
+                max_size = first.segmenters[self.index].backend.batch_size
+                batch = [first, *sorted(task for task in self._tasks if task.can_batch_with(first))[: max_size - 1]]
                 if len(batch) > 1:
-                    taken = {item.order for item in batch}
-                    self._items = [item for item in self._items if item.order not in taken]
-                    heapq.heapify(self._items)
-                if batch := [item for item in batch if _begins(item)]:
+                    taken = {task.order for task in batch}
+                    self._tasks = [task for task in self._tasks if task.order not in taken]
+                    heapq.heapify(self._tasks)
+                if batch := [task for task in batch if _claim(task)]:
                     self._running = len(batch)
-                    if first.priority == BACKGROUND:
-                        self._background = time.monotonic()
+                    if first.priority == Priority.BACKGROUND:
+                        self._last_background = time.monotonic()
                     return batch
-                del first  # while it waits, nothing of what nobody wants any more
+                del first  # While the worker is idle, it must not keep a cancelled task in memory.
 
-    def _waits_for_a_gap(self, item: Item) -> bool:
-        if item.priority == USER or self._stopping or self.quiet():
+    def _should_defer(self, task: InferenceTask) -> bool:
+        """Return whether a task must wait for a gap between users' requests."""
+        if task.priority == Priority.USER or self._stopping or self.is_quiet():
             return False
-        return time.monotonic() - max(item.since, self._background) < PATIENCE_S
+        return time.monotonic() - max(task.since, self._last_background) < MAX_BACKGROUND_DEFER_S
 
 
-class Workers:
-    """One worker for each device; a picture goes to the one with the fewest."""
+class WorkerPool:
+    """One worker per device; a task is queued at the worker with the shortest backlog."""
 
     def __init__(
-        self, devices: int, quiet: Callable[[], bool] = lambda: True, batched: Callable[[int], None] = lambda _: None
+        self, devices: int, is_quiet: Callable[[], bool] = lambda: True, on_batch: Callable[[int], None] = lambda _: None
     ) -> None:
-        self.each = [Worker(number, quiet, batched) for number in range(devices)]
+        self.workers = [DeviceWorker(index, is_quiet, on_batch) for index in range(devices)]
         self._order = itertools.count()
 
     def __len__(self) -> int:
-        return sum(map(len, self.each))
+        """Return the number of queued and running tasks."""
+        return sum(map(len, self.workers))
 
     def submit(
         self,
-        networks: Sequence[Segmenter],
+        segmenters: Sequence[Segmenter],
         x: RGB,
-        priority: int = USER,
+        priority: Priority = Priority.USER,
         deadline: float | None = None,
-        worker: Worker | None = None,
-    ) -> Done:
-        """Queue a network input (h, w, 3). A cancelled future is not begun, nor one whose deadline has passed:
-        that raises Problem 503 `deadline_passed`."""
-        item = Item(priority, next(self._order), networks, x, deadline)
+        worker: DeviceWorker | None = None,
+    ) -> InferenceFuture:
+        """Queue a network input.
+
+        Args:
+            segmenters: The model on the device of each worker.
+            x: Network input, (h, w, 3) uint8 RGB.
+            priority: Users' requests run before background tasks.
+            deadline: Monotonic time; a task that has not begun by then raises ProblemError 503 `deadline_exceeded`.
+            worker: The worker to use; by default, the one with the shortest backlog.
+
+        Returns:
+            A future; if it is cancelled before the task begins, the task does not run.
+        """
+        task = InferenceTask(priority, next(self._order), segmenters, x, deadline)
         if worker is None:
-            worker = min(self.each, key=lambda each: each.before_users) if len(self.each) > 1 else self.each[0]
-        worker.put(item)
-        return item.future
+            worker = (
+                min(self.workers, key=lambda candidate: candidate.user_backlog) if len(self.workers) > 1 else self.workers[0]
+            )
+        worker.put(task)
+        return task.future
 
     def close(self) -> None:
-        """Finish what is queued and end the threads."""
-        for worker in self.each:
+        """Finish the queued tasks and end the threads."""
+        for worker in self.workers:
             worker.close()
 
 
-def _begins(item: Item) -> bool:
-    """Whether somebody still waits for it."""
-    if not item.future.set_running_or_notify_cancel():
+def _claim(task: InferenceTask) -> bool:
+    """Mark a task as running and return whether it must run, that is, it was not cancelled and its deadline is ahead."""
+    if not task.future.set_running_or_notify_cancel():
         return False
-    if item.deadline is not None and time.monotonic() > item.deadline:
-        item.future.set_exception(deadline_passed())
+    if task.deadline is not None and time.monotonic() > task.deadline:
+        task.future.set_exception(deadline_exceeded())
         return False
     return True

@@ -1,156 +1,233 @@
-"""One photograph through the stages of `/segment`: decode, queue, forward, label, encode.
+"""One image through the stages of `/segment`: decode, queue, forward, label, encode.
 
-Between the stages goes what the next one needs and nothing else, so that what waits takes little memory.
+Every stage runs in a thread pool and receives only what it needs, so that waiting requests take little memory.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 import time
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import CancelledError, Executor
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
-from core.backends import Logits
+from core.backends.base import Logits
 from core.errors import ImageError
 from core.images import encode
-from core.images.decode import RGB, decode_photo
-from core.images.encode import Labels
+from core.images.decode import RGB, decode_image
+from core.images.encode import LabelMap
 from core.images.resize import Size
-from core.inference.segmenter import PLAIN, How
-from service.api.problems import Problem
-from service.inference.admission import Ticket
-from service.inference.batching import Done, Workers
-from service.inference.registry import Loaded
-from service.inference.stage_chain import Flow
+from core.inference.options import DEFAULT_OPTIONS, InferenceOptions
+from service.api.problems import ProblemError, deadline_exceeded
+from service.inference.admission import RequestSlot
+from service.inference.batching import InferenceFuture, WorkerPool
+from service.inference.registry import LoadedModel
 from service.inference.timing import Timing
-from service.middleware.disconnect import waited_for
+from service.middleware.disconnect import wait_cancellable
 from service.settings import Settings
 
-Output = Literal["mask", "labels", "overlay", "json"]
-Format = Literal["jpeg", "png"]
-Reply = tuple[bytes, str]  # and its media type
+OutputFormat = Literal["mask", "labels", "overlay", "json"]
+OverlayFormat = Literal["jpeg", "png"]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What a request wants to have back."""
+class OutputOptions:
+    """What a request asks for."""
 
-    output: Output = "mask"
-    style: Format = "jpeg"
-    how: How = PLAIN
+    output: OutputFormat = "mask"
+    overlay_format: OverlayFormat = "jpeg"
+    inference: InferenceOptions = DEFAULT_OPTIONS
+
+    @property
+    def multi_pass(self) -> bool:
+        """Whether the network runs several times."""
+        return self.inference != DEFAULT_OPTIONS
+
+
+class EncodedImage(NamedTuple):
+    """The body of a response: an image or JSON."""
+
+    content: bytes
+    media_type: str
 
 
 class Pools(NamedTuple):
-    """Where the stages run."""
+    """The threads that run the stages."""
 
     decoders: Executor
-    workers: Workers
+    workers: WorkerPool
     encoders: Executor
-    tilers: Executor  # what takes several runs of the network
+    tilers: Executor  # for multi-pass requests
 
 
-class Segmentation:
-    """One photograph on its way; `timing` tells what each stage took."""
+class SegmentationRequest:
+    """The segmentation of one image; `timing` has the duration of each stage.
 
-    def __init__(self, data: bytes, model: Loaded, wish: Wish, ticket: Ticket, settings: Settings, pools: Pools) -> None:
-        self.model, self.wish, self.ticket, self.settings, self.pools = model, wish, ticket, settings, pools
+    Args:
+        data: The encoded image, which is released after decoding.
+        model: The model to use.
+        options: What to return.
+        slot: The admission of the request.
+        settings: Limits on the image.
+        pools: The threads that run the stages.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        model: LoadedModel,
+        options: OutputOptions,
+        slot: RequestSlot,
+        settings: Settings,
+        pools: Pools,
+    ) -> None:
+        self.model, self.options, self.slot, self.settings, self.pools = model, options, slot, settings, pools
         self.timing = Timing()
         self._data = data
-        self._photo: RGB | None = None  # for an overlay
-        self._flow: Flow[Reply] = Flow(self.timing, ticket)
+        self._image: RGB | None = None  # kept for an overlay
 
-    async def reply(self) -> Reply:
-        """Go all the way. Raises Problem. Cancelled, it begins no stage any more, and ends when the one that runs ends."""
-        if self.wish.how == PLAIN:
-            self._flow.begin(self.pools.decoders, self._prepare)
-        else:
-            self._flow.begin(self.pools.tilers, self._several)
-        return await self._flow.result()
+    async def run(self) -> EncodedImage:
+        """Run all stages and return the result.
+
+        If it is cancelled, it begins no further stage, and ends when the running stage has ended, which holds memory until
+        then.
+
+        Raises:
+            ProblemError: The image is not usable, or the inference did not begin before the deadline.
+        """
+        if self.options.multi_pass:
+            return await self._run_stage(self.pools.tilers, self._segment_multi_pass, self.slot.deadline)
+        x, size = await self._run_stage(self.pools.decoders, self._prepare, self.slot.deadline)
+        logits = await self._forward(x)
+        return await self._run_stage(self.pools.encoders, lambda: self._postprocess(logits, size))
+
+    async def _run_stage(self, pool: Executor, stage: Callable[[], Result], deadline: float = math.inf) -> Result:
+        """Run a stage in a pool; the time until a thread is free counts as `queue`."""
+        submitted = time.perf_counter()
+
+        def run() -> Result:
+            self.timing.add("queue", time.perf_counter() - submitted)
+            return stage()
+
+        return await self._wait(pool.submit(run), deadline)
+
+    async def _forward(self, x: RGB) -> Logits:
+        """Return the logits of a network input."""
+        submitted = time.perf_counter()
+        future = self.pools.workers.submit(self.model.segmenters, x, deadline=self.slot.deadline)
+        logits, queue_seconds = await self._wait(future)
+        self.timing.add("queue", queue_seconds)
+        self.timing.add("forward", time.perf_counter() - submitted - queue_seconds)
+        return logits
+
+    async def _wait(self, future: Future[Result], deadline: float = math.inf) -> Result:
+        """Return the result of a stage.
+
+        Raises ProblemError if it has not begun by the deadline. If the request is cancelled, cancel the stage, or wait for its
+        end if it has begun.
+        """
+        ended = asyncio.wrap_future(future)
+        timeout = deadline - time.monotonic() if math.isfinite(deadline) else None
+        try:  # asyncio.wait, unlike await, leaves a future alone if the request is cancelled or the timeout expires.
+            done, _ = await asyncio.wait((ended,), timeout=timeout)
+            if not done:
+                if future.cancel():
+                    raise deadline_exceeded()
+                await asyncio.wait((ended,))
+            return ended.result()
+        except asyncio.CancelledError:
+            self.slot.cancelled = True  # A multi-pass stage checks this between two passes.
+            if not future.cancel():
+                await asyncio.wait((ended,))
+                ended.exception()  # Retrieved, so that asyncio does not log it.
+            raise
+        finally:
+            del future, ended  # They hold an exception whose traceback holds this frame: a cycle that keeps the image alive.
 
     def _decode(self) -> RGB:
-        self.ticket.require_time()
+        """Return the decoded image, and release the encoded one."""
+        self.slot.check_deadline()
         data, self._data = self._data, b""
-        with self.timing.of("decode"):
+        with self.timing.measure("decode"):
             try:
-                photo = decode_photo(data, self.settings.max_pixels, self.settings.max_side, self.ticket.weigh)
+                image = decode_image(data, self.settings.max_pixels, self.settings.max_side, self.slot.reserve_pixels)
             except ImageError as error:
-                raise Problem(error.code, str(error)) from None
-        self._photo = photo if self.wish.output == "overlay" else None
-        return photo
+                raise ProblemError(error.code, str(error)) from None
+        self._image = image if self.options.output == "overlay" else None
+        return image
 
-    def _prepare(self) -> None:
-        photo = self._decode()
-        with self.timing.of("decode"):
-            x = self.model.segmenter.prepare(photo)
-        size, began = (photo.shape[0], photo.shape[1]), time.perf_counter()
-        waiting = self.pools.workers.submit(self.model.segmenters, x, deadline=self.ticket.deadline)
-        self._flow.follow(waiting, lambda outcome: self._inferred(*outcome, began, size))
+    def _prepare(self) -> tuple[RGB, Size]:
+        """Return the network input, and the size of the image."""
+        image = self._decode()
+        with self.timing.measure("decode"):
+            x = self.model.segmenter.preprocess_image(image)
+        return x, (image.shape[0], image.shape[1])
 
-    def _inferred(self, logits: Logits, waited: float, began: float, size: Size) -> None:
-        self.timing.add("queue", waited)
-        self.timing.add("forward", time.perf_counter() - began - waited)
-        self._flow.begin(self.pools.encoders, lambda: self._label(logits, size))
+    def _postprocess(self, logits: Logits, size: Size) -> EncodedImage:
+        """Return the response for the logits of an image of this size."""
+        with self.timing.measure("label"):
+            labels = self.model.segmenter.postprocess(logits, size)
+        with self.timing.measure("encode"):
+            return self._encode(labels)
 
-    def _label(self, logits: Logits, size: Size) -> None:
-        with self.timing.of("label"):
-            labels = self.model.segmenter.label(logits, size)
-        self._encode(labels)
-
-    def _several(self) -> None:
-        photo, segmenter = self._decode(), self.model.segmenter
-        with self.timing.of("label", less="forward"):
-            if self.wish.how.native:
-                labels = segmenter.by_tiles(photo, self._logits_of, flip=self.wish.how.flip)
+    def _segment_multi_pass(self) -> EncodedImage:
+        """Run all stages in this thread, with several passes through the network."""
+        image, segmenter = self._decode(), self.model.segmenter
+        with self.timing.measure("label", exclude="forward"):
+            hflip_tta = self.options.inference.hflip_tta
+            if self.options.inference.tiled:
+                labels = segmenter.sliding_window_inference(image, self._forward_many, hflip_tta=hflip_tta)
             else:
-                (logits,) = segmenter.flipped([segmenter.prepare(photo)], self._logits_of)
-                labels = segmenter.label(logits, (photo.shape[0], photo.shape[1]))
-        self._require_client()
-        self._encode(labels)
+                (logits,) = segmenter.forward_hflip([segmenter.preprocess_image(image)], self._forward_many)
+                labels = segmenter.postprocess(logits, (image.shape[0], image.shape[1]))
+        self._check_cancelled()
+        with self.timing.measure("encode"):
+            return self._encode(labels)
 
-    def _logits_of(self, inputs: Sequence[RGB]) -> list[Logits]:
-        """Logits of several inputs, some of which are with the workers at once: as many as keep these busy, and no more, since
-        a photograph that takes one run stands behind them.
+    def _forward_many(self, inputs: Sequence[RGB]) -> list[Logits]:
+        """Return the logits of several network inputs.
 
-        The deadline is for the first of them: what has begun is brought to its end, unless the client goes.
+        Only as many inputs are queued at once as keep the workers busy, because the inputs of other requests wait behind them.
+        The deadline applies to the first input of the request: what has begun is finished, unless the client disconnects.
         """
-        first = "forward" not in self.timing.stages
-        with self.timing.of("forward"):
-            most = 2 * self.model.segmenter.backend.batch * len(self.pools.workers.each)
-            waiting: deque[Done] = deque()
-            found: list[Logits] = []
+        is_first = "forward" not in self.timing.stages
+        with self.timing.measure("forward"):
+            max_queued = 2 * self.model.segmenter.backend.batch_size * len(self.pools.workers.workers)
+            queued: deque[InferenceFuture] = deque()
+            results: list[Logits] = []
             try:
                 for x in inputs:
-                    if len(waiting) == most:
-                        found.append(waited_for(waiting.popleft(), self._require_client)[0])
-                    self._require_client()
-                    deadline = self.ticket.deadline if first and not waiting and not found else None
-                    waiting.append(self.pools.workers.submit(self.model.segmenters, x, deadline=deadline))
-                while waiting:
-                    found.append(waited_for(waiting.popleft(), self._require_client)[0])
-                return found
+                    if len(queued) == max_queued:
+                        results.append(wait_cancellable(queued.popleft(), self._check_cancelled)[0])
+                    self._check_cancelled()
+                    deadline = self.slot.deadline if is_first and not queued and not results else None
+                    queued.append(self.pools.workers.submit(self.model.segmenters, x, deadline=deadline))
+                while queued:
+                    results.append(wait_cancellable(queued.popleft(), self._check_cancelled)[0])
+                return results
             finally:
-                for future in waiting:  # where one of them failed, nobody needs the others
+                for future in queued:  # If one of them failed, the others are not needed.
                     future.cancel()
 
-    def _require_client(self) -> None:
-        if self.ticket.given_up:
+    def _check_cancelled(self) -> None:
+        if self.slot.cancelled:
             raise CancelledError
 
-    def _encode(self, labels: Labels) -> None:
-        with self.timing.of("encode"):
-            reply = self._encoded(labels)
-        self._flow.end(reply)
-
-    def _encoded(self, labels: Labels) -> Reply:
-        space = self.model.segmenter.labels
-        if self.wish.output == "labels":
-            return encode.grey_png(labels), "image/png"
-        if self.wish.output == "json":
-            return json.dumps(encode.description(labels, space), separators=(",", ":")).encode(), "application/json"
-        if self._photo is None:
-            return encode.indexed_png(labels, space), "image/png"
-        mixed = encode.overlay(self._photo, labels, space)
-        return (encode.photo_jpeg(mixed), "image/jpeg") if self.wish.style == "jpeg" else (encode.photo_png(mixed), "image/png")
+    def _encode(self, labels: LabelMap) -> EncodedImage:
+        label_space = self.model.segmenter.labels
+        if self.options.output == "labels":
+            return EncodedImage(encode.encode_gray_png(labels), "image/png")
+        if self.options.output == "json":
+            statistics = encode.mask_statistics(labels, label_space)
+            return EncodedImage(json.dumps(statistics, separators=(",", ":")).encode(), "application/json")
+        if self._image is None:
+            return EncodedImage(encode.encode_indexed_png(labels, label_space), "image/png")
+        blended = encode.overlay(self._image, labels, label_space)
+        if self.options.overlay_format == "jpeg":
+            return EncodedImage(encode.encode_jpeg(blended), "image/jpeg")
+        return EncodedImage(encode.encode_png(blended), "image/png")

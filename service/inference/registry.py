@@ -1,4 +1,4 @@
-"""The models that the service serves, by name: found at start, loaded on first use, the least recently used let go."""
+"""The model registry: models by name, loaded on first use; the least recently used are evicted."""
 
 from __future__ import annotations
 
@@ -11,282 +11,228 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from core.backends import OPENVINO, TORCH, check_weights, choose_backend, gpus
-from core.checkpoints.checkpoint import SUFFIX, Card, Checkpoint, best_of, read_checkpoint, shipped
-from core.checkpoints.exported import files_beside
+from core.backends.base import TORCH
+from core.backends.loader import check_weights, resolve_backend
+from core.checkpoints.checkpoint import CheckpointMetadata, read_checkpoint
+from core.checkpoints.exported import export_files
 from core.errors import CheckpointError, InputError
 from core.inference.segmenter import Segmenter
-from core.runtime.files import Stamp, stamp
-from service.api.problems import Problem
+from core.runtime.files import FileVersion, file_version
+from service.api.problems import ProblemError
+from service.inference.discovery import discover_models, resolve_devices
 from service.settings import Settings
 
 log = logging.getLogger("service")
-Stamps = tuple[Stamp | None, ...]  # of a checkpoint and of the artefacts beside it
+FileVersions = tuple[FileVersion | None, ...]  # of a checkpoint and of the exported models beside it
 
 
 @dataclass
-class Model:
-    """A name, its file, and what the file said when it was last read: its card and digest, or what is wrong with it.
+class ModelEntry:
+    """A model by name, whether it is loaded or not.
 
-    `backend` and `digest` are of what answers: the checkpoint itself, or the artefact beside it.
+    Attributes:
+        name: Name of the model.
+        path: Its checkpoint file.
+        root: The entry of SEGMENT_CHECKPOINTS that contains the file.
+        metadata: Metadata of the checkpoint when it was last read, or None.
+        checkpoint: Digest of the checkpoint.
+        backend: Name of the backend that serves the model.
+        digest: Digest of the served weights: the checkpoint, or an exported model beside it.
+        error: Why the model can't be used, or None.
+        failed_versions: Versions of the files that caused the error, or None if the cause is not in the files.
     """
 
     name: str
     path: Path
-    root: Path  # the source that it was found in
-    card: Card | None = None
-    checkpoint: str = ""  # its digest
+    root: Path
+    metadata: CheckpointMetadata | None = None
+    checkpoint: str = ""
     backend: str = ""
     digest: str = ""
     error: str | None = None
-    bad: Stamps | None = None  # of the files that the error is of
+    failed_versions: FileVersions | None = None
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A model ready to answer, with the digest of what was loaded."""
+class LoadedModel:
+    """A model in memory.
+
+    Attributes:
+        name: Name of the model.
+        digest: Digest of the served weights.
+        segmenters: The model on each device.
+        metadata: Metadata of the checkpoint.
+        checkpoint: Digest of the checkpoint.
+    """
 
     name: str
     digest: str
-    segmenters: tuple[Segmenter, ...]  # one for each device
-    card: Card
-    checkpoint: str  # its digest
+    segmenters: tuple[Segmenter, ...]
+    metadata: CheckpointMetadata
+    checkpoint: str
 
     @property
     def architecture(self) -> str:
-        """For reports."""
-        return self.card.architecture.name
+        """Name of the architecture."""
+        return self.metadata.architecture.name
 
     @property
     def segmenter(self) -> Segmenter:
-        """For what needs no device, and for what is told of all."""
+        """The model on the first device, for what does not depend on the device."""
         return self.segmenters[0]
 
 
-class Models:
-    """Finds models by the settings' rules. Raises InputError: nothing found, a name met twice, an unknown default."""
+class ModelRegistry:
+    """All models that the settings name.
+
+    Files are read in one thread, so that a model that takes long to load occupies no other threads, and what was read before a
+    reload never replaces what was read by it.
+
+    Raises:
+        InputError: There is no model, two have the same name, or the default model does not exist.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.devices = find_devices(settings.device, settings.backend)
-        mixed = len({device == "cpu" for device in self.devices}) > 1
-        self.backend = TORCH if mixed and settings.backend == "auto" else settings.backend  # what both can run
+        self.devices = resolve_devices(settings.device, settings.backend)
+        is_mixed = len({device == "cpu" for device in self.devices}) > 1
+        self.backend = TORCH if is_mixed and settings.backend == "auto" else settings.backend  # CPU and GPU both support torch.
         self.models = {
-            name: Model(name, path, next((s for s in settings.checkpoints if path.is_relative_to(s)), path))
-            for name, path in find_models(settings.checkpoints).items()
+            name: ModelEntry(name, path, next((s for s in settings.checkpoints if path.is_relative_to(s)), path))
+            for name, path in discover_models(settings.checkpoints).items()
         }
         self.default = settings.model or next(iter(self.models))
         if self.default not in self.models:
-            raise InputError(f"SEGMENT_MODEL: no model {self.default!r}; found: {', '.join(self.models)}")
-        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+            raise InputError(f"SEGMENT_MODEL: there is no model {self.default!r}; expected one of {', '.join(self.models)}")
+        self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()
         self._lock = threading.Lock()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loading")
 
-    def inspect(self) -> None:
-        """Read every file once, so that `/models` tells scores and faults before a model is asked for."""
-        for model in self.models.values():
-            if model.card is None and model.error is None:
-                with suppress(Problem), self._blamed(model):
-                    _require_inside(model)
-                    checkpoint = read_checkpoint(model.path, model.name)
+    def read_all_metadata(self) -> None:
+        """Read every checkpoint once, so that `/models` reports scores and errors before a model is requested."""
+        for entry in self.models.values():
+            if entry.metadata is None and entry.error is None:
+                with suppress(ProblemError), self._recording_errors(entry):
+                    _check_inside_root(entry)
+                    checkpoint = read_checkpoint(entry.path, entry.name)
                     check_weights(checkpoint)
-                    self._told_of(model, checkpoint)
+                    entry.metadata, entry.checkpoint = checkpoint.metadata, checkpoint.digest
+                    entry.backend, entry.digest = resolve_backend(checkpoint, self.devices[0], self.backend)
 
-    def ready(self, name: str | None = None) -> Loaded | None:
-        """The model where it is loaded already, at once."""
-        return self._recent(name or self.default)
-
-    def loaded(self) -> list[Loaded]:
-        """All that are in memory."""
+    def loaded(self) -> list[LoadedModel]:
+        """Return all loaded models."""
         with self._lock:
             return list(self._loaded.values())
 
-    async def load(self, name: str | None = None) -> Loaded:
-        """`get`, in a thread of its own: a model that takes long to load keeps no other work from its threads."""
-        if ready := self.ready(name):
-            return ready
-        self._require_usable(name or self.default)  # here already: not behind another model that takes long
-        return await asyncio.get_running_loop().run_in_executor(self._loader, self.get, name)
+    def find_loaded(self, name: str) -> LoadedModel | None:
+        """Return a model if it is loaded, without counting as a use."""
+        return self._loaded.get(name)
 
-    def loading(self, name: str) -> Future[Loaded]:
-        """`load`, for a thread. Whatever reads a file does so in one thread: else what was read before a reload could take the
-        place of what was read at it."""
-        return self._loader.submit(self.get, name)
-
-    def get(self, name: str | None = None) -> Loaded:
-        """The model, loaded; slow the first time. Raises Problem: 404 `unknown_model`, 503 `model_unusable`."""
+    def get_if_loaded(self, name: str | None = None) -> LoadedModel | None:
+        """Return a model (the default one if `name` is None) if it is loaded, and mark it as the most recently used."""
         name = name or self.default
-        ready = self._recent(name)
-        if ready is None:
-            self._require_usable(name)
-            ready = self._load(self.models[name])
-            self.replace(ready)
-        return ready
-
-    def _require_usable(self, name: str) -> None:
-        if name not in self.models:
-            raise self._unknown()
-        model = self.models[name]
-        if model.bad and model.bad == _stamps(model.path):  # to read it again for each request would keep all others waiting
-            raise self._unusable(model)
-
-    async def read_again(self, name: str) -> Loaded:
-        """The model as its file is now, not yet in place of the one that answers. Raises as `get` does."""
-        if name not in self.models:
-            raise self._unknown()
-
-        return await asyncio.get_running_loop().run_in_executor(self._loader, self._load, self.models[name])
-
-    def replace(self, fresh: Loaded) -> None:
-        """Let requests that come from now on be answered by this one; those inside keep theirs."""
-        model, backend = self.models[fresh.name], fresh.segmenter.backend
-        with self._lock:
-            model.card, model.checkpoint, model.error, model.bad = fresh.card, fresh.checkpoint, None, None
-            model.backend, model.digest = backend.name, backend.digest
-            self._loaded[fresh.name] = fresh
-            self._loaded.move_to_end(fresh.name)
-            while len(self._loaded) > self.settings.max_loaded:
-                others = [name for name in self._loaded if name != fresh.name]
-                # the oldest, but rather not one whose file has gone bad since it was read: it could not be read again
-                self._loaded.pop(next((name for name in others if not self.models[name].error), others[0]))
-
-    def _unknown(self) -> Problem:
-        return Problem("unknown_model", f"there is no model of this name; known: {', '.join(self.models)}")
-
-    def _recent(self, name: str) -> Loaded | None:
         with self._lock:
             if name in self._loaded:
                 self._loaded.move_to_end(name)
             return self._loaded.get(name)
 
-    def _load(self, model: Model) -> Loaded:
-        with self._blamed(model):
-            _require_inside(model)
-            checkpoint = read_checkpoint(model.path, model.name)
+    async def load(self, name: str | None = None) -> LoadedModel:
+        """Return a model, loaded if necessary. Raises as `get` does."""
+        if model := self.get_if_loaded(name):
+            return model
+        self._check_usable(name or self.default)  # Checked here too, to fail before models that are still being loaded.
+        return await asyncio.get_running_loop().run_in_executor(self._loader, self.get, name)
+
+    def submit_load(self, name: str) -> Future[LoadedModel]:
+        """Load a model if necessary, for callers in a thread."""
+        return self._loader.submit(self.get, name)
+
+    def get(self, name: str | None = None) -> LoadedModel:
+        """Return a model, loaded in this thread if necessary. Raises ProblemError: 404 `unknown_model`, 503
+        `model_unavailable`."""
+        name = name or self.default
+        model = self.get_if_loaded(name)
+        if model is None:
+            self._check_usable(name)
+            model = self._load(self.models[name])
+            self.activate(model)
+        return model
+
+    async def reload(self, name: str) -> LoadedModel:
+        """Read a model's file again and return the new model, which `activate` puts into use. Raises as `get` does."""
+        if name not in self.models:
+            raise self._unknown_model_error()
+        return await asyncio.get_running_loop().run_in_executor(self._loader, self._load, self.models[name])
+
+    def activate(self, model: LoadedModel) -> None:
+        """Use this model for new requests; those in flight keep the one they began with. Evicts models beyond the limit."""
+        entry, backend = self.models[model.name], model.segmenter.backend
+        with self._lock:
+            entry.metadata, entry.checkpoint, entry.error, entry.failed_versions = model.metadata, model.checkpoint, None, None
+            entry.backend, entry.digest = backend.name, backend.digest
+            self._loaded[model.name] = model
+            self._loaded.move_to_end(model.name)
+            while len(self._loaded) > self.settings.max_loaded:
+                others = [name for name in self._loaded if name != model.name]
+                # Prefer models whose file is usable, because the others could not be loaded again.
+                self._loaded.pop(next((name for name in others if not self.models[name].error), others[0]))
+
+    def _check_usable(self, name: str) -> None:
+        """Raise ProblemError if a model does not exist, or if its files have not changed since they failed to load."""
+        if name not in self.models:
+            raise self._unknown_model_error()
+        entry = self.models[name]
+        if entry.failed_versions and entry.failed_versions == _file_versions(entry.path):
+            raise self._unavailable_error(entry)
+
+    def _load(self, entry: ModelEntry) -> LoadedModel:
+        with self._recording_errors(entry):
+            _check_inside_root(entry)
+            checkpoint = read_checkpoint(entry.path, entry.name)
             first = Segmenter(checkpoint, self.devices[0], self.backend)
-            # whichever worker answers, the reply names one back end
+            # All devices use the same backend, because the response names one.
             others = (Segmenter(checkpoint, device, first.backend.name) for device in self.devices[1:])
             segmenters = (first, *others)
-        return Loaded(model.name, first.backend.digest, segmenters, checkpoint.card, checkpoint.digest)
+        return LoadedModel(entry.name, first.backend.digest, segmenters, checkpoint.metadata, checkpoint.digest)
 
     @contextmanager
-    def _blamed(self, model: Model) -> Iterator[None]:
-        """What goes wrong with a model's file is noted as its error. Raises Problem; InputError where a setting is wrong."""
-        stamps: Stamps | None = _stamps(model.path)  # before they are read: others may take their place meanwhile
+    def _recording_errors(self, entry: ModelEntry) -> Iterator[None]:
+        """Record an exception as the error of a model. Raises ProblemError; InputError if a setting is wrong."""
+        versions: FileVersions | None = _file_versions(entry.path)  # Read first, because the files may be replaced meanwhile.
         try:
             yield
             return
         except CheckpointError as error:
-            model.error = str(error)
+            entry.error = str(error)
             if isinstance(error.__context__, OSError):
-                stamps = None  # what was wrong is not in the files: leave to read them, for example
+                versions = None  # The cause is not in the files: for example, missing permission.
         except InputError:
-            raise  # a setting is wrong, not the model
-        except Exception as error:  # out of memory, a driver's fault: this model's trouble, not the service's
-            log.exception("the model %s could not be loaded", model.name)
-            model.error = f"{type(error).__name__}: the service's log holds the rest"
-            stamps = None  # it may not be the file's fault
-        model.bad = stamps
-        raise self._unusable(model)
+            raise  # A setting is wrong, not the model.
+        except Exception as error:  # Out of memory or a driver error: only this model is affected.
+            log.exception("the model %s could not be loaded", entry.name)
+            entry.error = f"{type(error).__name__}; see the log of the service"
+            versions = None
+        entry.failed_versions = versions
+        raise self._unavailable_error(entry)
 
-    def _unusable(self, model: Model) -> Problem:
-        return Problem("model_unusable", f"the model {model.name} can't be used; GET /models tells why")
+    def _unknown_model_error(self) -> ProblemError:
+        return ProblemError("unknown_model", f"there is no such model; expected one of {', '.join(self.models)}")
 
-    def _told_of(self, model: Model, checkpoint: Checkpoint) -> None:
-        model.card, model.checkpoint = checkpoint.card, checkpoint.digest
-        model.backend, model.digest = choose_backend(checkpoint, self.devices[0], self.backend)
-
-    def describe(self) -> dict[str, Any]:
-        """What `GET /models` answers."""
-        return {"default": self.default, "models": [self._describe(model) for model in self.models.values()]}
-
-    def describe_one(self, name: str) -> dict[str, Any]:
-        """One of them."""
-        return self._describe(self.models[name])
-
-    def _describe(self, model: Model) -> dict[str, Any]:
-        card = model.card
-        loaded = self._loaded.get(model.name)
-        return {
-            "name": model.name,
-            "architecture": card and card.architecture.name,
-            "width": card and card.architecture.width,
-            "labels": card
-            and {
-                "name": card.labels.name,
-                "classes": [
-                    {"name": name, "colour": list(colour)}
-                    for name, colour in zip(card.labels.names, card.labels.colours, strict=True)
-                ],
-            },
-            "preprocess": card and card.preprocess.model_dump(mode="json"),
-            "data": card and card.data,
-            "epoch": card and card.epoch,
-            "scores": card and card.scores,
-            "scored_on": card and card.scored_on,
-            "legs": card and [leg.model_dump(mode="json") for leg in card.legs],
-            "licence": card and card.licence,
-            "limits": card and card.limits,
-            "checkpoint": model.checkpoint or None,
-            "digest": model.digest or None,
-            "backend": model.backend or None,
-            "loaded": loaded is not None,
-            "devices": loaded and [segmenter.backend.device for segmenter in loaded.segmenters],
-            "error": model.error,
-        }
+    def _unavailable_error(self, entry: ModelEntry) -> ProblemError:
+        return ProblemError("model_unavailable", f"the model {entry.name} can't be used; GET /models has the reason")
 
 
-def _stamps(checkpoint: Path) -> Stamps:
-    return tuple(stamp(path) for path in (checkpoint, *files_beside(checkpoint)))
+def _file_versions(checkpoint: Path) -> FileVersions:
+    return tuple(file_version(path) for path in (checkpoint, *export_files(checkpoint)))
 
 
-def _require_inside(model: Model) -> None:
-    """Raise CheckpointError where a link leads out of the folder that the operator named; a file that he named may be one."""
-    if model.root.is_dir() and not model.path.resolve().is_relative_to(model.root.resolve()):
-        raise CheckpointError(f"{model.path}: a link that leads out of {model.root}; name its target in SEGMENT_CHECKPOINTS")
+def _check_inside_root(entry: ModelEntry) -> None:
+    """Raise CheckpointError if a symbolic link leads out of a directory in SEGMENT_CHECKPOINTS.
 
-
-def find_devices(wish: str, backend: str = "auto") -> list[str]:
-    """The devices that a setting names, one worker for each; `auto` is all GPUs where there are several and torch runs."""
-    names = [name.strip() for name in wish.split(",") if name.strip()] or ["auto"]
-    return (
-        [f"cuda:{n}" for n in range(gpus())] if names == ["auto"] and not backend.startswith(OPENVINO) and gpus() > 1 else names
-    )
-
-
-def find_models(sources: list[Path]) -> dict[str, Path]:
-    """Name -> file. A run folder is one model, named after the folder, served from `best`; a lone file is named by its
-    stem; a folder of these gives all of them. Where nothing is found, the shipped ones."""
-    found: dict[str, Path] = {}
-    candidates = {source: _candidates(source) for source in sources}
-    for held in candidates.values():
-        for name, path in held:
-            if name in found and not path.samefile(found[name]):
-                raise InputError(f"the model name {name!r} is met twice: {found[name]} and {path}; rename or leave out one")
-            found[name] = path
-    empty = [source for source, held in candidates.items() if not held]
-    if found and empty:
-        log.warning("SEGMENT_CHECKPOINTS: no checkpoint in %s", ", ".join(map(str, empty)))
-    looked = ", ".join(map(str, sources))
-    if not found and shipped():
-        found = shipped()
-        log.warning("no checkpoint in %s: serving those that come with the project: %s", looked, ", ".join(found))
-    if not found:
-        raise InputError(
-            f"SEGMENT_CHECKPOINTS: nothing to serve in {looked}; train a model first"
-            " (python -m training train --model ddunet --data DIR), or name a checkpoint file or run folder"
+    An entry of SEGMENT_CHECKPOINTS that is a file may itself be a link.
+    """
+    if entry.root.is_dir() and not entry.path.resolve().is_relative_to(entry.root.resolve()):
+        raise CheckpointError(
+            f"{entry.path}: is a symbolic link to a file outside of {entry.root}; add its target to SEGMENT_CHECKPOINTS"
         )
-    return found
-
-
-def _candidates(source: Path) -> list[tuple[str, Path]]:
-    if source.is_file():
-        return [(source.stem, source)]
-    best = best_of(source)
-    if best:
-        return [best]
-    children = sorted(source.iterdir()) if source.is_dir() else []
-    files = [(child.stem, child) for child in children if child.is_file() and child.suffix == SUFFIX]
-    return files + [best for child in children if (best := best_of(child))]

@@ -1,4 +1,4 @@
-"""Pools of threads that `/segment` goes through, each off the event loop: stages of different requests overlap."""
+"""The inference service: thread pools for the stages of `/segment`, so that stages of different requests overlap."""
 
 from __future__ import annotations
 
@@ -7,52 +7,49 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from service.inference.admission import Admission, Ticket
-from service.inference.batching import Workers
-from service.inference.pipeline import Pools, Reply, Segmentation, Wish
-from service.inference.registry import Loaded
-from service.inference.timing import Timing
-from service.metrics import Telemetry
+from service.inference.admission import AdmissionController, RequestSlot
+from service.inference.batching import WorkerPool
+from service.inference.pipeline import OutputOptions, Pools, SegmentationRequest
+from service.inference.registry import LoadedModel
+from service.metrics import Metrics
 from service.settings import Settings
 
-TILERS = 2  # for each device, photographs that take several runs: each holds a band of logits, and two keep it busy
+# Each multi-pass request holds a band of logits in memory, and two per device suffice to keep it busy.
+TILING_THREADS_PER_DEVICE = 2
 
 
-class Segmenting:
-    """Some threads decode, one for each device runs the networks, some encode; and who is inside."""
+class InferenceService:
+    """Admission control, and the threads that decode images, run networks and encode masks."""
 
-    def __init__(self, settings: Settings, devices: int, telemetry: Telemetry) -> None:
-        self.settings, self.telemetry = settings, telemetry
-        self.admission = Admission(
+    def __init__(self, settings: Settings, num_devices: int, metrics: Metrics) -> None:
+        self.settings = settings
+        self.admission = AdmissionController(
             settings.queue, int(settings.queue_megapixels * 1e6), settings.deadline, settings.queue_bytes
         )
-        self.workers = Workers(devices, quiet=lambda: not self.admission.requests, batched=telemetry.batch.observe)
-        self._pools = Pools(
+        self.workers = WorkerPool(
+            num_devices, is_quiet=lambda: not self.admission.requests, on_batch=metrics.batch_size.observe
+        )
+        self.pools = Pools(
             decoders=ThreadPoolExecutor(settings.threads, "decode"),
             workers=self.workers,
             encoders=ThreadPoolExecutor(settings.threads, "encode"),
-            tilers=ThreadPoolExecutor(TILERS * devices, "tiles"),
+            tilers=ThreadPoolExecutor(TILING_THREADS_PER_DEVICE * num_devices, "tiles"),
         )
-        telemetry.watch(lambda: self.admission.requests, lambda: self.admission.pixels, lambda: len(self.workers))
+        metrics.track_inflight(lambda: self.admission.requests, lambda: self.admission.pixels, lambda: len(self.workers))
 
     def close(self) -> None:
-        """Finish what is under way."""
-        self._pools.decoders.shutdown()
-        self._pools.tilers.shutdown()
+        """Finish the work in flight and end the threads."""
+        self.pools.decoders.shutdown()
+        self.pools.tilers.shutdown()
         self.workers.close()
-        self._pools.encoders.shutdown()
+        self.pools.encoders.shutdown()
 
-    async def segment(self, data: bytes, model: Loaded, wish: Wish, ticket: Ticket) -> tuple[Reply, Timing]:
-        """An encoded photograph to the reply, and what each stage took. Raises Problem."""
-        segmentation = Segmentation(data, model, wish, ticket, self.settings, self._pools)
-        del data
-        reply = await segmentation.reply()
-        for stage, seconds in segmentation.timing.stages.items():
-            self.telemetry.stage.labels(stage).observe(seconds)
-        return reply, segmentation.timing
+    def create_request(self, data: bytes, model: LoadedModel, options: OutputOptions, slot: RequestSlot) -> SegmentationRequest:
+        """Return a request for the segmentation of an encoded image, which has not been started."""
+        return SegmentationRequest(data, model, options, slot, self.settings, self.pools)
 
-    async def warm(self, model: Loaded) -> None:
-        """Let every worker's network answer once: the first run is slower than those that follow."""
-        x = model.segmenter.prepare(np.zeros((64, 128, 3), np.uint8))
-        for worker in self.workers.each:
+    async def warm_up(self, model: LoadedModel) -> None:
+        """Run the network once on every device, because the first run is slower than the following ones."""
+        x = model.segmenter.preprocess_image(np.zeros((64, 128, 3), np.uint8))
+        for worker in self.workers.workers:
             await asyncio.wrap_future(self.workers.submit(model.segmenters, x, worker=worker))

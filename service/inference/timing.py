@@ -1,4 +1,4 @@
-"""Timing: what each stage of a reply took, for the Server-Timing header and the metrics."""
+"""Durations of the stages of a request, for the Server-Timing header and the metrics."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ STAGES = ("decode", "queue", "forward", "label", "encode")
 
 
 class Timing:
-    """Seconds of each stage."""
+    """Seconds spent in each stage of one request."""
 
     def __init__(self) -> None:
         self.stages: dict[str, float] = {}
 
     def add(self, stage: str, seconds: float) -> None:
-        """Add to a stage."""
+        """Add a duration to a stage."""
         self.stages[stage] = self.stages.get(stage, 0.0) + seconds
 
     @contextmanager
-    def of(self, stage: str, less: str = "") -> Iterator[None]:
-        """Add what happens meanwhile to a stage, less what another one inside it takes."""
-        began, other = time.perf_counter(), self.stages.get(less, 0.0)
+    def measure(self, stage: str, exclude: str = "") -> Iterator[None]:
+        """Add the duration of the block to a stage, without the time that the block adds to the stage `exclude`."""
+        start, excluded_before = time.perf_counter(), self.stages.get(exclude, 0.0)
         yield
-        inside = self.stages.get(less, 0.0) - other
-        self.add(stage, time.perf_counter() - began - inside)
+        excluded = self.stages.get(exclude, 0.0) - excluded_before
+        self.add(stage, time.perf_counter() - start - excluded)
 
     def header(self) -> str:
-        """The header's value, in milliseconds (W3C Server Timing)."""
-        known = (stage for stage in STAGES if stage in self.stages)
-        return ", ".join(f"{stage};dur={1000 * self.stages[stage]:.2f}" for stage in known)
+        """Return the value of the Server-Timing header (W3C), in milliseconds."""
+        measured = (stage for stage in STAGES if stage in self.stages)
+        return ", ".join(f"{stage};dur={1000 * self.stages[stage]:.2f}" for stage in measured)

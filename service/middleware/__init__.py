@@ -1,1 +1,1 @@
-"""ASGI middleware and the HTTP protocol's timeouts."""
+"""ASGI middleware, and timeouts of the HTTP protocol."""

@@ -1,4 +1,4 @@
-"""Work that is given up as soon as nobody wants it any more: the client has gone, or the job was ended."""
+"""Cancellation of work whose result is no longer needed, because the client disconnected or the job was cancelled."""
 
 from __future__ import annotations
 
@@ -10,33 +10,36 @@ from typing import Any, TypeVar
 from fastapi import Request
 
 Result = TypeVar("Result")
-LOOK_S = 0.1  # between two looks of a thread whether its work is still wanted
+POLL_S = 0.1  # interval at which a waiting thread checks for cancellation
 
 
-class ClientGone(Exception):
-    """Nobody waits for the reply any more."""
+class ClientDisconnected(Exception):
+    """The client closed the connection before the response."""
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Do the work for a request whose body has been read; where the client goes, cancel it and raise ClientGone at its end."""
-    doing, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Return the result of a coroutine; if the client disconnects, cancel it and raise ClientDisconnected when it has ended.
+
+    The body of the request must have been read completely.
+    """
+    task, message = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
     try:
-        await asyncio.wait((doing, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not doing.done() and gone.result()["type"] == "http.disconnect":
-            raise ClientGone
-        return await doing
+        await asyncio.wait((task, message), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done() and message.result()["type"] == "http.disconnect":
+            raise ClientDisconnected
+        return await task
     finally:
-        gone.cancel()
-        if not doing.done():
-            doing.cancel()
-            await asyncio.wait((doing,))
+        message.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
 
 
-def waited_for(future: Future[Result], require_wanted: Callable[[], None]) -> Result:
-    """What a future gives, for a thread; an exception of `require_wanted`, which is called meanwhile, cancels it."""
+def wait_cancellable(future: Future[Result], check_cancelled: Callable[[], None]) -> Result:
+    """Wait in a thread for the result of a future; an exception from `check_cancelled`, which is polled, cancels it."""
     try:
-        while wait([future], LOOK_S).not_done:
-            require_wanted()
+        while wait([future], POLL_S).not_done:
+            check_cancelled()
         return future.result()
     finally:
         future.cancel()

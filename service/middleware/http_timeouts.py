@@ -1,4 +1,4 @@
-"""HTTP/1.1 with deadlines that uvicorn lacks: for headers, for what follows a reply, for replies that nobody reads."""
+"""HTTP/1.1 with the timeouts that uvicorn lacks: for request headers, and for responses that the client does not read."""
 
 from __future__ import annotations
 
@@ -7,80 +7,81 @@ import asyncio
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEADER_SECONDS = 10.0  # from the connection, or from the reply before, to the end of a request's header
-READ_SECONDS = 120.0  # for a reply to be read, from when its reader first falls behind
+HEADER_TIMEOUT_S = 10.0  # from the connection or the previous response to the end of the request's headers
+WRITE_TIMEOUT_S = 120.0  # for reading a response, from when the client first falls behind or the response is complete
 
 
-class Protocol(H11Protocol):
-    """Closes a connection whose next header is not whole in time, or whose reply is not read.
+class TimeoutH11Protocol(H11Protocol):
+    """Close a connection if the next headers are not complete in time, or if the response is not read in time.
 
-    A body has deadlines where it is read; what still comes of one after its reply has that of a header.
+    The body of a request has timeouts where it is read; what arrives of it after the response counts as headers.
     """
 
-    _late: asyncio.TimerHandle | None = None
-    _unread: asyncio.TimerHandle | None = None
-    _awaited: object = None  # the request whose reply that is
+    _header_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
+    _write_cycle: object = None  # the request whose response the write timer belongs to
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client connected."""
+        """Handle a new connection."""
         super().connection_made(transport)
-        self._watch()
+        self._update_header_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came."""
+        """Handle received bytes."""
         super().data_received(data)
-        self._watch()
+        self._update_header_timer()
 
     def on_response_complete(self) -> None:
-        """A reply has been given to the transport."""
+        """Handle the end of a response, which may still be in the transport's buffer."""
         super().on_response_complete()
-        self._watch()
-        self._await_reader()
+        self._update_header_timer()
+        self._start_write_timer()
 
     def pause_writing(self) -> None:
-        """The client reads more slowly than the reply comes."""
+        """Handle a client that reads more slowly than the response is written."""
         super().pause_writing()
-        self._await_reader()
+        self._start_write_timer()
 
     def send_400_response(self, msg: str) -> None:
-        """What came is no HTTP; where a reply has been sent for it already, nothing more can be said."""
+        """Respond to invalid HTTP; if the request already has a response, only close the connection."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             super().send_400_response(msg)
         else:
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is closed."""
-        for timer in (self._late, self._unread):
+        """Handle a closed connection."""
+        for timer in (self._header_timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
 
-    def _await_reader(self) -> None:
-        """Give a reply its time, from when it is complete, or from when its reader first falls behind."""
-        if self._unread is not None:
-            if self._awaited is self.cycle:
+    def _start_write_timer(self) -> None:
+        """Start the timer of the current response, unless it runs already."""
+        if self._write_timer is not None:
+            if self._write_cycle is self.cycle:
                 return
-            self._unread.cancel()
-        self._awaited = self.cycle
-        self._unread = self.loop.call_later(READ_SECONDS, self._abort_unread)
+            self._write_timer.cancel()
+        self._write_cycle = self.cycle
+        self._write_timer = self.loop.call_later(WRITE_TIMEOUT_S, self._on_write_timeout)
 
-    def _watch(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:  # a request is under way
-            if self._late is not None:
-                self._late.cancel()
-                self._late = None
-        elif self._late is None:
-            self._late = self.loop.call_later(HEADER_SECONDS, self._close)
+    def _update_header_timer(self) -> None:
+        """Stop the timer while a request is processed, else start it unless it runs already."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self._header_timer is not None:
+                self._header_timer.cancel()
+                self._header_timer = None
+        elif self._header_timer is None:
+            self._header_timer = self.loop.call_later(HEADER_TIMEOUT_S, self._on_header_timeout)
 
-    def _close(self) -> None:
-        self._late = None
-        if self.transport.get_write_buffer_size():  # of a reply, which has a deadline of its own
-            self._watch()
+    def _on_header_timeout(self) -> None:
+        self._header_timer = None
+        if self.transport.get_write_buffer_size():  # A response is still being read, which has its own timeout.
+            self._update_header_timer()
         else:
             self.transport.close()
 
-    def _abort_unread(self) -> None:
-        self._unread = None
-        if self._awaited is self.cycle and self.transport.get_write_buffer_size():
+    def _on_write_timeout(self) -> None:
+        self._write_timer = None
+        if self._write_cycle is self.cycle and self.transport.get_write_buffer_size():
             self.transport.abort()

@@ -1,4 +1,4 @@
-"""The figures of serving: ours and plain services with the same checkpoint, photographs and load, in turns."""
+"""Benchmarks of serving: this service and naive ones under the same load, with the same checkpoint and images, in turns."""
 
 from __future__ import annotations
 
@@ -12,230 +12,245 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from core.checkpoints.checkpoint import PRETRAINED, read_checkpoint, shipped, write_checkpoint
-from core.checkpoints.exported import read_artefact, write_artefact
+from core.checkpoints.checkpoint import PRETRAINED, bundled_checkpoints, read_checkpoint, write_checkpoint
+from core.checkpoints.exported import read_exported_model, write_exported_model
 from core.images.resize import Preprocess
-from tests.benchmarks import load
-from tests.benchmarks.servers.start import COMMANDS, ROOT, Server
-from tests.conftest import make_checkpoint
-from training.commands.synthesize import write_scene
+from tests.benchmarks.load_generator import LoadResult, closed_loop, form_body, open_loop
+from tests.benchmarks.rows import Row
+from tests.benchmarks.servers.launch import BENTOML, COMMANDS, FASTAPI, LITSERVE, OPENVINO, TORCH, Server
+from tests.support.checkpoints import make_checkpoint
+from tests.support.paths import ROOT
+from training.synthetic.dataset import write_scene
 from training.synthetic.scenes import street_scene
 
-Line = tuple[str, str, str, str, str]  # what, before, after, ratio, wanted
-KINDS = {".jpg": "image/jpeg", ".png": "image/png"}
-LARGE, SMALL = (1024, 2048), (256, 256)
-FASTAPI, LITSERVE, BENTOML, OURS, TORCH = COMMANDS
-FOLDER = Path(tempfile.gettempdir(), "benchmark-serving")
+CONTENT_TYPES = {".jpg": "image/jpeg", ".png": "image/png"}
+LARGE, SMALL = (1024, 2048), (256, 256)  # height, width
+WORK_DIR = Path(tempfile.gettempdir(), "benchmark-serving")
+Load = Callable[[Server], LoadResult]
 
 
 @cache
-def photographs(size: tuple[int, int], kind: str) -> list[bytes]:
-    """Bodies of requests: generated scenes, as a camera would compress them."""
+def request_bodies(size: tuple[int, int], suffix: str) -> list[bytes]:
+    """Return forms with generated scenes of `size` (height, width), encoded as JPEG (".jpg") or PNG (".png")."""
     scenes = [street_scene(np.random.default_rng(seed), *size)[0] for seed in range(4)]
-    return [load.form(cv2.imencode(kind, rgb[..., ::-1])[1].tobytes(), KINDS[kind]) for rgb in scenes]
+    return [form_body(cv2.imencode(suffix, rgb[..., ::-1])[1].tobytes(), CONTENT_TYPES[suffix]) for rgb in scenes]
 
 
-def at_256(name: str) -> Path:
-    """A shipped checkpoint and its artefact, told to stretch photographs to 256x256."""
+def bundled_at_256(name: str) -> Path:
+    """Return a copy of a bundled checkpoint and its int8 export that stretches images to 256x256."""
     checkpoint = read_checkpoint(PRETRAINED / f"{name}.safetensors")
-    preprocess = Preprocess(mode="stretch", size=SMALL, stride=checkpoint.card.preprocess.stride)
-    path = FOLDER / f"{name}.safetensors"
-    FOLDER.mkdir(exist_ok=True)
-    digest = write_checkpoint(path, checkpoint.card.model_copy(update={"preprocess": preprocess}), checkpoint.tensors)
-    artefact = read_artefact(PRETRAINED / f"{name}.int8", checkpoint.digest)
-    write_artefact(FOLDER / f"{name}.int8", artefact.card.model_copy(update={"source": digest}), artefact.files)
+    preprocess = Preprocess(mode="stretch", size=SMALL, stride=checkpoint.metadata.preprocess.stride)
+    path = WORK_DIR / f"{name}.safetensors"
+    WORK_DIR.mkdir(exist_ok=True)
+    digest = write_checkpoint(path, checkpoint.metadata.model_copy(update={"preprocess": preprocess}), checkpoint.tensors)
+    exported = read_exported_model(PRETRAINED / f"{name}.int8", checkpoint.digest)
+    manifest = exported.manifest.model_copy(update={"checkpoint_digest": digest})
+    write_exported_model(WORK_DIR / f"{name}.int8", manifest, exported.files)
     return path
 
 
-def wide(name: str) -> Path:
-    """A checkpoint of width 64 and random weights, and its artefact."""
+def random_at_width_64(name: str) -> Path:
+    """Return a checkpoint of width 64 with random weights, with an int8 export beside it."""
     import nncf
 
     from training.export import openvino
 
-    path = make_checkpoint(FOLDER / f"{name}-64.safetensors", name, 64, size=SMALL)
+    path = make_checkpoint(WORK_DIR / f"{name}-64.safetensors", name, 64, size=SMALL)
     checkpoint = read_checkpoint(path)
-    inputs = [checkpoint.card.preprocess(street_scene(np.random.default_rng(seed), *SMALL)[0])[None] for seed in range(4)]
-    network = openvino.quantise(openvino.convert(checkpoint), nncf.Dataset(inputs), len(inputs))
-    openvino.write_network(checkpoint, "int8", network, None)
+    inputs = [checkpoint.metadata.preprocess(street_scene(np.random.default_rng(seed), *SMALL)[0])[None] for seed in range(4)]
+    model = openvino.quantize(openvino.convert(checkpoint), nncf.Dataset(inputs), len(inputs))
+    openvino.write_model(checkpoint, "int8", model, None)
     return path
 
 
-def started(stack: ExitStack, kinds: Sequence[str], checkpoint: Path, bodies: Sequence[bytes], **told: object) -> list[Server]:
+def start_servers(
+    stack: ExitStack, kinds: Sequence[str], checkpoint: Path, bodies: Sequence[bytes], **settings: object
+) -> list[Server]:
+    """Start a server of each kind; `stack` stops them."""
     servers = []
     for kind in kinds:
-        servers.append(Server(kind, checkpoint, bodies[0], **told))
+        servers.append(Server(kind, checkpoint, bodies[0], **settings))
         stack.callback(servers[-1].close)
     return servers
 
 
-def in_turns(servers: Sequence[Server], work: Callable[[Server], load.Seen], turns: int) -> list[list[load.Seen]]:
-    """What each saw, a turn each that is not counted first."""
+def run_in_turns(servers: Sequence[Server], load: Load, turns: int) -> list[list[LoadResult]]:
+    """Put the load on one server after another, `turns` times; return the results by server. The first turn is a warm-up."""
     for server in servers:
-        work(server)
-    rounds = [[work(server) for server in servers] for _ in range(turns)]
-    return [list(seen) for seen in zip(*rounds, strict=True)]
+        load(server)
+    rounds = [[load(server) for server in servers] for _ in range(turns)]
+    return [list(results) for results in zip(*rounds, strict=True)]
 
 
-def hold_on(bodies: Sequence[bytes], clients: int, seconds: float, server: Server) -> load.Seen:
-    return load.closed(server.port, bodies, clients, seconds=seconds)
+def closed(bodies: Sequence[bytes], clients: int, seconds: float = 0, requests: int = 0) -> Load:
+    """Return a closed-loop load for a duration or a number of requests."""
+    return lambda server: closed_loop(server.port, bodies, clients, seconds, requests)
 
 
-def at_rate(bodies: Sequence[bytes], rate: float, server: Server) -> load.Seen:
-    return load.opened(server.port, bodies, rate, 6)
+def opened(bodies: Sequence[bytes], rate: float, seconds: float = 6) -> Load:
+    """Return an open-loop load at `rate` requests per second."""
+    return lambda server: open_loop(server.port, bodies, rate, seconds)
 
 
-def crowd(bodies: Sequence[bytes], clients: int, requests: int, server: Server) -> load.Seen:
-    return load.closed(server.port, bodies, clients, requests=requests)
+def median_ms(results: Sequence[LoadResult], q: float) -> float:
+    """Return the median over the results of a latency quantile, in milliseconds."""
+    return 1000 * statistics.median(result.quantile(q) for result in results)
 
 
-def median(seen: Sequence[load.Seen], of: Callable[[load.Seen], float]) -> float:
-    return statistics.median(map(of, seen))
+def median_rate(results: Sequence[LoadResult]) -> float:
+    """Return the median of the requests per second."""
+    return statistics.median(result.requests_per_second for result in results)
 
 
-def p(share: float) -> Callable[[load.Seen], float]:
-    return lambda seen: 1000 * seen.quantile(share)
+def summarize(results: Sequence[LoadResult]) -> str:
+    """Format p50 (median of the turns), p95 and p99 (of all turns together, given enough requests) and throughput."""
+    merged = LoadResult([seconds for result in results for seconds in result.latencies])
+    latencies = [median_ms(results, 0.5)]
+    latencies += [1000 * merged.quantile(q) for q, needed in ((0.95, 40), (0.99, 200)) if len(merged.latencies) >= needed]
+    errors = sum(result.errors for result in results)
+    text = f"{' / '.join(f'{ms:.0f}' for ms in latencies)} ms, {median_rate(results):.1f} requests/s"
+    return text + f", {errors} errors" * bool(errors)
 
 
-def row(seen: Sequence[load.Seen]) -> str:
-    """p50, the median of the turns; p95 and p99 of all of them together, where so many requests can tell; requests a second."""
-    together = load.Seen(sorted(taken for turn in seen for taken in turn.seconds))
-    times = [f"{median(seen, p(0.5)):.0f}"]
-    times += [
-        f"{1000 * together.quantile(share):.0f}" for share, least in ((0.95, 40), (0.99, 200)) if len(together.seconds) >= least
-    ]
-    errors = sum(s.errors for s in seen)
-    return f"{' / '.join(times)} ms, {median(seen, lambda s: s.per_second):.1f} a second" + f", {errors} errors" * bool(errors)
+def decode_mask(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
-def large() -> Iterator[Line]:
-    bodies, checkpoint = photographs(LARGE, ".jpg"), at_256("ddunet")
+def large_images() -> Iterator[Row]:
+    bodies, checkpoint = request_bodies(LARGE, ".jpg"), bundled_at_256("ddunet")
+    targets = {
+        (1, FASTAPI, OPENVINO): "7x",
+        (1, FASTAPI, TORCH): "3x",
+        (1, LITSERVE, OPENVINO): "5x",
+        (1, BENTOML, OPENVINO): "5x",
+    }
     with ExitStack() as stack:
-        servers = started(stack, list(COMMANDS), checkpoint, bodies)
-        reference = np.asarray(Image.open(io.BytesIO(servers[0].first.last)).convert("RGB"))
+        servers = start_servers(stack, list(COMMANDS), checkpoint, bodies)
+        reference = decode_mask(servers[0].first_mask)
         for server in servers[1:]:
-            mask = np.asarray(Image.open(io.BytesIO(server.first.last)).convert("RGB"))
-            same = float((mask == reference).all(-1).mean())
-            yield f"2048x1024 JPEG, same pixels as {FASTAPI}: {server.kind}", "", f"{same:.1%}", "", ""
-        wanted = {(1, FASTAPI, OURS): "7x", (1, FASTAPI, TORCH): "3x", (1, LITSERVE, OURS): "5x", (1, BENTOML, OURS): "5x"}
+            agreement = float((decode_mask(server.first_mask) == reference).all(-1).mean())
+            yield Row(f"2048x1024 JPEG, pixels of the same class as {FASTAPI}: {server.kind}", result=f"{agreement:.1%}")
         for clients, seconds in ((1, 6), (4, 8), (16, 14)):
-            seen = dict(zip(COMMANDS, in_turns(servers, partial(hold_on, bodies, clients, seconds), 3), strict=True))
-            for other in (FASTAPI, LITSERVE, BENTOML):
-                for mine in (OURS, TORCH):
-                    ratio = median(seen[other], p(0.5)) / median(seen[mine], p(0.5))
-                    what = f"2048x1024 JPEG, DDU-Net 16, {clients} clients, p50 / p95 / p99: {other}, then {mine}"
-                    yield what, row(seen[other]), row(seen[mine]), f"{ratio:.1f}x", wanted.get((clients, other, mine), "")
+            by_kind = dict(zip(COMMANDS, run_in_turns(servers, closed(bodies, clients, seconds), 3), strict=True))
+            for baseline in (FASTAPI, LITSERVE, BENTOML):
+                for kind in (OPENVINO, TORCH):
+                    yield Row(
+                        f"2048x1024 JPEG, DDU-Net 16, {clients} clients, p50 / p95 / p99: {baseline}, then {kind}",
+                        summarize(by_kind[baseline]),
+                        summarize(by_kind[kind]),
+                        f"{median_ms(by_kind[baseline], 0.5) / median_ms(by_kind[kind], 0.5):.1f}x",
+                        targets.get((clients, baseline, kind), ""),
+                    )
         for server in servers:
-            yield f"memory afterwards: {server.kind}", "", f"{server.memory / 1e6:.0f} MB", "", ""
+            yield Row(f"memory after the load: {server.kind}", result=f"{server.memory / 1e6:.0f} MB")
         for rate in (2, 10, 20):
-            able = servers if rate == 2 else servers[-2:]
-            for server, turns in zip(able, in_turns(able, partial(at_rate, bodies, rate), 3), strict=True):
-                yield f"open loop, {rate} requests a second: {server.kind}", "", row(turns), "", ""
+            fast_enough = servers if rate == 2 else servers[-2:]
+            for server, results in zip(fast_enough, run_in_turns(fast_enough, opened(bodies, rate), 3), strict=True):
+                yield Row(f"open loop, {rate} requests/s: {server.kind}", result=summarize(results))
 
 
-def small() -> Iterator[Line]:
-    bodies = photographs(SMALL, ".png")
+def small_images() -> Iterator[Row]:
+    bodies = request_bodies(SMALL, ".png")
     for name in ("unet", "ddunet"):
         with ExitStack() as stack:
-            servers = started(stack, (FASTAPI, OURS), wide(name), bodies)
-            before, after = in_turns(servers, partial(crowd, bodies, 4, 12), 3)
-            ratio = median(after, lambda s: s.per_second) / median(before, lambda s: s.per_second)
-            yield f"256x256 PNG, {name} 64, 4 clients: {FASTAPI}, then {OURS}", row(before), row(after), f"{ratio:.1f}x", "4.5x"
+            servers = start_servers(stack, (FASTAPI, OPENVINO), random_at_width_64(name), bodies)
+            baseline, result = run_in_turns(servers, closed(bodies, clients=4, requests=12), 3)
+            yield Row(
+                f"256x256 PNG, {name}, width 64, 4 clients: {FASTAPI}, then {OPENVINO}",
+                summarize(baseline),
+                summarize(result),
+                f"{median_rate(result) / median_rate(baseline):.1f}x",
+                "4.5x",
+            )
 
 
-def own() -> Iterator[Line]:
-    pictures = {"2048x1024 JPEG": photographs(LARGE, ".jpg")}
-    pictures["480x360 JPEG"] = [load.form((ROOT / "docs" / "street.jpg").read_bytes(), "image/jpeg")]
+def bundled_models() -> Iterator[Row]:
+    images = {"2048x1024 JPEG": request_bodies(LARGE, ".jpg")}
+    images["480x360 JPEG"] = [form_body((ROOT / "docs" / "street.jpg").read_bytes(), "image/jpeg")]
     with ExitStack() as stack:
-        for name in shipped():
-            (server,) = started(stack, (OURS,), PRETRAINED / f"{name}.safetensors", pictures["480x360 JPEG"])
-            for what, bodies in pictures.items():
-                (seen,) = in_turns([server], partial(crowd, bodies, 1, 20), 3)
-                yield f"{what}, {name} as it ships, at its own size (256x320), 1 client", "", row(seen), "", ""
-                (full,) = in_turns([server], partial(crowd, bodies, 16, 160), 3)
-                yield f"{what}, {name} as it ships, 16 clients", "", row(full), "", ""
-                rate = 0.55 * median(full, lambda one: one.per_second)
-                (calm,) = in_turns([server], partial(at_rate, bodies, rate), 5)
-                yield f"{what}, {name} as it ships, {rate:.0f} requests a second", "", row(calm), "", ""
+        for name in bundled_checkpoints():
+            (server,) = start_servers(stack, (OPENVINO,), PRETRAINED / f"{name}.safetensors", images["480x360 JPEG"])
+            for image, bodies in images.items():
+                what = f"{image}, bundled {name} (input size 256x320)"
+                (single,) = run_in_turns([server], closed(bodies, clients=1, requests=20), 3)
+                yield Row(f"{what}, 1 client", result=summarize(single))
+                (full,) = run_in_turns([server], closed(bodies, clients=16, requests=160), 3)
+                yield Row(f"{what}, 16 clients", result=summarize(full))
+                rate = 0.55 * median_rate(full)
+                (moderate,) = run_in_turns([server], opened(bodies, rate), 5)
+                yield Row(f"{what}, open loop, {rate:.0f} requests/s", result=summarize(moderate))
 
 
-def overhead() -> Iterator[Line]:
-    bodies = photographs(LARGE, ".jpg")
+def overhead() -> Iterator[Row]:
+    bodies = request_bodies(LARGE, ".jpg")
     with ExitStack() as stack:
-        (server,) = started(stack, (OURS,), at_256("ddunet"), bodies)
-        seen = load.closed(server.port, bodies, 1, requests=60)
-        stages = [dict(re.findall(r"(\w+);dur=([\d.]+)", timing)) for timing in seen.timings]
-        inside = [sum(float(stage[name]) for name in ("decode", "forward", "label", "encode")) for stage in stages]
-        rest = statistics.median(1000 * whole - part for whole, part in zip(seen.seconds, inside, strict=True))
-        yield "2048x1024 JPEG, 1 client: not decode, forward, label or encode", "", f"{rest:.1f} ms", "", "3 ms"
-        many = [load.closed(server.port, bodies, 16, requests=320) for _ in range(3)]
-        ratio = median(many, p(0.99)) / median(many, p(0.5))
-        yield "16 clients: p99 over p50", "", row(many), f"{ratio:.2f}", "2.5"
+        (server,) = start_servers(stack, (OPENVINO,), bundled_at_256("ddunet"), bodies)
+        result = closed_loop(server.port, bodies, clients=1, requests=60)
+        stages = [dict(re.findall(r"(\w+);dur=([\d.]+)", timing)) for timing in result.server_timings]
+        inference_ms = [sum(float(stage[name]) for name in ("decode", "forward", "label", "encode")) for stage in stages]
+        rest = statistics.median(1000 * total - ms for total, ms in zip(result.latencies, inference_ms, strict=True))
+        yield Row("2048x1024 JPEG, 1 client: time outside of decode, forward, label and encode", result=f"{rest:.1f} ms",
+                  target="3 ms")  # fmt: skip
+        results = [closed_loop(server.port, bodies, clients=16, requests=320) for _ in range(3)]
+        ratio = median_ms(results, 0.99) / median_ms(results, 0.5)
+        yield Row("16 clients: p99 / p50", result=summarize(results), ratio=f"{ratio:.2f}", target="2.5")
 
 
-def beside() -> Iterator[Line]:
-    bodies = photographs(LARGE, ".jpg")
-    data = FOLDER / "scenes"
-    for index in range(60):
-        if not (data / "complete").exists():
+def evaluation_under_load() -> Iterator[Row]:
+    bodies = request_bodies(LARGE, ".jpg")
+    data = WORK_DIR / "scenes"
+    if not (data / "complete").exists():
+        for index in range(60):
             write_scene(data, "val", index, LARGE, seed=0)
-    (data / "complete").touch()
+        (data / "complete").touch()
     with ExitStack() as stack:
-        (server,) = started(stack, (OURS,), at_256("ddunet"), bodies, data=data)
-        rate = load.closed(server.port, bodies, 4, requests=60).per_second / 4
-        alone, mixed = [], []
-        idle, under = [], []
+        (server,) = start_servers(stack, (OPENVINO,), bundled_at_256("ddunet"), bodies, data=data)
+        rate = closed_loop(server.port, bodies, clients=4, requests=60).requests_per_second / 4
+        requests_alone, requests_mixed = [], []
+        evaluations_alone, evaluations_mixed = [], []
         for _ in range(3):
-            idle += evaluations(server)
-            alone.append(load.opened(server.port, bodies, rate, 8))
-            over = threading.Event()
+            evaluations_alone.append(evaluate(server))
+            requests_alone.append(open_loop(server.port, bodies, rate, 8))
+            stop = threading.Event()
             with ThreadPoolExecutor(1) as pool:
-                running = pool.submit(evaluations, server, over)
-                mixed.append(load.opened(server.port, bodies, rate, 8))
-                over.set()
-                under += running.result()
-        before, after = (median(seen, p(0.5)) for seen in (alone, mixed))
-        yield (
-            f"{rate:.1f} requests a second, p50: alone, then beside an evaluation",
-            f"{before:.1f} ms",
-            f"{after:.1f} ms",
-            f"{after / before:.2f}",
-            "1.2",
-        )
-        speeds = [statistics.median(s) for s in (idle, under)]
-        yield (
-            "the evaluation: alone, then beside them",
-            *(f"{s:.1f} images/s" for s in speeds),
-            f"{speeds[1] / speeds[0]:.0%}",
-            "20 %",
-        )
+                evaluations = pool.submit(evaluate_until, stop, server)
+                requests_mixed.append(open_loop(server.port, bodies, rate, 8))
+                stop.set()
+                evaluations_mixed += evaluations.result()
+        alone, mixed = median_ms(requests_alone, 0.5), median_ms(requests_mixed, 0.5)
+        yield Row(f"{rate:.1f} requests/s, p50: alone, then during an evaluation", f"{alone:.1f} ms", f"{mixed:.1f} ms",
+                  f"{mixed / alone:.2f}", "1.2")  # fmt: skip
+        alone, mixed = statistics.median(evaluations_alone), statistics.median(evaluations_mixed)
+        yield Row("evaluation: alone, then under these requests", f"{alone:.1f} images/s", f"{mixed:.1f} images/s",
+                  f"{mixed / alone:.0%}", "20 %")  # fmt: skip
 
 
-def evaluations(server: Server, over: threading.Event | None = None) -> list[float]:
-    """Images a second of an evaluation by the service, or of one after another until something is over, the last of
-    which is left out: it has not had all its time beside the rest."""
+def evaluate(server: Server) -> float:
+    """Run an evaluation by the service and return its images per second."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+    connection.request("POST", "/evaluate?wait=true")
+    return float(json.loads(connection.getresponse().read())["speed"]["images_per_s"])
+
+
+def evaluate_until(stop: threading.Event, server: Server) -> list[float]:
+    """Run evaluations until `stop` is set; drop the last one, which did not run under load all the time."""
     speeds = []
-    while True:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
-        connection.request("POST", "/evaluate?wait=true")
-        speeds.append(json.loads(connection.getresponse().read())["speed"]["images_per_s"])
-        if over is None:
-            return speeds
-        if over.is_set():
-            return speeds[:-1]
+    while not stop.is_set():
+        speeds.append(evaluate(server))
+    return speeds[:-1]
 
 
-PARTS: dict[str, Callable[[], Iterator[Line]]] = {
-    "large": large,
-    "small": small,
-    "own": own,
+PARTS: dict[str, Callable[[], Iterator[Row]]] = {
+    "large-images": large_images,
+    "small-images": small_images,
+    "bundled-models": bundled_models,
     "overhead": overhead,
-    "beside": beside,
+    "evaluation-under-load": evaluation_under_load,
 }

@@ -1,1 +1,1 @@
-"""Tests of whole processes: browser, containers, several hosts, documentation."""
+"""Tests of whole processes: web page in a browser, containers, several hosts, and the documentation's commands."""

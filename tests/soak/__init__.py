@@ -1,1 +1,1 @@
-"""Long-running tests: kills, crashes, overload."""
+"""Long-running tests: kills, faults during saves, and overload. Run them with `make soak`."""

@@ -1,10 +1,11 @@
-"""`make soak`: kills by the dozen, a save struck at every one of its system calls, the service's bad days.
+"""Kill training runs, inject a fault at every system call of a save, and stress the service.
 
-python -m tests.soak [PART...]      kills, saves, service; prints a line a trial
+python -m tests.soak [PART...]      parts: kills, saves, service; by default all of them (`make soak`)
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import shutil
@@ -14,124 +15,128 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from tests.conftest import make_checkpoint
-from tests.support.crash_save import MARK, look, prepare
-from tests.support.environment_info import machine
-from tests.support.image_fuzzer import main as mutations
-from tests.support.kill_resume import EPOCHS, ROOT, STEPS, Victim, differences, trial
-from tests.support.resilience import (
-    IN_FLIGHT,
-    asked_for_four_times_what_it_can,
-    killed_while_it_evaluates,
-    stopped_with_requests_in_flight,
-)
-from training.commands.synthesize import write_scene
-from training.tracking.run_dir import RunFolder
+from tests.support.checkpoints import make_checkpoint
+from tests.support.crash_save import TRACE_MARKER, describe_recovery, write_two_epochs
+from tests.support.environment_info import environment_info
+from tests.support.image_fuzzer import main as run_image_fuzzer
+from tests.support.kill_resume import kill_and_resume, run_differences
+from tests.support.paths import ROOT
+from tests.support.resilience import IN_FLIGHT, problems_after_kills, problems_after_sigterm, run_overload
+from tests.support.training_process import EPOCHS, STEPS_PER_EPOCH, TrainingRun, write_scenes
+from training.synthetic.dataset import write_scene
+from training.tracking.run_dir import RunDir
 
-KINDS = [(1, "tree"), (2, "tree"), (2, "launcher"), (2, "rank"), (1, "term"), (2, "term")]
-CALLS = "openat,write,fsync,close,rename,renameat,renameat2,link,linkat,unlink,unlinkat"
+KILL_TRIALS = [(1, "tree"), (2, "tree"), (2, "launcher"), (2, "rank"), (1, "term"), (2, "term")]  # world size, kind
+TRACED_CALLS = "openat,write,fsync,close,rename,renameat,renameat2,link,linkat,unlink,unlinkat"
 
 
-def kills(folder: Path, wanted: int) -> bool:
-    """Kill runs until so many trials have redone work; whether all ended with the bits of an undisturbed run."""
-    data = folder / "scenes"
-    for split, count in (("train", 4 * STEPS), ("val", 5)):
-        for index in range(count):
-            write_scene(data, split, index, (32, 64), seed=0)
-    whole = {}
-    for processes in (1, 2):
-        whole[processes] = Victim(data, folder / f"whole{processes}", processes)
-        whole[processes].whole()
+def kill_training(directory: Path, trials: int = 50) -> bool:
+    """Kill and resume runs until `trials` of them have repeated steps; return whether all results are bitwise identical."""
+    data = write_scenes(directory / "scenes")
+    reference = {}
+    for world_size in (1, 2):
+        reference[world_size] = TrainingRun(data, directory / f"reference{world_size}", world_size)
+        reference[world_size].run_to_completion()
     counted: Counter[str] = Counter()
-    good = True
+    passed = True
     number = 0
-    while sum(count for key, count in counted.items() if not key.endswith("term")) < wanted:
-        processes, kind = KINDS[number % len(KINDS)]
-        victim = Victim(data, folder / f"trial{number}", processes)
-        redone = trial(victim, kind, random.Random(1000 + number))
-        found = differences(victim.folder, whole[processes].folder)
-        counts = redone > 0 or kind == "term"
-        counted[f"{processes} {kind}"] += counts
-        good = good and not found
-        verdict = "the same bits" if not found else f"DIFFERENT: {found[:3]}"
-        told = f"{redone:2d} of {EPOCHS * STEPS} steps redone" + ("" if counts else " (not counted)")
-        print(f"{number:3d}  {processes} process(es)  {kind:8s}  {told}  {verdict}", flush=True)
-        shutil.rmtree(victim.folder)
+    while sum(count for key, count in counted.items() if not key.endswith("term")) < trials:
+        world_size, kind = KILL_TRIALS[number % len(KILL_TRIALS)]
+        run = TrainingRun(data, directory / f"trial{number}", world_size)
+        repeated = kill_and_resume(run, kind, random.Random(1000 + number))
+        differences = run_differences(run.run_dir, reference[world_size].run_dir)
+        counts = repeated > 0 or kind == "term"  # a kill right after a save repeats nothing and proves nothing
+        counted[f"{world_size} {kind}"] += counts
+        passed = passed and not differences
+        steps = f"{repeated:2d} of {EPOCHS * STEPS_PER_EPOCH} steps repeated" + ("" if counts else " (not counted)")
+        verdict = "bitwise identical" if not differences else f"DIFFERENT: {differences[:3]}"
+        print(f"{number:3d}  world size {world_size}  {kind:8s}  {steps}  {verdict}", flush=True)
+        shutil.rmtree(run.run_dir)
         number += 1
-    print(f"counted: {dict(counted)}; {'all ended with the same bits' if good else 'NOT ALL ARE THE SAME'}")
-    return good
+    print(f"counted: {dict(counted)}; {'all runs are bitwise identical' if passed else 'SOME RUNS ARE DIFFERENT'}")
+    return passed
 
 
-def saves(folder: Path) -> bool:
-    """Kill a save at each of its system calls, then fail each write and fsync; whether a restart always found it whole."""
-    program, target, log = [sys.executable, "-m", "tests.support.crash_save"], folder / "run", folder / "calls"
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}  # the same calls in every run
+def interrupt_saves(directory: Path) -> bool:
+    """Interrupt the save of an epoch at each system call; return whether a restart always finds a complete epoch.
 
-    def save(*options: object) -> int:
-        """A third epoch's save after two whole ones, under strace."""
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(two_epochs, target)
-        command = [*map(str, ("strace", *options, *program, target))]
+    Needs strace. The process is killed before each call, and each write and fsync fails with ENOSPC and with EIO.
+    """
+    two_epochs, run_dir, trace = directory / "two-epochs", directory / "run", directory / "trace"
+    write_two_epochs(RunDir(two_epochs))
+
+    def save_under_strace(*options: object) -> int:
+        """Save a third epoch on top of two complete ones; return the exit code."""
+        shutil.rmtree(run_dir, ignore_errors=True)
+        shutil.copytree(two_epochs, run_dir)
+        command = [*map(str, ("strace", *options, sys.executable, "-m", "tests.support.crash_save", run_dir))]
+        environment = {**os.environ, "PYTHONHASHSEED": "0"}  # for the same system calls in every run
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False).returncode
 
-    two_epochs = folder / "two epochs"
-    prepare(RunFolder(two_epochs))
-    assert save("-o", log, "-e", f"trace={CALLS}") == 0
-    calls = [line.split("(")[0] for line in log.read_text().splitlines()]
-    first = next(number for number, line in enumerate(log.read_text().splitlines()) if MARK in line) + 1
-    good = True
-    for what, injected, struck in (
-        ("killed before", "signal=KILL", CALLS.split(",")),
-        ("out of space at", "error=ENOSPC", ("write", "fsync")),
-        ("broken (EIO) at", "error=EIO", ("write", "fsync")),
+    assert save_under_strace("-o", trace, "-e", f"trace={TRACED_CALLS}") == 0
+    lines = trace.read_text().splitlines()
+    calls = [line.split("(")[0] for line in lines]
+    first = next(number for number, line in enumerate(lines) if TRACE_MARKER in line) + 1
+    passed = True
+    for what, fault, affected in (
+        ("killed before", "signal=KILL", TRACED_CALLS.split(",")),
+        ("failing with ENOSPC at", "error=ENOSPC", ("write", "fsync")),
+        ("failing with EIO at", "error=EIO", ("write", "fsync")),
     ):
-        found: Counter[str] = Counter()
+        outcomes: Counter[str] = Counter()
         for number, name in enumerate(calls):
-            if number < first or name not in struck:
+            if number < first or name not in affected:
                 continue
-            nth = calls[: number + 1].count(name)  # strace counts each system call for itself
-            assert save("-o", "/dev/null", "-e", f"inject={name}:{injected}:when={nth}") != 0, f"not met: {name} {nth}"
-            found[look(RunFolder(target))] += 1
-        good = good and set(found) <= {"old", "new", "new old"}
-        print(f"a save {what} each of its {sum(found.values())} system calls; what a restart found:")
-        for told, times in sorted(found.items()):
-            print(f"  {times:3d} times: {told}", flush=True)
-    return good
+            nth = calls[: number + 1].count(name)  # strace counts each kind of system call separately
+            code = save_under_strace("-o", "/dev/null", "-e", f"inject={name}:{fault}:when={nth}")
+            assert code != 0, f"the save has no system call {name} number {nth}"
+            outcomes[describe_recovery(RunDir(run_dir))] += 1
+        passed = passed and set(outcomes) <= {"old", "new", "new old"}
+        print(f"save {what} each of its {sum(outcomes.values())} system calls; epochs that a restart found:")
+        for outcome, count in sorted(outcomes.items()):
+            print(f"  {count:3d} times: {outcome}", flush=True)
+    return passed
 
 
-def bad_days(folder: Path) -> bool:
-    """Stops, kills and crowds of the service, and mutated pictures; whether all went as promised."""
-    checkpoint = make_checkpoint(folder / "m.safetensors", "unet", 8, size=(128, 128))
-    data = folder / "val scenes"
+def stress_service(directory: Path) -> bool:
+    """Stop, kill and overload the service, and fuzz the image decoder; return whether all went as specified."""
+    checkpoint = make_checkpoint(directory / "m.safetensors", "unet", 8, size=(128, 128))
+    data = directory / "scenes-val"
     for index in range(60):
         write_scene(data, "val", index, (64, 128), seed=0)
-    wrong = [told for seed in range(20) for told in stopped_with_requests_in_flight(checkpoint, folder / f"stop{seed}", seed)]
-    print(f"20 SIGTERMs with {IN_FLIGHT} requests in flight: {wrong or 'none of the accepted lost'}", flush=True)
-    torn = killed_while_it_evaluates(checkpoint, data, folder / "killed", 10)
-    print(f"10 SIGKILLs during evaluations: {torn or 'the list is right, no file torn'}", flush=True)
-    good = not wrong and not torn
-    for silent in (0, 200):
-        crowd = asked_for_four_times_what_it_can(checkpoint, folder / f"crowd{silent}", 60, silent, SEGMENT_QUEUE=16)
-        memory = f"{crowd.memory[0] / 1e6:.0f} to {max(crowd.memory) / 1e6:.0f} MB"
+    problems = [p for seed in range(20) for p in problems_after_sigterm(checkpoint, directory / f"stop{seed}", seed)]
+    print(f"20 SIGTERMs with {IN_FLIGHT} requests in flight: {problems or 'no accepted request was lost'}", flush=True)
+    kill_problems = problems_after_kills(checkpoint, data, directory / "killed", 10)
+    print(f"10 SIGKILLs during evaluations: {kill_problems or 'the list is correct and no file is torn'}", flush=True)
+    passed = not problems and not kill_problems
+    for idle in (0, 200):
+        stats = run_overload(checkpoint, directory / f"overload{idle}", 60, idle, SEGMENT_QUEUE=16)
+        memory = f"{stats.rss_samples[0] / 1e6:.0f} to {max(stats.rss_samples) / 1e6:.0f} MB"
         print(
-            f"four times what it can, for 60 s, beside {silent} silent sockets: {dict(crowd.replies)},"
-            f" {crowd.served:.0f} masks a second; /healthz p99 {1000 * crowd.slowest_health:.0f} ms; memory {memory}",
+            f"four times the capacity for 60 s, {idle} idle connections: {dict(stats.responses)},"
+            f" {stats.masks_per_second:.0f} masks/s; /healthz p99 {1000 * stats.health_p99:.0f} ms; memory {memory}",
             flush=True,
         )
-        good = good and set(crowd.replies) <= {"200", "503 overloaded"} and crowd.slowest_health < 1
-        good = good and max(crowd.memory) < 1.5 * crowd.memory[len(crowd.memory) // 6]
-    return mutations(100_000, 1) == 0 and good
+        passed = passed and set(stats.responses) <= {"200", "503 overloaded"} and stats.health_p99 < 1
+        passed = passed and max(stats.rss_samples) < 1.5 * stats.rss_samples[len(stats.rss_samples) // 6]
+    return run_image_fuzzer(100_000, 1) == 0 and passed
 
 
-PARTS = {"kills": lambda folder: kills(folder, 50), "saves": saves, "service": bad_days}
+PARTS = {"kills": kill_training, "saves": interrupt_saves, "service": stress_service}
 
 
-def main(*parts: str) -> int:
-    print(f"{machine()}\n", flush=True)
-    with tempfile.TemporaryDirectory() as name:
-        good = [PARTS[part](Path(name)) for part in parts or PARTS]
-        return 0 if all(good) else 1
+def main(arguments: list[str] | None = None) -> int:
+    """Run the parts; return 0 if all of them passed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description="Long-running tests of crashes and overload.")
+    parser.add_argument("parts", metavar="PART", nargs="*", help=f"parts to run (default: all): {', '.join(PARTS)}")
+    parts = parser.parse_args(arguments).parts or list(PARTS)
+    if unknown := [part for part in parts if part not in PARTS]:
+        parser.error(f"unknown part {', '.join(unknown)}; choose from {', '.join(PARTS)}")
+    print(f"{environment_info()}\n", flush=True)
+    with tempfile.TemporaryDirectory() as directory:
+        passed = [PARTS[part](Path(directory)) for part in parts]
+    return 0 if all(passed) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""What figures and logs were made on, and when."""
+"""Describe the environment in which benchmarks and soak tests ran."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 import torch
 
-from training.comparison.summary import processor
+from training.comparison.summary import processor_name
 
 
-def machine() -> str:
-    """Processor, system, versions and the day."""
-    system = f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
-    return f"{os.cpu_count()} cores of {processor()}, {system}, {datetime.now(UTC):%Y-%m-%d}"
+def environment_info() -> str:
+    """Return CPU, operating system, library versions and today's date in one line."""
+    versions = f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{os.cpu_count()} cores of {processor_name()}, {versions}, {datetime.now(UTC):%Y-%m-%d}"

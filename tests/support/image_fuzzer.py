@@ -1,6 +1,6 @@
-"""Good pictures with something done to their bytes, through the decoder: a picture or one clean error, and no memory kept.
+"""Fuzz the image decoder: mutated image files must decode or raise ImageError, without leaking memory.
 
-python -m tests.support.image_fuzzer COUNT [SEED]      prints how many ended how
+python -m tests.support.image_fuzzer COUNT [SEED]      prints how many mutations had which outcome
 """
 
 from __future__ import annotations
@@ -17,90 +17,96 @@ import numpy as np
 import psutil
 
 from core.errors import ImageError
-from core.images.decode import decode_photo
-from tests.support.sample_images import encoded, secret_png, turned
+from core.images.decode import decode_image
+from tests.support.sample_images import encode_image, rotated_image, secret_png
 
-GOOD = [
-    encoded(),
+SEED_IMAGES = [
+    encode_image(),
     secret_png(),
-    encoded("JPEG"),
-    encoded("JPEG", progressive=True),
-    turned(6, quality=100),
-    encoded("WEBP"),
-    encoded("WEBP", lossless=True),
-    turned(3, "PNG"),
-    turned(8, "WEBP"),
+    encode_image("JPEG"),
+    encode_image("JPEG", progressive=True),
+    rotated_image(6, quality=100),
+    encode_image("WEBP"),
+    encode_image("WEBP", lossless=True),
+    rotated_image(3, "PNG"),
+    rotated_image(8, "WEBP"),
 ]
-CODES = {"not_an_image", "broken_image", "too_large", "animated_image"}
-GROWTH = 50e6  # bytes, at most
+EXPECTED_ERRORS = {"unsupported_image_format", "corrupt_image", "too_large", "animated_image"}
+MAX_MEMORY_GROWTH = 50e6  # bytes
 Mutation = Callable[[bytearray, np.random.Generator], None]
 
 
-def _place(data: bytearray, rng: np.random.Generator) -> int:
-    # half of them in the header, where they do most
+def _random_offset(data: bytearray, rng: np.random.Generator) -> int:
+    # Half of the mutations hit the header, where a change has the largest effect.
     return int(rng.integers(min(len(data), 100) if rng.random() < 0.5 else len(data)))
 
 
-def _flip(data: bytearray, rng: np.random.Generator) -> None:
-    data[_place(data, rng)] ^= 1 << int(rng.integers(8))
+def _flip_bit(data: bytearray, rng: np.random.Generator) -> None:
+    data[_random_offset(data, rng)] ^= 1 << int(rng.integers(8))
 
 
 def _overwrite(data: bytearray, rng: np.random.Generator) -> None:
-    place = _place(data, rng)
+    start = _random_offset(data, rng)
     value = [b"\0", b"\xff", b"\x7f", rng.bytes(1)][int(rng.integers(4))]
-    for at in range(place, min(len(data), place + int(rng.integers(1, 9)))):
-        data[at] = value[0]
+    for offset in range(start, min(len(data), start + int(rng.integers(1, 9)))):
+        data[offset] = value[0]
 
 
-def _cut(data: bytearray, rng: np.random.Generator) -> None:
-    place = _place(data, rng)
-    del data[place : place + int(rng.integers(1, 50))]
+def _delete(data: bytearray, rng: np.random.Generator) -> None:
+    start = _random_offset(data, rng)
+    del data[start : start + int(rng.integers(1, 50))]
 
 
 def _insert(data: bytearray, rng: np.random.Generator) -> None:
-    place = _place(data, rng)
-    data[place:place] = rng.bytes(int(rng.integers(1, 50)))
+    start = _random_offset(data, rng)
+    data[start:start] = rng.bytes(int(rng.integers(1, 50)))
 
 
-def _repeat(data: bytearray, rng: np.random.Generator) -> None:
-    place, length = _place(data, rng), int(rng.integers(1, 200))
-    data[place:place] = data[place : place + length] * int(rng.integers(1, 4))
+def _duplicate(data: bytearray, rng: np.random.Generator) -> None:
+    start, length = _random_offset(data, rng), int(rng.integers(1, 200))
+    data[start:start] = data[start : start + length] * int(rng.integers(1, 4))
 
 
-def _end(data: bytearray, rng: np.random.Generator) -> None:
-    del data[_place(data, rng) :]
+def _truncate(data: bytearray, rng: np.random.Generator) -> None:
+    del data[_random_offset(data, rng) :]
 
 
-MUTATIONS: list[Mutation] = [_flip, _flip, _overwrite, _cut, _insert, _repeat, _end]
+# Bit flips are listed twice to make them twice as likely.
+MUTATIONS: list[Mutation] = [_flip_bit, _flip_bit, _overwrite, _delete, _insert, _duplicate, _truncate]
 
 
-def mutated(rng: np.random.Generator) -> bytes:
-    """A good picture after one to four mutations."""
-    data = bytearray(GOOD[int(rng.integers(len(GOOD)))])
+def mutate_image(rng: np.random.Generator) -> bytes:
+    """Return a valid image file after one to four random mutations."""
+    data = bytearray(SEED_IMAGES[int(rng.integers(len(SEED_IMAGES)))])
     for _ in range(int(rng.integers(1, 5))):
         if data:
             MUTATIONS[int(rng.integers(len(MUTATIONS)))](data, rng)
     return bytes(data)
 
 
-def run(count: int, seed: int = 0) -> tuple[Counter[str], float]:
-    """How many ended how, and the bytes by which the process grew after the first tenth."""
-    rng, ended = np.random.default_rng(seed), Counter[str]()
-    before = 0.0
+def run_fuzzer(count: int, seed: int = 0) -> tuple[Counter[str], float]:
+    """Decode `count` mutated images.
+
+    Returns:
+        The number of images per outcome ("decoded" or an error code), and the growth of the process in bytes after the
+        first tenth of the images.
+    """
+    rng, outcomes = np.random.default_rng(seed), Counter[str]()
+    memory_before = 0.0
     for number in range(count):
         try:
-            rgb = decode_photo(mutated(rng), max_pixels=1_000_000)
+            rgb = decode_image(mutate_image(rng), max_pixels=1_000_000)
             assert rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3 and rgb.size
-            ended["decoded"] += 1
+            outcomes["decoded"] += 1
         except ImageError as error:
-            ended[error.code] += 1
+            outcomes[error.code] += 1
         if number == count // 10:
-            before = held()
-    return ended, held() - before
+            memory_before = resident_bytes()
+    return outcomes, resident_bytes() - memory_before
 
 
-def held() -> float:
-    """Resident bytes, without those that malloc keeps for what comes next."""
+def resident_bytes() -> float:
+    """Return the resident memory of this process, after malloc has returned its free memory to the system."""
     gc.collect()
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
@@ -108,15 +114,17 @@ def held() -> float:
 
 
 def main(count: int = 20_000, seed: int = 0) -> int:
-    with Path(os.devnull).open("w") as nowhere:  # decoders write a line for each thing that they find wrong
-        told = os.dup(2)
-        os.dup2(nowhere.fileno(), 2)
+    """Run the fuzzer, print its outcomes, and return 0 if all were expected."""
+    with Path(os.devnull).open("w") as devnull:  # native decoders print a line for each fault that they find
+        stderr_copy = os.dup(2)
+        os.dup2(devnull.fileno(), 2)
         try:
-            ended, grown = run(count, seed)
+            outcomes, growth = run_fuzzer(count, seed)
         finally:
-            os.dup2(told, 2)
-    print(f"{count} mutations: {dict(ended.most_common())}; memory {grown / 1e6:+.1f} MB", flush=True)
-    return 0 if set(ended) <= {"decoded", *CODES} and grown < GROWTH else 1
+            os.dup2(stderr_copy, 2)
+            os.close(stderr_copy)
+    print(f"{count} mutated images: {dict(outcomes.most_common())}; memory {growth / 1e6:+.1f} MB", flush=True)
+    return 0 if set(outcomes) <= {"decoded", *EXPECTED_ERRORS} and growth < MAX_MEMORY_GROWTH else 1
 
 
 if __name__ == "__main__":

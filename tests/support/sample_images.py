@@ -1,4 +1,4 @@
-"""Pictures that nobody should send, made from good ones: for the decoder's tests and the service's."""
+"""Build valid and invalid image files for the tests of the decoder and of the service."""
 
 from __future__ import annotations
 
@@ -12,142 +12,157 @@ import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
 PNGSUITE = Path(__file__).parents[1] / "data" / "pngsuite"
-VALID = sorted(PNGSUITE.glob("*.png"))
-BROKEN_SIGNATURE = ("xs1n0g01", "xs2n0g01", "xs4n0g01", "xs7n0g01", "xcrn0g04", "xlfn0g04")
-BROKEN = {path: "not_an_image" if path.stem in BROKEN_SIGNATURE else "broken_image" for path in PNGSUITE.glob("broken/*.png")}
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
+VALID_PNGS = sorted(PNGSUITE.glob("*.png"))
+BROKEN_SIGNATURES = ("xs1n0g01", "xs2n0g01", "xs4n0g01", "xs7n0g01", "xcrn0g04", "xlfn0g04")
+BROKEN_PNGS = {
+    path: "unsupported_image_format" if path.stem in BROKEN_SIGNATURES else "corrupt_image"
+    for path in PNGSUITE.glob("broken/*.png")
+}
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+SECRET = "a secret"
+"""Text in the metadata of `secret_png`, which no output of the service may contain."""
 
 
-def photo(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
-    """Smooth colours with some noise, as photographs are."""
+def sample_image(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
+    """Return an RGB image, uint8 (height, width, 3), with smooth colors and some noise, like a photograph."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     smooth = np.stack([128 + 100 * np.sin(x / 9 + k) * np.cos(y / 7 - k) for k in range(3)], -1)
     return (smooth + rng.normal(0, 6, smooth.shape)).clip(0, 255).astype(np.uint8)
 
 
-def encoded(format: str = "PNG", picture: Image.Image | np.ndarray | None = None, **options: object) -> bytes:
-    """A picture as a file."""
+def encode_image(format: str = "PNG", image: Image.Image | np.ndarray | None = None, **options: object) -> bytes:
+    """Encode an image (by default `sample_image()`) with Pillow; `options` are those of `Image.save`."""
     file = io.BytesIO()
-    picture = photo() if picture is None else picture
-    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(file, format, **options)
+    image = sample_image() if image is None else image
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, format, **options)
     return file.getvalue()
 
 
-def pillows(data: bytes) -> np.ndarray:
-    """What Pillow makes of a file, upright: (H, W, 3), 16 bits of grey shifted to 8 (converting them would saturate)."""
+def decode_with_pillow(data: bytes) -> np.ndarray:
+    """Decode an image file with Pillow, upright, to RGB uint8 (H, W, 3).
+
+    16-bit gray is shifted to 8 bits, because Pillow's own conversion saturates.
+    """
     with Image.open(io.BytesIO(data)) as file:
-        picture = ImageOps.exif_transpose(file)
-        if picture.mode.startswith("I"):
-            return np.stack([(np.asarray(picture) >> 8).astype(np.uint8)] * 3, -1)
-        return np.asarray(picture.convert("RGB"))
+        image = ImageOps.exif_transpose(file)
+        if image.mode.startswith("I"):
+            return np.stack([(np.asarray(image) >> 8).astype(np.uint8)] * 3, -1)
+        return np.asarray(image.convert("RGB"))
 
 
-def chunk(kind: bytes, data: bytes = b"", crc: int | None = None) -> bytes:
-    """A chunk of a PNG."""
+def decode_mask(data: bytes) -> np.ndarray:
+    """Return the label map in a mask (palette PNG) or a label image (gray PNG), uint8 (H, W)."""
+    with Image.open(io.BytesIO(data)) as file:
+        return np.asarray(file)
+
+
+def png_chunk(kind: bytes, data: bytes = b"", crc: int | None = None) -> bytes:
+    """Return the bytes of a PNG chunk, with its own checksum or the given one."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data) if crc is None else crc)
 
 
-def chunks(png: bytes) -> list[tuple[bytes, bytes]]:
-    """Kinds and data of a PNG's chunks."""
-    found, place = [], len(SIGNATURE)
-    while place < len(png):
-        (length,) = struct.unpack(">I", png[place : place + 4])
-        found.append((png[place + 4 : place + 8], png[place + 8 : place + 8 + length]))
-        place += 12 + length
-    return found
+def png_chunks(png: bytes) -> list[tuple[bytes, bytes]]:
+    """Split a PNG into its chunks, as (type, data) pairs."""
+    chunks, offset = [], len(PNG_SIGNATURE)
+    while offset < len(png):
+        (length,) = struct.unpack(">I", png[offset : offset + 4])
+        chunks.append((png[offset + 4 : offset + 8], png[offset + 8 : offset + 8 + length]))
+        offset += 12 + length
+    return chunks
 
 
-def png_of(parts: list[tuple[bytes, bytes]]) -> bytes:
-    """The PNG of these chunks."""
-    return SIGNATURE + b"".join(chunk(*part) for part in parts)
+def build_png(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    """Join chunks to a PNG."""
+    return PNG_SIGNATURE + b"".join(png_chunk(*chunk) for chunk in chunks)
 
 
-def header(width: int, height: int, depth: int = 8, colour: int = 2) -> tuple[bytes, bytes]:
-    """IHDR."""
-    return b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+def ihdr(width: int, height: int, depth: int = 8, color_type: int = 2) -> tuple[bytes, bytes]:
+    """Return the header chunk of a PNG."""
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
 
 
 def huge_png(width: int, height: int) -> bytes:
-    """Few bytes that promise many pixels."""
-    return png_of([header(width, height), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")])
+    """Return a PNG of a few bytes whose header announces a large image."""
+    return build_png([ihdr(width, height), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")])
 
 
 def huge_jpeg(width: int, height: int) -> bytes:
-    """A JPEG whose header tells another size than its data has."""
-    data = bytearray(encoded("JPEG"))
-    place = data.index(b"\xff\xc0")
-    data[place + 5 : place + 9] = struct.pack(">HH", height, width)
+    """Return a JPEG whose header announces another size than its data has."""
+    data = bytearray(encode_image("JPEG"))
+    offset = data.index(b"\xff\xc0")
+    data[offset + 5 : offset + 9] = struct.pack(">HH", height, width)
     return bytes(data)
 
 
-def with_chunk(kind: bytes, data: bytes, png: bytes | None = None) -> bytes:
-    """A PNG with one more chunk before its pixels."""
-    parts = chunks(png or encoded())
-    place = next(n for n, (name, _) in enumerate(parts) if name == b"IDAT")
-    return png_of([*parts[:place], (kind, data), *parts[place:]])
+def png_with_chunk(kind: bytes, data: bytes, png: bytes | None = None) -> bytes:
+    """Return a PNG with an additional chunk before its pixels."""
+    chunks = png_chunks(png or encode_image())
+    index = next(n for n, (name, _) in enumerate(chunks) if name == b"IDAT")
+    return build_png([*chunks[:index], (kind, data), *chunks[index:]])
 
 
-def bomb(kind: bytes, megabytes: int = 100) -> bytes:
-    """A PNG with a text or a profile that inflates to so much."""
-    packed = zlib.compress(bytes(megabytes << 20), 9)
-    return with_chunk(kind, {b"zTXt": b"k\0\0", b"iCCP": b"p\0\0", b"iTXt": b"k\0\1\0\0\0"}[kind] + packed)
+def decompression_bomb(kind: bytes, megabytes: int = 100) -> bytes:
+    """Return a PNG with a zTXt, iTXt or iCCP chunk that inflates to `megabytes`."""
+    compressed = zlib.compress(bytes(megabytes << 20), 9)
+    return png_with_chunk(kind, {b"zTXt": b"k\0\0", b"iCCP": b"p\0\0", b"iTXt": b"k\0\1\0\0\0"}[kind] + compressed)
 
 
-def broken_crc(kind: bytes) -> bytes:
-    """A PNG one of whose chunks has another checksum."""
-    return SIGNATURE + b"".join(chunk(name, data, 1 if name == kind else None) for name, data in chunks(encoded()))
+def png_with_bad_crc(kind: bytes) -> bytes:
+    """Return a PNG with a wrong checksum on the chunks of one type."""
+    chunks = png_chunks(encode_image())
+    return PNG_SIGNATURE + b"".join(png_chunk(name, data, 1 if name == kind else None) for name, data in chunks)
 
 
-def many_scans(count: int) -> bytes:
-    """A progressive JPEG one of whose scans comes again and again."""
-    data = encoded("JPEG", progressive=True)
-    begin = data.rindex(b"\xff\xda")
-    scan, end = data[begin:-2], data[-2:]
-    return data[:begin] + scan * count + end
+def jpeg_with_scans(count: int) -> bytes:
+    """Return a progressive JPEG that repeats one of its scans `count` times."""
+    data = encode_image("JPEG", progressive=True)
+    start = data.rindex(b"\xff\xda")
+    scan, end_marker = data[start:-2], data[-2:]
+    return data[:start] + scan * count + end_marker
 
 
-def animated(format: str) -> bytes:
-    """Two frames."""
+def animated_image(format: str) -> bytes:
+    """Return an animation of two frames."""
     file = io.BytesIO()
-    frames = [Image.fromarray(photo(seed=seed)) for seed in range(2)]
+    frames = [Image.fromarray(sample_image(seed=seed)) for seed in range(2)]
     frames[0].save(file, format, save_all=True, append_images=frames[1:])
     return file.getvalue()
 
 
 def secret_png() -> bytes:
-    """A PNG with words in its metadata."""
+    """Return a PNG with SECRET in its text, XMP, color profile and EXIF."""
     text = PngImagePlugin.PngInfo()
-    text.add_text("Comment", "a secret")
-    text.add_itxt("XML:com.adobe.xmp", "a secret", zip=True)
-    return encoded(pnginfo=text, icc_profile=b"a secret" * 20, exif=secret_exif())
+    text.add_text("Comment", SECRET)
+    text.add_itxt("XML:com.adobe.xmp", SECRET, zip=True)
+    return encode_image(pnginfo=text, icc_profile=SECRET.encode() * 20, exif=secret_exif())
 
 
 def secret_exif() -> Image.Exif:
-    """Metadata with words in them."""
+    """Return EXIF metadata with SECRET as the image description."""
     exif = Image.Exif()
-    exif[0x010E] = "a secret"
+    exif[0x010E] = SECRET
     return exif
 
 
-def zipped(words: bytes = b"a secret") -> bytes:
-    """A ZIP archive."""
+def zip_archive(text: bytes = SECRET.encode()) -> bytes:
+    """Return a ZIP archive with a page that contains `text`."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("page.html", b"<script>" + words + b"</script>")
+        archive.writestr("page.html", b"<script>" + text + b"</script>")
     return file.getvalue()
 
 
-def two_pictures() -> bytes:
-    """What phones write: one JPEG after another, of which the first is the photograph."""
+def multi_picture_jpeg() -> bytes:
+    """Return a multi-picture JPEG (MPO) as phones write them: the first image is the main one."""
     file = io.BytesIO()
-    first, second = (Image.fromarray(photo(seed=seed)) for seed in (0, 5))
+    first, second = (Image.fromarray(sample_image(seed=seed)) for seed in (0, 5))
     first.save(file, "MPO", save_all=True, append_images=[second.resize((30, 20))], quality=95)
     return file.getvalue()
 
 
-def turned(orientation: int, format: str = "JPEG", **options: object) -> bytes:
-    """A picture whose EXIF tells how it was held."""
+def rotated_image(orientation: int, format: str = "JPEG", **options: object) -> bytes:
+    """Return an image file with an EXIF orientation (1 to 8)."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encoded(format, exif=exif, **options)
+    return encode_image(format, exif=exif, **options)

@@ -1,6 +1,10 @@
-"""`python -m training` that tells what it does in the file $TRACE and starts $PROCESSES processes on the CPU.
+"""`python -m training` for tests: trace its progress to a file and start several ranks on the CPU.
 
-With $SLOW it takes its time: `steps` never ends the second step, `validation` and `save` take a second each.
+Environment variables:
+    TRACE_FILE: file that gets a line `EVENT RANK PID` for each event. Events: "steps" after a training step,
+        "validation" before a validation batch, "save" before the resume state is saved.
+    NUM_PROCESSES: number of ranks that the launcher starts.
+    SLOW_EVENT: event to slow down: the second "steps" never returns; "validation" and "save" take a second each.
 """
 
 from __future__ import annotations
@@ -12,36 +16,38 @@ from collections.abc import Callable
 from typing import Any
 
 from training.__main__ import main
-from training.commands import train
-from training.distributed.context import launcher
-from training.engine.step import Step
-from training.engine.validation import FittedSegmenter
-from training.tracking.run_dir import RunFolder
+from training.distributed import launcher
+from training.engine import job
+from training.engine.step import TrainStep
+from training.engine.validation import PreresizedSegmenter
+from training.tracking.run_dir import RunDir
 
-log = os.open(os.environ["TRACE"], os.O_APPEND | os.O_CREAT | os.O_WRONLY)
+trace_fd = os.open(os.environ["TRACE_FILE"], os.O_APPEND | os.O_CREAT | os.O_WRONLY)
 rank = os.environ.get("RANK", "0")
 
 
-def trace(owner: type, name: str, what: str, told_first: bool) -> None:
+def trace(owner: type, name: str, event: str, before: bool) -> None:
+    """Replace the method `owner.name` by one that also traces `event`, before or after the original runs."""
     original: Callable[..., Any] = getattr(owner, name)
-    calls = [0]
+    calls = 0
 
-    def traced(*arguments: object) -> object:
-        calls[0] += 1
-        result = None if told_first else original(*arguments)
-        os.write(log, f"{what} {rank} {os.getpid()}\n".encode())
-        if os.environ.get("SLOW") == what:
-            time.sleep(1 if told_first else 1000 * (calls[0] == 2))
-        return original(*arguments) if told_first else result
+    def traced(*args: object) -> object:
+        nonlocal calls
+        calls += 1
+        result = None if before else original(*args)
+        os.write(trace_fd, f"{event} {rank} {os.getpid()}\n".encode())
+        if os.environ.get("SLOW_EVENT") == event:
+            time.sleep(1 if before else 1000 * (calls == 2))
+        return original(*args) if before else result
 
     setattr(owner, name, traced)
 
 
-trace(Step, "__call__", "steps", told_first=False)
-trace(FittedSegmenter, "__call__", "validation", told_first=True)
-trace(RunFolder, "save_resume", "save", told_first=True)
+trace(TrainStep, "__call__", "steps", before=False)
+trace(PreresizedSegmenter, "__call__", "validation", before=True)
+trace(RunDir, "save_resume", "save", before=True)
 launcher.PROGRAM = (sys.executable, __file__)
-train.processes_to_launch = lambda gpus: 1 if "RANK" in os.environ else int(os.environ["PROCESSES"])  # type: ignore[assignment]
+job.processes_to_launch = lambda gpus: 1 if "RANK" in os.environ else int(os.environ["NUM_PROCESSES"])  # type: ignore[assignment]
 
 if __name__ == "__main__":
     code = main()

@@ -1,1 +1,1 @@
-"""What `compare` is made of: the models, one pass over the data, costs, verdicts, figures and the page."""
+"""Comparison of checkpoints: one evaluation pass over the data, costs, statistics, figures and the report page."""

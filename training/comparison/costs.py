@@ -1,4 +1,4 @@
-"""What a model costs: weights, arithmetic, training speed, and the memory of a process that segments with it."""
+"""Measured costs of the models: training speed, and peak memory of inference."""
 
 from __future__ import annotations
 
@@ -16,83 +16,93 @@ from torch.optim import Adam
 from core.checkpoints.checkpoint import Architecture
 from core.images.resize import Size
 from core.models import build_model
-from core.runtime.malloc import keep_freed_memory
-from training.comparison.contestants import Contestant
-from training.comparison.peak import Peak
+from core.runtime.malloc import tune_malloc
+from training.comparison.memory_probe import PeakMemory
+from training.comparison.models import ComparedModel
 from training.data.loader import Batch
-from training.distributed.context import World
-from training.engine.losses import Loss
+from training.distributed.context import DistributedContext
+from training.engine.losses import SegmentationLoss
 from training.engine.network import use_bf16
-from training.engine.oom import out_of_memory
-from training.engine.step import Step, Sums
-from training.tracking.progress_bar import bar
+from training.engine.oom import is_out_of_memory
+from training.engine.step import EpochAccumulators, TrainStep
+from training.tracking.progress_bar import progress_bar
 
-_Kind = tuple[Architecture, Size]  # of models that cost the same
-BATCH = 8  # of the training steps that are timed: the family's batch size
+BATCH_SIZE = 8  # of the timed training steps
+
+_CostKey = tuple[Architecture, Size]  # architecture and input size: models that share them have the same costs
 
 
-def training_speeds(contestants: Sequence[Contestant], device: torch.device, steps: int) -> list[float | None]:
-    """Images a second of a training step of 8 images at the size that each model was trained at.
+def training_speeds(models: Sequence[ComparedModel], device: torch.device, steps: int) -> list[float | None]:
+    """Return the training speed of each model at its training size in images per second.
 
-    None where it does not fit the memory, or where `steps` is 0. The models take turns, and the median of `steps` steps
-    after a first one is told; those of one architecture and size are timed once.
+    Args:
+        steps: Number of timed steps per model, after one warm-up step; 0 measures nothing.
+
+    The models take turns, so that all of them see the same load of the computer; the median of the steps counts. A model that
+    does not fit in memory, or is not measured, has the speed None.
     """
     if not steps:
-        return [None] * len(contestants)
-    keep_freed_memory()
-    kinds = {_kind(c): c for c in contestants}
-    trainings: dict[_Kind, tuple[Step, Batch, Sums]] = {}
-    seconds: dict[_Kind, list[float]] = {kind: [] for kind in kinds}
-    for _ in bar("timing training", True, range(steps + 1), unit="round"):
-        for kind, contestant in kinds.items():
+        return [None] * len(models)
+    tune_malloc()
+    distinct = {_cost_key(model): model for model in models}
+    trainings: dict[_CostKey, tuple[TrainStep, Batch, EpochAccumulators]] = {}
+    seconds: dict[_CostKey, list[float]] = {key: [] for key in distinct}
+    for _ in progress_bar("timing training", True, range(steps + 1), unit="round"):
+        for key, model in distinct.items():
             try:
-                step, batch, sums = trainings[kind] = trainings.get(kind) or _training(contestant, device)
+                step, batch, accumulators = trainings[key] = trainings.get(key) or _training(model, device)
                 start = time.perf_counter()
-                step(batch, sums)
-                float(sums.loss[0])  # waits for the device
+                step(batch, accumulators)
+                float(accumulators.loss_sums[0])  # waits for the device
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 continue
-            seconds[kind].append(time.perf_counter() - start)
-    found = {kind: BATCH / statistics.median(times[1:]) if times[1:] else None for kind, times in seconds.items()}
-    return [found[_kind(c)] for c in contestants]
+            seconds[key].append(time.perf_counter() - start)
+    speeds = {key: BATCH_SIZE / statistics.median(times[1:]) if times[1:] else None for key, times in seconds.items()}
+    return [speeds[_cost_key(model)] for model in models]
 
 
-def _kind(contestant: Contestant) -> _Kind:
-    return contestant.checkpoint.card.architecture, contestant.segmenter.preprocess.size
+def _cost_key(model: ComparedModel) -> _CostKey:
+    return model.checkpoint.metadata.architecture, model.segmenter.preprocess.size
 
 
-def _training(contestant: Contestant, device: torch.device) -> tuple[Step, Batch, Sums]:
-    architecture, preprocess = contestant.checkpoint.card.architecture, contestant.segmenter.preprocess
-    classes = len(contestant.segmenter.labels)
-    network = build_model(architecture.name, classes, architecture.width)
+def _training(model: ComparedModel, device: torch.device) -> tuple[TrainStep, Batch, EpochAccumulators]:
+    """Build a training step with fresh weights, and a batch of random images and labels."""
+    architecture, preprocess = model.checkpoint.metadata.architecture, model.segmenter.preprocess
+    num_classes = len(model.segmenter.labels)
+    network = build_model(architecture.name, num_classes, architecture.width)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     rng = np.random.default_rng(0)
-    images = torch.from_numpy(rng.integers(0, 256, (BATCH, *preprocess.size, 3), np.uint8))
-    labels = torch.from_numpy(rng.integers(0, classes, (BATCH, *preprocess.size), np.uint8))
+    images = torch.from_numpy(rng.integers(0, 256, (BATCH_SIZE, *preprocess.size, 3), np.uint8))
+    labels = torch.from_numpy(rng.integers(0, num_classes, (BATCH_SIZE, *preprocess.size), np.uint8))
     optimizer = Adam(network.parameters(), fused=True)
-    loss, world = Loss("ce", None, 1), World(device=device)
-    step = Step(network, network, optimizer, loss, world, preprocess, bf16=use_bf16("auto", device))
-    return step, Batch(images, labels), Sums(classes, device)
+    loss, context = SegmentationLoss("ce", None, 1), DistributedContext(device_name=str(device))
+    step = TrainStep(network, network, optimizer, loss, context, preprocess, bf16=use_bf16("auto", device))
+    return step, Batch(images, labels), EpochAccumulators(num_classes, device)
 
 
-def peak_memories(contestants: Sequence[Contestant], photo: Size, backend: str) -> list[Peak | None]:
-    """Memory at its highest in a process of its own that segments photographs of a size with a model: one process for those
-    that take the same: of one architecture, input and file size. None, with a warning, where it fails."""
-    kinds = [
-        (_kind(c), c.segmenter.preprocess.mode, c.segmenter.backend.name, c.checkpoint.path.stat().st_size) for c in contestants
+def peak_memories(models: Sequence[ComparedModel], image_size: Size) -> list[PeakMemory | None]:
+    """Return the peak memory of inference with each model on images of a size (height, width).
+
+    Each measurement is a process of its own; models with the same architecture, preprocessing and file size share one. A failed
+    measurement is None, with a warning.
+    """
+    keys = [
+        (_cost_key(model), model.segmenter.preprocess.mode, model.segmenter.backend.name, model.checkpoint.path.stat().st_size)
+        for model in models
     ]
-    found = {kind: _peak_memory(c, photo, backend) for kind, c in dict(zip(kinds, contestants, strict=True)).items()}
-    return [found[kind] for kind in kinds]
+    peaks = {key: _peak_memory(model, image_size) for key, model in dict(zip(keys, models, strict=True)).items()}
+    return [peaks[key] for key in keys]
 
 
-def _peak_memory(contestant: Contestant, photo: Size, backend: str) -> Peak | None:
-    path, device = contestant.checkpoint.path, contestant.segmenter.backend.device
-    command = [sys.executable, "-m", "training.comparison.peak", str(path), device, backend, *map(str, photo)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 -- this project's own module
-    if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit {done.returncode}"
-        print(f"warning: {contestant.name}: its memory could not be measured ({reason})", flush=True)
+def _peak_memory(model: ComparedModel, image_size: Size) -> PeakMemory | None:
+    backend = model.segmenter.backend
+    command = [sys.executable, "-m", "training.comparison.memory_probe"]
+    command += [str(model.checkpoint.path), backend.device, backend.name, *map(str, image_size)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 -- runs a module of this project
+    if process.returncode:
+        reason = process.stderr.strip().splitlines()[-1] if process.stderr.strip() else f"exit code {process.returncode}"
+        print(f"warning: {model.name}: peak memory not measured ({reason})", flush=True)
         return None
-    return Peak(**json.loads(done.stdout))
+    return PeakMemory(**json.loads(process.stdout))

@@ -1,5 +1,7 @@
-"""One pass of all models over the data: each picture is decoded once and goes through them in turn, so that they meet the
-same machine."""
+"""One pass over the data with all models: each image is decoded once and segmented by every model in turn.
+
+Taking turns exposes the models to the same load of the computer, so that their times are comparable.
+"""
 
 from __future__ import annotations
 
@@ -11,80 +13,94 @@ import numpy as np
 import numpy.typing as npt
 
 from core.data.datasets import Dataset, Sample
-from core.data.labels import VOID
+from core.data.labels import IGNORE_INDEX
 from core.evaluation import metrics
-from core.evaluation.report import Definition, EvaluationCounts
-from core.images.encode import Labels
+from core.evaluation.evaluator import EvaluationCounts
+from core.evaluation.report import ScoringProtocol
+from core.images.encode import LabelMap
 from core.images.resize import resize_label
-from training.comparison.contestants import Contestant
-from training.tracking.progress_bar import bar
+from training.comparison.models import ComparedModel
+from training.tracking.progress_bar import progress_bar
 
-BINS = 15  # of the reliability curve, as in Guo et al. 2017 ("On calibration of modern neural networks", section 4)
+BINS = 15  # confidence bins, as in Guo et al. 2017 ("On calibration of modern neural networks", section 4)
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass
-class Counted:
-    """What one model's pass gives."""
+class ModelCounts:
+    """Counts of one model over the data set."""
 
-    exact: EvaluationCounts
-    other: metrics.Counts  # (K, K + 1), by the other definition of the scores
-    reliability: npt.NDArray[np.float64]  # (BINS, 3): valid pixels, their summed confidence, how many of them are right
+    default: EvaluationCounts  # by the default protocol
+    alternative_confusion: metrics.ConfusionMatrix  # (K, K + 1), by the alternative protocol
+    reliability: Floats  # (BINS, 3): number of valid pixels, sum of their confidences, number of correct ones
+
+    @classmethod
+    def empty(cls, num_images: int, num_classes: int) -> ModelCounts:
+        """Return counts of zero."""
+        confusion = np.zeros((num_classes, num_classes + 1), np.int64)
+        return cls(EvaluationCounts.empty(num_images, num_classes), confusion, np.zeros((BINS, 3)))
 
 
 def count_all(
-    contestants: Sequence[Contestant], dataset: Dataset, other: Definition
-) -> tuple[list[Counted], npt.NDArray[np.float64]]:
-    """Counts of every model, and for each image (N,) the share of its valid pixels on which not all models agree."""
-    images, classes = len(dataset), len(dataset.labels)
-    counted = [Counted(EvaluationCounts.empty(images, classes), np.zeros((classes, classes + 1), np.int64), np.zeros((BINS, 3)))
-               for _ in contestants]  # fmt: skip
-    disagreement = np.zeros(images)
-    for contestant in contestants:
-        contestant.segmenter(dataset[0][0])  # the first run is slower than those that follow
-    for index in bar(f"{len(contestants)} models", True, range(images), unit="image"):
+    models: Sequence[ComparedModel], dataset: Dataset, alternative: ScoringProtocol
+) -> tuple[list[ModelCounts], Floats]:
+    """Evaluate all models on a data set.
+
+    Returns:
+        The counts of each model, and for each image the fraction of its valid pixels on which the models disagree, (N,).
+    """
+    counts = [ModelCounts.empty(len(dataset), len(dataset.labels)) for _ in models]
+    disagreement = np.zeros(len(dataset))
+    for model in models:
+        model.segmenter(dataset[0][0])  # warm-up: the first run is slower than the others
+    for index in progress_bar(f"{len(models)} models", True, range(len(dataset)), unit="image"):
         start = time.perf_counter()
-        sample = dataset[index]  # and nothing else meanwhile: a thread that decodes ahead would slow the model it meets
-        decoding = time.perf_counter() - start
-        maps = [_count(*pair, index, sample, other) for pair in zip(contestants, counted, strict=True)]
-        for each in counted:
-            each.exact.seconds += decoding
-        valid = sample[1] != VOID
-        apart = np.any([labels != maps[0] for labels in maps[1:]], axis=0) if maps[1:] else np.zeros_like(valid)
-        disagreement[index] = apart[valid].mean() if valid.any() else 0
-    return counted, disagreement
+        sample = dataset[index]  # not prefetched: a decoding thread would slow down the model that is being timed
+        decoding_s = time.perf_counter() - start
+        predictions = [
+            _count_sample(model, model_counts, index, sample, alternative)
+            for model, model_counts in zip(models, counts, strict=True)
+        ]
+        for model_counts in counts:
+            model_counts.default.seconds += decoding_s
+        valid = sample[1] != IGNORE_INDEX
+        differs = np.zeros_like(valid)
+        for prediction in predictions[1:]:
+            differs |= prediction != predictions[0]
+        disagreement[index] = differs[valid].mean() if valid.any() else 0
+    return counts, disagreement
 
 
-def _count(contestant: Contestant, counted: Counted, index: int, sample: Sample, other: Definition) -> Labels:
-    """Segment one sample, add to the counts, and return the label map."""
-    (rgb, labels), segmenter = sample, contestant.segmenter
-    size = (labels.shape[0], labels.shape[1])
+def _count_sample(
+    model: ComparedModel, counts: ModelCounts, index: int, sample: Sample, alternative: ScoringProtocol
+) -> LabelMap:
+    """Segment one sample, add it to the counts, and return the predicted label map (H, W)."""
+    (rgb, labels), segmenter = sample, model.segmenter
+    num_classes, size = len(segmenter.labels), (labels.shape[0], labels.shape[1])
     start = time.perf_counter()
-    logits = segmenter.logits([segmenter.prepare(rgb)])[0]
-    predicted = segmenter.label(logits, size)
+    logits = segmenter.forward_batch([segmenter.preprocess_image(rgb)])[0]
+    predicted = segmenter.postprocess(logits, size)
     seconds = time.perf_counter() - start
-    tally = counted.exact
-    tally.add(index, metrics.confusion(labels, predicted, len(counted.other)))
-    tally.milliseconds[index] = seconds * 1000
-    tally.seconds += seconds
-    confidence = segmenter.confidence(logits, size)
-    _add_reliability(counted.reliability, labels, predicted, confidence)
-    input_size = (logits.shape[1], logits.shape[2])
-    scored = labels if other.at == "label" else resize_label(labels, input_size)
-    answer = segmenter.label(logits, (scored.shape[0], scored.shape[1]), other.threshold)
-    counted.other += metrics.confusion(scored, answer, len(counted.other))
+    counts.default.add(index, metrics.confusion_matrix(labels, predicted, num_classes))
+    counts.default.milliseconds[index] = seconds * 1000
+    counts.default.seconds += seconds
+    _add_reliability(counts.reliability, labels, predicted, segmenter.confidence(logits, size))
+    scored = labels if alternative.score_size == "label" else resize_label(labels, (logits.shape[1], logits.shape[2]))
+    alternative_prediction = segmenter.postprocess(logits, (scored.shape[0], scored.shape[1]), alternative.threshold)
+    counts.alternative_confusion += metrics.confusion_matrix(scored, alternative_prediction, num_classes)
     return predicted
 
 
-def _add_reliability(
-    bins: npt.NDArray[np.float64], labels: Labels, predicted: Labels, confidence: npt.NDArray[np.float32]
-) -> None:
-    valid = labels != VOID
-    sure, right = confidence[valid].astype(np.float64), labels[valid] == predicted[valid]
-    place = np.minimum((sure * len(bins)).astype(np.int64), len(bins) - 1)
-    for column, weights in enumerate((None, sure, right)):
-        bins[:, column] += np.bincount(place, weights, minlength=len(bins))
+def _add_reliability(bins: Floats, labels: LabelMap, predicted: LabelMap, confidence: npt.NDArray[np.float32]) -> None:
+    """Add the valid pixels of an image to the confidence bins (BINS, 3)."""
+    valid = labels != IGNORE_INDEX
+    valid_confidence, correct = confidence[valid].astype(np.float64), labels[valid] == predicted[valid]
+    bin_index = np.minimum((valid_confidence * len(bins)).astype(np.int64), len(bins) - 1)
+    for column, weights in enumerate((None, valid_confidence, correct)):
+        bins[:, column] += np.bincount(bin_index, weights, minlength=len(bins))
 
 
-def calibration_error(bins: npt.NDArray[np.float64]) -> float:
-    """Expected calibration error, 0..1: the mean over pixels of the distance between a bin's confidence and its accuracy."""
+def calibration_error(bins: Floats) -> float:
+    """Return the expected calibration error (ECE), 0..1: the mean over pixels of |confidence - accuracy| of their bin."""
     return float(abs(bins[:, 1] - bins[:, 2]).sum() / max(bins[:, 0].sum(), 1))

@@ -1,4 +1,4 @@
-"""Pictures to look at, chosen by rule and not by hand: typical, best and worst ones, and where the models disagree."""
+"""Example images, selected by rule and not by hand: typical, best and worst ones, and those on which the models disagree."""
 
 from __future__ import annotations
 
@@ -9,63 +9,71 @@ import numpy as np
 import numpy.typing as npt
 
 from core.evaluation.bootstrap import PerImage
-from core.evaluation.metrics import SCORES, leading
-from training.tracking.run_dir import LEADING
+from core.evaluation.metrics import SCORE_NAMES, score_vector
+from training.tracking.run_dir import SELECTION_METRIC
 
 Floats = npt.NDArray[np.float64]
-OF_EACH = 2  # pictures for each rule
+PER_RULE = 2  # images per rule
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The place of a picture in the data set, and why it was taken."""
+class ChosenExample:
+    """The index of an image in the data set, and the rule that selected it."""
 
     index: int
     rule: str
 
 
 def image_ious(counts: Sequence[PerImage]) -> Floats:
-    """IoU of every model on every picture, (M, N): the mean over the classes that the picture's label holds."""
-    return np.stack([leading(each)[:, SCORES.index(LEADING)] for each in counts])
+    """Return the IoU of every model on every image, (M, N): the mean over the classes in the image's label."""
+    column = SCORE_NAMES.index(SELECTION_METRIC)
+    return np.stack([score_vector(model_counts)[:, column] for model_counts in counts])
 
 
-def choose_by_score(ious: Floats, drives: Sequence[str]) -> list[Chosen]:
-    """Best, worst and typical (nearest the median) pictures by the mean of all models' IoU (M, N): up to two of each.
+def choose_by_score(ious: Floats, sequences: Sequence[str]) -> list[ChosenExample]:
+    """Select up to two best, worst and typical (nearest the median) images each, by the mean IoU of the models.
 
-    None is taken twice, and the second of a rule shows another street than the first: see `_apart`.
+    Args:
+        ious: IoU of every model on every image, (M, N); NaN if undefined.
+        sequences: Sequence of each image.
+
+    No image is selected twice, and the second image of a rule shows another street than the first: see `_far_apart`.
     """
     mean = ious.mean(0)
-    known = np.flatnonzero(np.isfinite(mean))
-    if not known.size:
+    defined = np.flatnonzero(np.isfinite(mean))
+    if not defined.size:
         return []
-    ranks = {"best": -mean, "worst": mean, "typical": abs(mean - np.median(mean[known]))}
-    orders = {rule: known[np.argsort(rank[known], kind="stable")] for rule, rank in ranks.items()}
-    chosen: list[Chosen] = []
-    for _ in range(OF_EACH):
+    keys = {"best": -mean, "worst": mean, "typical": abs(mean - np.median(mean[defined]))}
+    orders = {rule: defined[np.argsort(key[defined], kind="stable")] for rule, key in keys.items()}
+    chosen: list[ChosenExample] = []
+    for _ in range(PER_RULE):
         for rule, order in orders.items():
-            chosen += _next(order, rule, drives, chosen)
-    return sorted(chosen, key=lambda c: list(ranks).index(c.rule))
+            chosen += _next_example(order, rule, sequences, chosen)
+    return sorted(chosen, key=lambda example: list(keys).index(example.rule))
 
 
-def choose_by_disagreement(disagreement: Floats, drives: Sequence[str]) -> list[Chosen]:
-    """Pictures on which the largest share of the pixels gets different classes from different models, two at most."""
+def choose_by_disagreement(disagreement: Floats, sequences: Sequence[str]) -> list[ChosenExample]:
+    """Select up to two images with the largest fraction of pixels on which the models disagree, (N,)."""
     order = np.argsort(-disagreement, kind="stable")
-    chosen: list[Chosen] = []
-    for _ in range(OF_EACH):
-        chosen += _next(order[disagreement[order] > 0], "disagreement", drives, chosen)
+    order = order[disagreement[order] > 0]
+    chosen: list[ChosenExample] = []
+    for _ in range(PER_RULE):
+        chosen += _next_example(order, "disagreement", sequences, chosen)
     return chosen
 
 
-def _next(order: npt.NDArray[np.int64], rule: str, drives: Sequence[str], chosen: Sequence[Chosen]) -> list[Chosen]:
-    """The first picture of an order that is not taken and lies apart from those that its rule has taken; none: []."""
-    taken = {c.index for c in chosen}
-    mine = [c.index for c in chosen if c.rule == rule]
+def _next_example(
+    order: npt.NDArray[np.int64], rule: str, sequences: Sequence[str], chosen: Sequence[ChosenExample]
+) -> list[ChosenExample]:
+    """Return the first image of `order` that is not chosen yet and far from the others of its rule; [] if there is none."""
+    taken = {example.index for example in chosen}
+    same_rule = [example.index for example in chosen if example.rule == rule]
     for index in order.tolist():
-        if index not in taken and all(_apart(index, other, drives) for other in mine):
-            return [Chosen(index, rule)]
+        if index not in taken and all(_far_apart(index, other, sequences) for other in same_rule):
+            return [ChosenExample(index, rule)]
     return []
 
 
-def _apart(one: int, other: int, drives: Sequence[str]) -> bool:
-    """Whether two pictures show different streets: of two drives, or far from each other in one (a twelfth of all)."""
-    return drives[one] != drives[other] or abs(one - other) >= len(drives) // 12
+def _far_apart(first: int, second: int, sequences: Sequence[str]) -> bool:
+    """Return whether two images show different streets: other sequences, or a twelfth of the data set between them."""
+    return sequences[first] != sequences[second] or abs(first - second) >= len(sequences) // 12

@@ -1,71 +1,88 @@
-"""The plots of a comparison: bars, confusion, reliability, curves and costs, one colour for each model throughout."""
+"""Figures of a comparison: plots with one color per model throughout, and grids of example images."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
+import cv2
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-from training.comparison.document import Comparison, Model
-from training.tracking.curves import FIGURE, column, panels
-from training.tracking.history import by_leg
-from training.tracking.run_dir import LEADING
+from core.data.datasets import Dataset
+from core.data.labels import IGNORE_INDEX, LabelSpace
+from core.images.decode import RGB
+from core.images.encode import LabelMap
+from core.images.resize import Size, resize_image, resize_label
+from training.comparison.models import ComparedModel
+from training.comparison.schema import Comparison, Example, Model
+from training.tracking.curves import FIGURE_SIZE, column, display_name, escape_mathtext, score_panels
+from training.tracking.history import split_stages
+from training.tracking.run_dir import SELECTION_METRIC
 
-COLOURS: list[Any] = list(matplotlib.color_sequences["tab10"])
+COLORS: list[Any] = list(matplotlib.color_sequences["tab10"])
 CAPTIONS = {
-    "class_iou": "IoU of each class, with 95 % intervals where the pictures tell them",
-    "confusion": "Confusion: of the pixels of a class (row), the share that is taken for each class (column)",
-    "reliability": "Reliability: how often a pixel is right, by how sure the model is; void left out",
-    "curves": "Loss and scores over the epochs: validation solid, running scores of training crops dotted; a dot marks the"
-    " epoch that is compared. Legs of a training stand end to end",
-    "iou_speed": "Macro IoU of the labelled classes against milliseconds for a photograph",
-    "iou_parameters": "Macro IoU of the labelled classes against the number of parameters",
+    "class_iou": "IoU by class, with 95 % intervals; no interval if there are too few images",
+    "confusion": "Confusion matrices: fraction of the pixels of each class (row) that are predicted as each class (column)",
+    "reliability": "Reliability diagram: accuracy of the pixels by the confidence of the model; void pixels are ignored",
+    "curves": "Loss and scores by epoch: validation solid, running scores of the training crops dotted; a dot marks the epoch"
+    " that is compared. The stages of a training are concatenated",
+    "iou_speed": "mIoU (labelled classes) by inference time",
+    "iou_parameters": "mIoU (labelled classes) by number of parameters",
+    "examples": "Typical, best and worst images, with the IoU of each model on them",
+    "disagreement": "Images on which the models disagree most",
 }
-WRITTEN_CLASSES = 20  # up to which the cells of a confusion matrix hold their numbers
+MAX_ANNOTATED_CLASSES = 20  # with more classes, numbers do not fit in the cells of a confusion matrix
+MAX_CELL_SIDE = 640  # pixels of an image in a grid
+CELL_WIDTH = 3.0  # inches
+
+GridRow = tuple[Example, RGB, LabelMap, Sequence[LabelMap]]  # example, its image, its label, the prediction of each model
 
 
-def colour(place: int) -> Any:
-    """The colour of the model at a place in the comparison."""
-    return COLOURS[place % len(COLOURS)]
+def all_figures(comparison: Comparison, models: Sequence[ComparedModel], dataset: Dataset) -> Iterator[tuple[str, str, Figure]]:
+    """Yield (name, caption, figure) of the plots, then of the image grids; one figure is in memory at a time."""
+    for name, figure in chain(plots(comparison), image_grids(comparison, models, dataset)):
+        yield name, CAPTIONS[name], figure
 
 
-def written(name: str) -> str:
-    """A model's or class's name as matplotlib should write it: no formula, and no word that it leaves out of legends."""
-    return "\u200b" * name.startswith("_") + name.replace("$", r"\$")
-
-
-def plots(comparison: Comparison) -> Iterator[tuple[str, str, Figure]]:
-    """Name, what it shows, and the figure itself, one after the other."""
+def plots(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
+    """Yield the name and the figure of each plot."""
     models = comparison.models
-    for name, figure in (("class_iou", class_bars), ("confusion", confusion), ("reliability", reliability)):
-        yield name, CAPTIONS[name], figure(models)
+    yield "class_iou", class_bars(models)
+    yield "confusion", confusion(models)
+    yield "reliability", reliability(models)
     if any(model.history for model in models):
-        yield "curves", CAPTIONS["curves"], curves(models)
-    speed = cost(models, "milliseconds for a photograph (median)", lambda model: model.cost.median_ms)
-    yield "iou_speed", CAPTIONS["iou_speed"], speed
-    size = cost(models, "parameters (millions)", lambda model: model.cost.parameters / 1e6)
-    yield "iou_parameters", CAPTIONS["iou_parameters"], size
+        yield "curves", curves(models)
+    yield "iou_speed", score_by_cost(models, "inference, median milliseconds per image", lambda model: model.cost.median_ms)
+    yield "iou_parameters", score_by_cost(models, "parameters (millions)", lambda model: model.cost.parameters / 1e6)
+
+
+def model_color(index: int) -> Any:
+    """Return the color of a model by its index in the comparison."""
+    return COLORS[index % len(COLORS)]
 
 
 def class_bars(models: Sequence[Model]) -> Figure:
-    """Bars of the classes that occur, a group for each."""
-    shown = [k for k, c in enumerate(models[0].report.classes) if any(m.report.classes[k].iou is not None for m in models)]
+    """Plot the IoU of the classes that occur, a group of bars per class."""
+    shown = [k for k in range(len(models[0].report.classes)) if any(m.report.classes[k].iou is not None for m in models)]
     figure = Figure(figsize=(max(7, 0.55 * len(shown) * max(len(models), 2) ** 0.5 + 2), 4.2), layout="constrained")
     axes = figure.subplots()
-    thick = 0.8 / len(models)
-    for place, model in enumerate(models):
+    bar_width = 0.8 / len(models)
+    for index, model in enumerate(models):
         classes = [model.report.classes[k] for k in shown]
-        at = np.arange(len(shown)) + thick * (place - (len(models) - 1) / 2)
+        x = np.arange(len(shown)) + bar_width * (index - (len(models) - 1) / 2)
         iou = np.array([math.nan if c.iou is None else c.iou for c in classes])
-        bounds = [model.class_intervals[c.name] or (math.nan, math.nan) for c in classes]
-        reach = np.clip([[i - low, high - i] for i, (low, high) in zip(iou, bounds, strict=True)], 0, None).T
-        axes.bar(at, iou, thick * 0.92, yerr=reach, label=written(model.name), color=colour(place),
+        intervals = [model.class_intervals[c.name] or (math.nan, math.nan) for c in classes]
+        errors = np.clip([[i - low, high - i] for i, (low, high) in zip(iou, intervals, strict=True)], 0, None).T
+        axes.bar(x, iou, bar_width * 0.92, yerr=errors, label=escape_mathtext(model.name), color=model_color(index),
                  error_kw={"lw": 0.8, "capsize": 1.5, "alpha": 0.7})  # fmt: skip
-    axes.set_xticks(range(len(shown)), [written(models[0].report.classes[k].name) for k in shown], rotation=35, ha="right")
+    names = [escape_mathtext(models[0].report.classes[k].name) for k in shown]
+    axes.set_xticks(range(len(shown)), names, rotation=35, ha="right")
     axes.set_ylabel("IoU")
     axes.set_ylim(0, 1)
     axes.grid(axis="y", alpha=0.3)
@@ -75,27 +92,27 @@ def class_bars(models: Sequence[Model]) -> Figure:
 
 
 def confusion(models: Sequence[Model]) -> Figure:
-    """A matrix for each model; only classes that are labelled or predicted stand in it."""
+    """Plot a confusion matrix per model, of the classes that are labelled or predicted."""
     matrices = np.stack([np.array(m.report.confusion, float)[:, :-1] for m in models])
     rows = [k for k in range(matrices.shape[1]) if matrices[:, k].sum()]
     columns = [k for k in range(matrices.shape[1]) if matrices[:, k].sum() or matrices[:, :, k].sum()]
-    names = [written(c.name) for c in models[0].report.classes]
-    wide = min(len(models), 3)
-    high = -(-len(models) // wide)
+    names = [escape_mathtext(c.name) for c in models[0].report.classes]
+    grid_columns = min(len(models), 3)
+    grid_rows = -(-len(models) // grid_columns)
     side = max(3.6, 0.36 * len(columns) + 1.4)
-    figure = Figure(figsize=(side * wide, side * high), layout="constrained")
-    panels = figure.subplots(high, wide, squeeze=False).ravel()
+    figure = Figure(figsize=(side * grid_columns, side * grid_rows), layout="constrained")
+    panels = figure.subplots(grid_rows, grid_columns, squeeze=False).ravel()
     for axes in panels[len(models) :]:
         axes.set_axis_off()
     for axes, model, matrix in zip(panels, models, matrices, strict=False):
-        share = matrix[rows][:, columns] / np.maximum(matrix[rows].sum(1, keepdims=True), 1)
-        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        if len(columns) <= WRITTEN_CLASSES:
-            for (y, x), value in np.ndenumerate(share):
+        fractions = matrix[rows][:, columns] / np.maximum(matrix[rows].sum(1, keepdims=True), 1)
+        axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+        if len(columns) <= MAX_ANNOTATED_CLASSES:
+            for (y, x), value in np.ndenumerate(fractions):
                 if value >= 0.005:
                     axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=6,
                               color="white" if value > 0.6 else "black")  # fmt: skip
-        axes.set_title(f"{written(model.name)} (%)")
+        axes.set_title(f"{escape_mathtext(model.name)} (%)")
         axes.set_xticks(range(len(columns)), [names[k] for k in columns], rotation=90, fontsize=7)
         axes.set_yticks(range(len(rows)), [names[k] for k in rows], fontsize=7)
         axes.set_xlabel("predicted")
@@ -104,60 +121,127 @@ def confusion(models: Sequence[Model]) -> Figure:
 
 
 def reliability(models: Sequence[Model]) -> Figure:
-    """Accuracy over confidence, and below how many pixels there are of each confidence."""
+    """Plot accuracy by confidence, and below it the fraction of pixels with each confidence."""
     figure = Figure(figsize=(5.5, 5.8), layout="constrained")
-    axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    axes.plot([0, 1], [0, 1], color="grey", lw=0.8, ls="--", label="perfect calibration")
-    for place, model in enumerate(models):
+    accuracy_axes, fraction_axes = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    accuracy_axes.plot([0, 1], [0, 1], color="grey", lw=0.8, ls="--", label="perfect calibration")
+    for index, model in enumerate(models):
         bins = [b for b in model.reliability.bins if b.confidence is not None]
         confidence = [b.confidence for b in bins]
-        label = f"{written(model.name)}: ECE {100 * model.reliability.ece:.1f} %"
-        axes.plot(confidence, [b.accuracy for b in bins], marker=".", color=colour(place), label=label)
-        counts.plot(confidence, [b.share for b in bins], marker=".", color=colour(place))
-    axes.set_ylabel("accuracy")
-    axes.set_ylim(0, 1)
-    axes.legend(frameon=False)
-    counts.set_yscale("log")
-    counts.set_ylabel("share of pixels")
-    counts.set_xlabel("confidence: probability of the chosen class")
-    for each in (axes, counts):
-        each.grid(alpha=0.3)
-        each.set_xlim(0, 1)
+        label = f"{escape_mathtext(model.name)}: ECE {100 * model.reliability.ece:.1f} %"
+        accuracy_axes.plot(confidence, [b.accuracy for b in bins], marker=".", color=model_color(index), label=label)
+        fraction_axes.plot(confidence, [b.fraction for b in bins], marker=".", color=model_color(index))
+    accuracy_axes.set_ylabel("accuracy")
+    accuracy_axes.set_ylim(0, 1)
+    accuracy_axes.legend(frameon=False)
+    fraction_axes.set_yscale("log")
+    fraction_axes.set_ylabel("fraction of pixels")
+    fraction_axes.set_xlabel("confidence: probability of the predicted class")
+    for axes in (accuracy_axes, fraction_axes):
+        axes.grid(alpha=0.3)
+        axes.set_xlim(0, 1)
     return figure
 
 
 def curves(models: Sequence[Model]) -> Figure:
-    """A panel for the loss and for each score, all models in each, the legs of a training end to end; a dot marks the epoch
-    that is compared."""
-    figure = Figure(figsize=FIGURE, layout="constrained")
-    for axes, training, validation in panels(figure, "validation: cross-entropy (nats)\ntraining: what it minimises"):
-        for place, model in enumerate(models):
+    """Plot loss and scores by epoch, all models in each panel; a dot marks the epoch that is compared."""
+    figure = Figure(figsize=FIGURE_SIZE, layout="constrained")
+    for axes, train_column, val_column in score_panels(figure, "validation: cross-entropy (nats)\ntraining: training loss"):
+        for index, model in enumerate(models):
             if not model.history:
                 continue
-            epochs, before = range(1, len(model.history) + 1), sum(map(len, by_leg(model.history)[:-1]))
-            dot = [n for n, row in enumerate(model.history) if n >= before and row["epoch"] == model.epoch]
-            look: dict[str, Any] = {"color": colour(place), "marker": "o", "ms": 4, "markevery": dot}
-            axes.plot(epochs, column(model.history, validation), label=written(model.name), **look)
-            axes.plot(epochs, column(model.history, training), color=colour(place), ls=":", lw=0.9)
+            epochs = range(1, len(model.history) + 1)
+            last_stage_start = sum(map(len, split_stages(model.history)[:-1]))
+            dots = [n for n, row in enumerate(model.history) if n >= last_stage_start and row["epoch"] == model.epoch]
+            style: dict[str, Any] = {"color": model_color(index), "marker": "o", "ms": 4, "markevery": dots}
+            axes.plot(epochs, column(model.history, val_column), label=escape_mathtext(model.name), **style)
+            axes.plot(epochs, column(model.history, train_column), color=model_color(index), ls=":", lw=0.9)
     return figure
 
 
-def cost(models: Sequence[Model], what: str, value: Callable[[Model], float]) -> Figure:
-    """The leading score over what it costs, with 95 % intervals."""
+def score_by_cost(models: Sequence[Model], label: str, cost: Callable[[Model], float]) -> Figure:
+    """Plot the mIoU of the labelled classes, with 95 % intervals, by a cost."""
     figure = Figure(figsize=(5.5, 4), layout="constrained")
     axes = figure.subplots()
-    for place, model in enumerate(models):
-        score = getattr(model.report.scores, LEADING)
+    for index, model in enumerate(models):
+        score = getattr(model.report.scores, SELECTION_METRIC)
         if score is None:
             continue
-        low, high = model.report.intervals[LEADING] or (math.nan, math.nan)
-        reach = np.clip([[score - low], [high - score]], 0, None)
-        axes.errorbar(value(model), score, yerr=reach, fmt="o", color=colour(place), capsize=3)
-        axes.annotate(
-            written(model.name), (value(model), score), xytext=(6, 4), textcoords="offset points", color=colour(place)
-        )
-    axes.set_xlabel(what)
-    axes.set_ylabel("macro IoU of the labelled classes")
+        low, high = model.report.intervals[SELECTION_METRIC] or (math.nan, math.nan)
+        errors = np.clip([[score - low], [high - score]], 0, None)
+        point, color = (cost(model), score), model_color(index)
+        axes.errorbar(*point, yerr=errors, fmt="o", color=color, capsize=3)
+        axes.annotate(escape_mathtext(model.name), point, xytext=(6, 4), textcoords="offset points", color=color)
+    axes.set_xlabel(label)
+    axes.set_ylabel(display_name(SELECTION_METRIC))
     axes.margins(x=0.25)
     axes.grid(alpha=0.3)
     return figure
+
+
+def image_grids(comparison: Comparison, models: Sequence[ComparedModel], dataset: Dataset) -> Iterator[tuple[str, Figure]]:
+    """Yield the name and the figure of the grids of examples: those selected by score, and by disagreement."""
+    names = [model.name for model in models]
+    for name in ("examples", "disagreement"):
+        by_disagreement = name == "disagreement"
+        rows: list[GridRow] = []
+        for example in comparison.examples:
+            if (example.rule == "disagreement") == by_disagreement:
+                rgb, labels = dataset[example.index]
+                rows.append((example, rgb, labels, [model.segmenter(rgb).labels for model in models]))
+        if rows:
+            yield name, image_grid(rows, names, dataset.labels, by_disagreement)
+
+
+def image_grid(rows: Sequence[GridRow], names: Sequence[str], space: LabelSpace, mark_disagreement: bool = False) -> Figure:
+    """Draw a row for each example: image, label, and the mask of each model; the predictions on void pixels are shown.
+
+    With `mark_disagreement`, a last column shows in red on which pixels the models disagree.
+    """
+    titles = ["image", "label", *map(escape_mathtext, names), *(["disagreement"] if mark_disagreement else [])]
+    ratio = rows[0][1].shape[0] / rows[0][1].shape[1]
+    size = (CELL_WIDTH * len(titles), (CELL_WIDTH * ratio + 0.25) * len(rows) + 0.9)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(rows), len(titles), squeeze=False)
+    present: set[int] = set()
+    for panel_row, (example, rgb, labels, predictions) in zip(panels, rows, strict=True):
+        cell_size = _cell_size(rgb.shape[0], rgb.shape[1])
+        maps = [resize_label(label_map, cell_size) for label_map in (labels, *predictions)]
+        cells: list[RGB] = [resize_image(rgb, cell_size), *(space.palette[label_map] for label_map in maps)]
+        texts = [example.rule, "", *(_iou_text(example.iou[name]) for name in names)]
+        if mark_disagreement:
+            differs = np.any([prediction != maps[1] for prediction in maps[2:]], axis=0) & (maps[0] != IGNORE_INDEX)
+            cells.append(_highlight(cells[0], differs))
+            texts.append(f"{100 * example.disagreement:.0f} % of the pixels")
+        present |= {int(k) for label_map in maps for k in np.unique(label_map)} - {IGNORE_INDEX}
+        for axes, cell, text in zip(panel_row, cells, texts, strict=True):
+            axes.imshow(cell, interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.set_xlabel(text, fontsize=9)
+    for axes, title in zip(panels[0], titles, strict=True):
+        axes.set_title(title, fontsize=11)
+    patches = [
+        Patch(color="#{:02x}{:02x}{:02x}".format(*space.colors[k]), label=escape_mathtext(space.names[k]))
+        for k in sorted(present)
+    ]
+    figure.legend(handles=[*patches, Patch(color="black", label="void")], loc="outside lower center", frameon=False,
+                  ncols=min(len(patches) + 1, 2 * len(titles)), fontsize=9)  # fmt: skip
+    return figure
+
+
+def _cell_size(height: int, width: int) -> Size:
+    scale = min(1.0, MAX_CELL_SIDE / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _highlight(rgb: RGB, mask: npt.NDArray[np.bool_]) -> RGB:
+    """Return the image in pale gray, with the pixels of the mask in red."""
+    gray = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    pale = (128 + gray // 2).astype(np.uint8)
+    pale[mask] = (200, 30, 30)
+    return pale
+
+
+def _iou_text(iou: float | None) -> str:
+    return "" if iou is None else f"IoU {100 * iou:.1f} %"

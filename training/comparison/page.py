@@ -1,4 +1,4 @@
-"""The comparison as files: a page that opens from disk, the same in Markdown, figures as PNG and SVG, numbers as JSON."""
+"""Write the comparison: a page that opens without a server, the same in Markdown, figures as PNG and SVG, numbers as JSON."""
 
 from __future__ import annotations
 
@@ -14,57 +14,62 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from core.runtime.files import write_atomically
-from training.comparison import figures as plots
-from training.comparison import grids, words
-from training.comparison.document import Comparison
-from training.comparison.tables import tables
+from core.runtime.atomic import write_atomically
+from training.comparison import text
+from training.comparison.figures import CAPTIONS
+from training.comparison.schema import Comparison
 
-FIGURES, SUFFIXES = "figures", ("png", "svg")
+FIGURES_DIR, SUFFIXES = "figures", ("png", "svg")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A figure on disk, and how the page shows it."""
+class EmbeddedFigure:
+    """A figure as the page embeds it."""
 
     name: str
     caption: str
-    source: str  # of the image: a data URL, so that the page needs no other file
+    data_url: str  # so that the page needs no other file
 
 
-def write(comparison: Comparison, figures: Iterable[tuple[str, str, Figure]], out: Path) -> None:
-    """Write everything into a folder, each file atomically, the page last."""
-    (out / FIGURES).mkdir(parents=True, exist_ok=True)
-    pictures = [_save(name, caption, figure, out) for name, caption, figure in figures]
-    for name in (plots.CAPTIONS | grids.CAPTIONS).keys() - {picture.name for picture in pictures}:
-        for suffix in SUFFIXES:  # of an earlier comparison in the same folder
-            (out / FIGURES / f"{name}.{suffix}").unlink(missing_ok=True)
-    write_atomically(out / "report.json", [comparison.model_dump_json(indent=2).encode() + b"\n"])
+def write_report(comparison: Comparison, figures: Iterable[tuple[str, str, Figure]], out_dir: Path) -> None:
+    """Write all files of the comparison into a directory, each file atomically, the page last.
+
+    Args:
+        figures: Name, caption and figure.
+    """
+    (out_dir / FIGURES_DIR).mkdir(parents=True, exist_ok=True)
+    embedded = {name: _save_figure(name, caption, figure, out_dir) for name, caption, figure in figures}
+    for name in CAPTIONS.keys() - embedded.keys():
+        for suffix in SUFFIXES:  # left by an earlier comparison in the same directory
+            (out_dir / FIGURES_DIR / f"{name}.{suffix}").unlink(missing_ok=True)
+    write_atomically(out_dir / "report.json", [comparison.model_dump_json(indent=2).encode() + b"\n"])
     environment = Environment(
         loader=PackageLoader("training.comparison", "."), autoescape=select_autoescape(), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters["cell"] = lambda text: text.replace("|", "\\|").replace("<", "&lt;")  # in a Markdown table
-    title, about = words.about_definition(comparison)
-    facts = {
+    environment.filters["cell"] = lambda value: value.replace("|", "\\|").replace("<", "&lt;")  # in a Markdown table
+    title, paragraphs = text.alternative_section(comparison)
+    variables = {
         "c": comparison,
-        "pictures": {picture.name: picture for picture in pictures},
-        "tables": tables(comparison),
-        "notes": words.notes(comparison),
-        "words": words,
-        "definition": {"title": title, "about": about},
-        "figures": FIGURES,
+        "figures": embedded,
+        "figures_dir": FIGURES_DIR,
+        "tables": text.tables(comparison),
+        "notes": text.notes(comparison),
+        "text": text,
+        "alternative": {"title": title, "paragraphs": paragraphs},
     }
     for template, name in (("page.md", "report.md"), ("page.html", "index.html")):
-        write_atomically(out / name, [environment.get_template(template).render(facts).encode()])
+        write_atomically(out_dir / name, [environment.get_template(template).render(variables).encode()])
 
 
-def _save(name: str, caption: str, figure: Figure, out: Path) -> Picture:
+def _save_figure(name: str, caption: str, figure: Figure, out_dir: Path) -> EmbeddedFigure:
+    """Write a figure as PNG and SVG, and embed the SVG unless the PNG is much smaller."""
     png, svg = io.BytesIO(), io.BytesIO()
     FigureCanvasAgg(figure).print_figure(png, format="png", dpi=110)
-    with matplotlib.rc_context({"svg.hashsalt": name}):  # the same names inside at every run
+    with matplotlib.rc_context({"svg.hashsalt": name}):  # makes the ids in the file reproducible
         FigureCanvasSVG(figure).print_figure(svg, format="svg", metadata={"Date": None})
-    for suffix, data in zip(SUFFIXES, (png, svg), strict=True):
-        write_atomically(out / FIGURES / f"{name}.{suffix}", [data.getvalue()])
-    kind, shown = ("png", png) if len(png.getvalue()) < len(svg.getvalue()) / 2 else ("svg+xml", svg)
-    return Picture(name, caption, f"data:image/{kind};base64,{base64.b64encode(shown.getvalue()).decode()}")
+    for suffix, file in zip(SUFFIXES, (png, svg), strict=True):
+        write_atomically(out_dir / FIGURES_DIR / f"{name}.{suffix}", [file.getvalue()])
+    media_type, smaller = ("png", png) if len(png.getvalue()) < len(svg.getvalue()) / 2 else ("svg+xml", svg)
+    data = base64.b64encode(smaller.getvalue()).decode()
+    return EmbeddedFigure(name, caption, f"data:image/{media_type};base64,{data}")

@@ -1,4 +1,4 @@
-"""From counts to the document: scores with intervals, verdicts, reliability, costs, and the pictures to look at."""
+"""Build the comparison from the counts: scores with intervals, verdicts, reliability, costs, and examples."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from core.data.datasets import Dataset, drives
+from core.data.datasets import Dataset, sequence_ids
 from core.data.labels import CITYSCAPES
 from core.evaluation import metrics
-from core.evaluation.bootstrap import Blocks, Interval, PerImage, influence, score_intervals
-from core.evaluation.metrics import FIVE, five_scores
-from core.evaluation.report import EARLIER, Definition, build_report
-from core.runtime.cpu import CPU_THREADS
-from training.commands.evaluate import info
-from training.comparison.contestants import Contestant, same_but_for_the_seed
-from training.comparison.counting import Counted, calibration_error
-from training.comparison.document import Bin, Comparison, Cost, Example, Machine, Model, Otherwise, Reliability
-from training.comparison.examples import Chosen, choose_by_disagreement, choose_by_score, image_ious
-from training.comparison.peak import Peak
+from core.evaluation.bootstrap import BlockBootstrap, Interval, PerImage, influence, score_intervals
+from core.evaluation.metrics import METRIC_NAMES, one_vs_rest_scores
+from core.evaluation.report import LEGACY_PROTOCOL, ScoringProtocol, build_report
+from core.runtime.cpu import INFERENCE_THREADS
+from training.comparison.counting import ModelCounts, calibration_error
+from training.comparison.examples import ChosenExample, choose_by_disagreement, choose_by_score, image_ious
+from training.comparison.memory_probe import PeakMemory
+from training.comparison.models import ComparedModel, group_by_recipe
+from training.comparison.schema import AlternativeScores, Bin, Comparison, Cost, Environment, Example, Model, Reliability
 from training.comparison.verdicts import compare_architectures, compare_models
-from training.tracking.model_size import gflop, parameters
+from training.evaluation import checkpoint_info
+from training.tracking.run_summary import count_gflops, count_parameters
 
 Floats = npt.NDArray[np.float64]
-# What this family of projects has published: Cityscapes val at 256x256 after 200 epochs, softmax > 0.5, scored at the
-# network's size, void counted as road
+# Scores that earlier publications report for these architectures: Cityscapes val at 256x256 after 200 epochs, by the legacy
+# protocol, with void counted as road.
 PUBLISHED: dict[str, dict[str, float]] = {
-    name: dict(zip(FIVE, values, strict=True))
+    name: dict(zip(METRIC_NAMES, values, strict=True))
     for name, values in {
         "U-Net": (0.9899, 0.8797, 0.9960, 0.9017, 0.8215),
         "R2U-Net": (0.9871, 0.8296, 0.9958, 0.8710, 0.7722),
@@ -42,118 +42,138 @@ PUBLISHED: dict[str, dict[str, float]] = {
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What was measured of one model beside its scores."""
+class MeasuredCost:
+    """Measured costs of one model; None if not measured."""
 
     training_images_per_s: float | None
-    peak: Peak | None
+    peak: PeakMemory | None
 
 
-def summarise(
-    contestants: Sequence[Contestant],
+def summarize(
+    models: Sequence[ComparedModel],
     dataset: Dataset,
-    counted: Sequence[Counted],
+    counts: Sequence[ModelCounts],
     disagreement: Floats,
-    measured: Sequence[Measured],
-    other: Definition,
+    costs: Sequence[MeasuredCost],
+    alternative: ScoringProtocol,
     command: str,
 ) -> Comparison:
-    """The whole document."""
-    streets = drives(dataset)
-    blocks, counts, names = Blocks(streets), [each.exact.per_image for each in counted], [c.name for c in contestants]
-    groups = same_but_for_the_seed(contestants)
-    ious = image_ious(counts)
-    chosen = [*choose_by_score(ious, streets), *choose_by_disagreement(disagreement, streets)]
-    lengths = np.concatenate([blocks.lengths(influence(each)) for each in counts])
+    """Build the comparison.
+
+    Args:
+        counts: Counts of each model over the data set.
+        disagreement: Fraction of the valid pixels of each image on which the models disagree, (N,).
+        costs: Measured costs of each model.
+        alternative: Protocol of the alternative scores.
+        command: The command line, for the report.
+    """
+    sequences = sequence_ids(dataset)
+    blocks = BlockBootstrap(sequences)
+    per_image, names = [model_counts.default.per_image for model_counts in counts], [model.name for model in models]
+    groups = group_by_recipe(models)
+    ious = image_ious(per_image)
+    chosen = [*choose_by_score(ious, sequences), *choose_by_disagreement(disagreement, sequences)]
+    lengths = np.concatenate([blocks.block_lengths(influence(model_counts)) for model_counts in per_image])
     lengths = lengths[lengths > 0] if lengths.any() else np.ones(1, np.int64)
     return Comparison(
         command=command,
-        made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        machine=_machine(contestants[0]),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        environment=_environment(models[0]),
         data=dataset.name,
         split=dataset.split,
         images=len(dataset),
-        drives=blocks.drives,
-        block_lengths=None if blocks.whole_drives else (int(lengths.min()), int(lengths.max())),
+        sequences=blocks.num_sequences,
+        block_lengths=None if blocks.whole_sequences else (int(lengths.min()), int(lengths.max())),
         models=[
-            _model(contestant, dataset, each, costs_of_it, other, blocks)
-            for contestant, each, costs_of_it in zip(contestants, counted, measured, strict=True)
+            _model(model, dataset, model_counts, cost, alternative, blocks)
+            for model, model_counts, cost in zip(models, counts, costs, strict=True)
         ],
-        pairs=compare_models(names, counts, blocks),
-        architectures={name: [names[place] for place in places] for name, places in groups.items()},
-        architecture_pairs=compare_architectures(groups, counts, blocks, [c.kind for c in contestants]),
-        published=PUBLISHED if other == EARLIER and not dataset.labels.difference(CITYSCAPES) else {},
-        examples=[_example(each, dataset, names, ious, disagreement) for each in chosen],
+        pairs=compare_models(names, per_image, blocks),
+        architectures={group: [names[index] for index in indices] for group, indices in groups.items()},
+        architecture_pairs=compare_architectures(groups, per_image, blocks, [model.group_key for model in models]),
+        published=PUBLISHED if alternative == LEGACY_PROTOCOL and not dataset.labels.describe_difference(CITYSCAPES) else {},
+        examples=[_example(example, dataset, names, ious, disagreement) for example in chosen],
     )
 
 
 def _model(
-    contestant: Contestant, dataset: Dataset, counted: Counted, measured: Measured, other: Definition, blocks: Blocks
+    model: ComparedModel,
+    dataset: Dataset,
+    counts: ModelCounts,
+    cost: MeasuredCost,
+    alternative: ScoringProtocol,
+    blocks: BlockBootstrap,
 ) -> Model:
-    card, classes = contestant.checkpoint.card, len(dataset.labels)
-    report = build_report(counted.exact, info(contestant.checkpoint, contestant.segmenter), dataset)
+    metadata, num_classes = model.checkpoint.metadata, len(dataset.labels)
+    report = build_report(counts.default, checkpoint_info(model.checkpoint, model.segmenter), dataset)
     height, width = dataset[0][1].shape
-    input_size = card.preprocess.shape(height, width)
-    cost = Cost(
-        parameters=parameters(card.architecture, classes),
-        gflop=gflop(card.architecture, classes, input_size),
-        input_size=input_size,
-        training_images_per_s=measured.training_images_per_s,
-        median_ms=report.speed.median_ms,
-        p95_ms=report.speed.p95_ms,
-        peak=measured.peak,
-    )
+    input_size = metadata.preprocess.output_size(height, width)
+    confusion = counts.alternative_confusion
     return Model(
-        name=contestant.name,
-        architecture=card.architecture.name,
-        width=card.architecture.width,
-        epoch=card.epoch,
-        trained_on=card.data,
-        legs=card.legs,
-        history=contestant.history,
-        cost=cost,
+        name=model.name,
+        architecture=metadata.architecture.name,
+        width=metadata.architecture.width,
+        epoch=metadata.epoch,
+        trained_on=metadata.data,
+        stages=metadata.stages,
+        history=model.history,
+        cost=Cost(
+            parameters=count_parameters(metadata.architecture, num_classes),
+            gflop=count_gflops(metadata.architecture, num_classes, input_size),
+            input_size=input_size,
+            training_images_per_s=cost.training_images_per_s,
+            median_ms=report.speed.median_ms,
+            p95_ms=report.speed.p95_ms,
+            peak=cost.peak,
+        ),
         report=report,
-        otherwise=Otherwise(definition=other, scores=metrics.scores(counted.other), confusion=counted.other.tolist()),
-        class_intervals=_class_intervals(counted.exact.per_image, blocks, dataset.labels.names),
-        reliability=_reliability(counted.reliability),
+        alternative=AlternativeScores(protocol=alternative, scores=metrics.scores(confusion), confusion=confusion.tolist()),
+        class_intervals=_class_intervals(counts.default.per_image, blocks, dataset.labels.names),
+        reliability=_reliability(counts.reliability),
     )
 
 
-def _class_intervals(counts: PerImage, blocks: Blocks, names: Sequence[str]) -> dict[str, Interval | None]:
-    return dict(zip(names, score_intervals(blocks, counts, lambda c: five_scores(c, c[..., 1, :].sum(-1))["iou"]), strict=True))
+def _class_intervals(counts: PerImage, blocks: BlockBootstrap, names: Sequence[str]) -> dict[str, Interval | None]:
+    """Return the 95 % interval of the IoU of each class."""
+    intervals = score_intervals(blocks, counts, lambda c: one_vs_rest_scores(c, c[..., 1, :].sum(-1))["iou"])
+    return dict(zip(names, intervals, strict=True))
 
 
 def _reliability(bins: Floats) -> Reliability:
     total = max(bins[:, 0].sum(), 1)
     return Reliability(
         bins=[
-            Bin(share=count / total, confidence=sure / count if count else None, accuracy=right / count if count else None)
-            for count, sure, right in bins.tolist()
+            Bin(
+                fraction=pixels / total,
+                confidence=confidence / pixels if pixels else None,
+                accuracy=correct / pixels if pixels else None,
+            )
+            for pixels, confidence, correct in bins.tolist()
         ],
         ece=calibration_error(bins),
     )
 
 
-def _example(chosen: Chosen, dataset: Dataset, names: Sequence[str], ious: Floats, disagreement: Floats) -> Example:
-    scores = {name: float(iou) if np.isfinite(iou) else None for name, iou in zip(names, ious[:, chosen.index], strict=True)}
+def _example(chosen: ChosenExample, dataset: Dataset, names: Sequence[str], ious: Floats, disagreement: Floats) -> Example:
+    iou = {name: float(value) if np.isfinite(value) else None for name, value in zip(names, ious[:, chosen.index], strict=True)}
     return Example(
         index=chosen.index,
-        image=Path(dataset.where(chosen.index)).name,
+        image=Path(dataset.sample_name(chosen.index)).name,
         rule=chosen.rule,
-        iou=scores,
+        iou=iou,
         disagreement=float(disagreement[chosen.index]),
     )
 
 
-def _machine(contestant: Contestant) -> Machine:
-    backend = contestant.segmenter.backend
-    gpu = backend.device.startswith("cuda")
-    device = torch.cuda.get_device_name(backend.device) if gpu else processor()
-    return Machine(device=device, torch=torch.__version__, threads=CPU_THREADS)
+def _environment(model: ComparedModel) -> Environment:
+    backend = model.segmenter.backend
+    on_gpu = backend.device.startswith("cuda")
+    device = torch.cuda.get_device_name(backend.device) if on_gpu else processor_name()
+    return Environment(device=device, backend=backend.name, torch=torch.__version__, threads=INFERENCE_THREADS)
 
 
-def processor() -> str:
-    """The name of the CPU."""
+def processor_name() -> str:
+    """Return the model name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

@@ -1,4 +1,4 @@
-"""Which model is better, and whether the data can tell: paired differences with intervals, and a plain sentence for each."""
+"""Which model is better: paired differences of the scores with confidence intervals, and a sentence about each."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from itertools import combinations
 import numpy as np
 from pydantic import BaseModel
 
-from core.evaluation.bootstrap import Blocks, Estimate, Interval, PerImage, estimate
-from core.evaluation.metrics import SCORES, leading
-from training.tracking.run_dir import LEADING
+from core.evaluation.bootstrap import BlockBootstrap, Estimate, Interval, PerImage, estimate
+from core.evaluation.metrics import SCORE_NAMES, score_vector
+from training.tracking.curves import display_name
+from training.tracking.run_dir import SELECTION_METRIC
+
+WEAK_MARGIN = 0.005  # evidence is weak if the 95 % interval ends this close to zero
 
 
 class Difference(BaseModel):
-    """The first less the second, with its paired 95 % interval; None where a score is undefined."""
+    """The score of the first model minus that of the second, with its paired 95 % interval; None if undefined."""
 
     value: float | None
     interval: Interval | None
 
 
 class Pair(BaseModel):
-    """Two models, or two architectures with several seeds each: the differences by score, and what they mean."""
+    """Two models, or two architectures with several seeds each: their differences by score, and the verdict."""
 
     first: str
     second: str
@@ -29,69 +32,87 @@ class Pair(BaseModel):
     verdict: str
 
 
-def compare_models(names: Sequence[str], counts: Sequence[PerImage], blocks: Blocks) -> list[Pair]:
-    """Every pair of checkpoints, on the same images."""
+def compare_models(names: Sequence[str], counts: Sequence[PerImage], blocks: BlockBootstrap) -> list[Pair]:
+    """Compare every pair of checkpoints on the same images.
+
+    Args:
+        names: Name of each model.
+        counts: Counts per image of each model.
+    """
     pairs = []
     for a, b in combinations(range(len(names)), 2):
-        found = estimate(blocks, [(1.0, counts[a]), (-1.0, counts[b])])
-        pairs.append(_pair(names[a], names[b], found))
+        pairs.append(_pair(names[a], names[b], estimate(blocks, [(1.0, counts[a]), (-1.0, counts[b])])))
     return pairs
 
 
 def compare_architectures(
-    groups: dict[str, list[int]], counts: Sequence[PerImage], blocks: Blocks, kinds: Sequence[tuple[object, object]]
+    groups: dict[str, list[int]], counts: Sequence[PerImage], blocks: BlockBootstrap, keys: Sequence[tuple[object, object]]
 ) -> list[Pair]:
-    """Every pair of architectures, means over their seeds. `kinds` has the architecture and the recipe of each model: the
-    verdict tells where it is not the architecture alone that differs.
+    """Compare every pair of groups by the mean over their seeds.
 
-    To the variance of the images comes that of the seeds, s^2 / n of each group, which another draw of the weights would
-    bring too; degrees of freedom after Welch and Satterthwaite.
+    Args:
+        groups: Indices of the models of each group, by group name.
+        counts: Counts per image of each model.
+        keys: Architecture and recipe of each model; the verdict mentions recipes that differ.
+
+    The variance of a difference is that of the images plus that of the seeds, s^2 / n for each group, because training again
+    would draw other initial weights. Degrees of freedom by Welch and Satterthwaite.
     """
     pairs = []
-    for (name, mine), (other, theirs) in combinations(groups.items(), 2):
-        terms = [(1 / len(mine), counts[k]) for k in mine] + [(-1 / len(theirs), counts[k]) for k in theirs]
+    for (first, first_group), (second, second_group) in combinations(groups.items(), 2):
+        terms = [(1 / len(first_group), counts[k]) for k in first_group]
+        terms += [(-1 / len(second_group), counts[k]) for k in second_group]
         images = estimate(blocks, terms)
-        variances, freedoms = [images.error**2], [images.freedom]
-        for places in (mine, theirs):
-            scores = np.stack([leading(counts[k].sum(0)) for k in places])
-            variances.append(scores.var(axis=0, ddof=1) / len(places))
-            freedoms.append(np.full(len(SCORES), len(places) - 1.0))
+        variances, dofs = [images.standard_error**2], [images.dof]
+        for group in (first_group, second_group):
+            scores = np.stack([score_vector(counts[k].sum(0)) for k in group])
+            variances.append(scores.var(axis=0, ddof=1) / len(group))
+            dofs.append(np.full(len(SCORE_NAMES), len(group) - 1.0))
         total = np.sum(variances, axis=0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            parts = np.sum([v**2 / f for v, f in zip(variances, freedoms, strict=True)], axis=0)
-            freedom = np.maximum(np.where(parts > 0, total**2 / parts, np.inf), 1)
-        pair = _pair(name, other, Estimate(images.value, total**0.5, freedom))
-        (architecture, recipe), (other_architecture, other_recipe) = kinds[mine[0]], kinds[theirs[0]]
-        if architecture == other_architecture:
-            pair.verdict += " They differ by their recipe only."
-        elif recipe != other_recipe:
-            pair.verdict += " They were trained by different recipes, so this is of recipe and architecture together."
+            parts = np.sum([variance**2 / dof for variance, dof in zip(variances, dofs, strict=True)], axis=0)
+            total_dof = np.maximum(np.where(parts > 0, total**2 / parts, np.inf), 1)
+        pair = _pair(first, second, Estimate(images.value, total**0.5, total_dof))
+        (first_architecture, first_recipe), (second_architecture, second_recipe) = keys[first_group[0]], keys[second_group[0]]
+        if first_architecture == second_architecture:
+            pair.verdict += " They differ only in their training recipe."
+        elif first_recipe != second_recipe:
+            pair.verdict += " They were trained with different recipes, so this compares recipe and architecture together."
         pairs.append(pair)
     return pairs
 
 
-def _pair(first: str, second: str, found: Estimate) -> Pair:
+def _pair(first: str, second: str, difference: Estimate) -> Pair:
     differences = {}
-    for name, value, half in zip(SCORES, found.value, found.half_widths(), strict=True):
-        known = bool(np.isfinite(value))
-        interval = (float(value - half), float(value + half)) if np.isfinite(half) else None
-        differences[name] = Difference(value=float(value) if known else None, interval=interval)
-    return Pair(first=first, second=second, differences=differences, verdict=verdict(first, second, differences[LEADING]))
+    for name, value, half_width in zip(SCORE_NAMES, difference.value, difference.half_widths(), strict=True):
+        interval = (float(value - half_width), float(value + half_width)) if np.isfinite(half_width) else None
+        differences[name] = Difference(value=float(value) if np.isfinite(value) else None, interval=interval)
+    text = verdict(first, second, differences[SELECTION_METRIC])
+    return Pair(first=first, second=second, differences=differences, verdict=text)
 
 
 def verdict(first: str, second: str, difference: Difference) -> str:
-    """What a difference of the leading score means, in a plain sentence."""
-    what = "macro IoU of the labelled classes"
+    """Return a sentence about a difference of the mIoU over the labelled classes.
+
+    The sentence shows first minus second with its sign, like the tables.
+    """
     if difference.value is None or difference.interval is None:
-        return f"{first} and {second}: too few pictures to tell."
-    if not difference.value and difference.interval == (0, 0):
-        return f"{first} and {second} score the same on every picture."
-    low, high = (100 * bound for bound in difference.interval)
-    if low > 0 or high < 0:
-        better, worse = (first, second) if low > 0 else (second, first)
-        least, most = sorted((abs(low), abs(high)))
-        points = abs(100 * difference.value)
-        return (f"{better} is better than {worse}, by {points:.1f} percentage points of {what} (95 % interval: {least:.1f} to"
-                f" {most:.1f}).")  # fmt: skip
-    return (f"The data cannot tell {first} and {second} apart: {first} minus {second} is {100 * difference.value:+.1f}"
-            f" percentage points of {what}; the 95 % interval, {low:+.1f} to {high:+.1f}, includes zero.")  # fmt: skip
+        return f"{first} and {second}: too few images for a comparison."
+    low, high = difference.interval
+    if difference.value == low == high == 0:
+        return f"{first} and {second} score the same on every image."
+    numbers = (
+        f"{first} minus {second} is {signed_percent(difference.value)} percentage points of {display_name(SELECTION_METRIC)},"
+        f" with a 95 % interval of {signed_percent(low)} to {signed_percent(high)}"
+    )
+    if low <= 0 <= high:
+        return f"The data does not show whether {first} or {second} is better: {numbers}, which includes zero."
+    better, worse = (first, second) if low > 0 else (second, first)
+    if min(abs(low), abs(high)) <= WEAK_MARGIN:
+        return f"Weak evidence that {better} is better than {worse}: {numbers}, which ends close to zero."
+    return f"{better} is better than {worse}: {numbers}."
+
+
+def signed_percent(fraction: float) -> str:
+    """Format a difference of scores in percentage points, with its sign."""
+    return f"{100 * fraction:+.1f}"

@@ -1,1 +1,1 @@
-"""Data for training: scanning, caching, augmentation and loading."""
+"""Data pipeline of training: scan, cache, augmentation and loader; reading datasets is in `core.data`."""

@@ -1,4 +1,4 @@
-"""What is kept of each sample after its first decoding, and the first scan of all of them, which tells what is wrong."""
+"""What is stored of each sample after its first decoding, and the scan of a split that decodes and checks every sample."""
 
 from __future__ import annotations
 
@@ -8,129 +8,143 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel, Field
 
 from core.data.datasets import Dataset, Sample, read_sample
 from core.errors import InputError
-from core.images.resize import Preprocess, Size, resize_label, resize_photo
-from core.runtime.cpu import CORES
+from core.images.resize import Preprocess, Size, resize_image, resize_label
+from core.runtime.cpu import NUM_CPUS
 from core.runtime.threads import prefetch
-from training.tracking.progress_bar import bar
+from training.tracking.progress_bar import progress_bar
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What is kept of a sample for later epochs, with a cache and without one.
+class StoragePolicy:
+    """The resolution at which samples are stored for later epochs, with a cache and without one.
 
-    The photograph at `factor` times the network's size (never larger than it is, where that is not the network's size
-    itself), the label at the same size, or with `whole_labels` at its own, as scores are taken.
+    Images are stored at `factor` times the network's size; with a factor other than 1 never larger than the original. Labels
+    have the same size, or with `full_size_labels` their original one, at which scores are computed.
     """
 
     preprocess: Preprocess
     factor: float = 1.0
-    whole_labels: bool = False
+    full_size_labels: bool = False
 
     def __call__(self, sample: Sample) -> Sample:
-        """(H, W, 3) uint8 RGB and (H, W) train ids to what is kept of them."""
+        """Resize (H, W, 3) uint8 RGB and (H, W) uint8 train ids to what is stored of them."""
         rgb, labels = sample
-        size = self.size(*labels.shape)
-        return resize_photo(rgb, size), labels if self.whole_labels else resize_label(labels, size)
+        size = self.stored_size(*labels.shape)
+        return resize_image(rgb, size), labels if self.full_size_labels else resize_label(labels, size)
 
-    def size(self, height: int, width: int) -> Size:
-        """The kept size of a photograph of this size."""
-        fitted = self.preprocess.shape(height, width)
+    def stored_size(self, height: int, width: int) -> Size:
+        """Return the stored size of an image of the given size."""
+        network_size = self.preprocess.output_size(height, width)
         if self.factor == 1:
-            return fitted
-        scaled = round(fitted[0] * self.factor), round(fitted[1] * self.factor)
+            return network_size
+        scaled = round(network_size[0] * self.factor), round(network_size[1] * self.factor)
         return scaled if scaled[0] * scaled[1] < height * width else (height, width)
 
-    def fitted(self, height: int, width: int) -> Size:
-        """The network's size for the photograph that is kept at this size: that of the kept one may be another by rounding."""
+    def network_size(self, height: int, width: int) -> Size:
+        """Return the network's size for an image that is stored at the given size.
+
+        It is that of the original image, which `output_size` of the stored one may miss by one stride because of rounding.
+        """
         if self.factor == 1:
             return height, width
-        fitted, stride = self.preprocess.shape(height, width), self.preprocess.stride
-        guess = round(height / self.factor / stride) * stride, round(width / self.factor / stride) * stride
-        near = all(abs(a - b) <= stride for a, b in zip(guess, fitted, strict=True))
-        same = (round(guess[0] * self.factor), round(guess[1] * self.factor)) == (height, width)
-        return guess if near and same else fitted  # a small photograph is kept as it is
+        fitted, stride = self.preprocess.output_size(height, width), self.preprocess.stride
+        candidate = round(height / self.factor / stride) * stride, round(width / self.factor / stride) * stride
+        is_near = all(abs(a - b) <= stride for a, b in zip(candidate, fitted, strict=True))
+        is_inverse = (round(candidate[0] * self.factor), round(candidate[1] * self.factor)) == (height, width)
+        return candidate if is_near and is_inverse else fitted  # otherwise a small image, stored at its original size
 
 
-class Contents(BaseModel):
-    """What decoding every sample of a split found, and, in a cache, where the samples lie."""
+class SplitIndex(BaseModel):
+    """The result of scanning a split and, in a cache file, the layout of its samples."""
 
-    bad: dict[int, str] = {}  # index in the data set -> what is wrong
-    pixels: list[int]  # of each class, in the kept labels
-    digest: str = ""  # SHA-256 in hex over those of the good samples, as they are kept
-    source: str = ""  # the same before they are resized, which another CPU may do with other last bits
-    file: str = ""  # the cache's name, where there is one
-    sizes: list[tuple[int, int, int, int]] = []  # height and width of photograph and label, of the good ones in order
+    bad: dict[int, str] = {}  # index in the dataset -> why the sample can't be used
+    pixels: list[int]  # of each class, in the stored labels
+    digest: str = ""  # SHA-256 (hex) over the digests of the usable samples as they are stored
+    # The same before resizing, whose last bits may differ between CPUs. Caches of earlier releases call it `source`.
+    original_digest: str = Field("", validation_alias=AliasChoices("original_digest", "source"))
+    file: str = ""  # name of the cache file, empty without a cache
+    sizes: list[tuple[int, int, int, int]] = []  # height and width of image and label, of the usable samples in order
 
-    def good(self, dataset: Dataset) -> list[int]:
-        """The indices of the samples that can be used."""
+    def valid_indices(self, dataset: Dataset) -> list[int]:
+        """Return the indices of the usable samples."""
         return [index for index in range(len(dataset)) if index not in self.bad]
 
 
-class Scan:
-    """Decodes every sample of a split once, in all cores, and keeps the account of it."""
+@dataclass
+class _ScannedSample:
+    sample: Sample  # as it is stored
+    digest: bytes
+    original_digest: bytes
 
-    def __init__(self, dataset: Dataset, keep: Kept, timeout_s: float | None = None) -> None:
-        self.dataset, self.keep, self.timeout_s = dataset, keep, timeout_s
-        self.contents = Contents(pixels=[0] * len(dataset.labels))
+
+class SplitScanner:
+    """Decodes every sample of a split once, in parallel, and fills `index` with what it finds."""
+
+    def __init__(self, dataset: Dataset, policy: StoragePolicy, timeout_s: float | None = None) -> None:
+        self.dataset, self.policy, self.timeout_s = dataset, policy, timeout_s
+        self.index = SplitIndex(pixels=[0] * len(dataset.labels))
 
     def samples(self, title: str) -> Iterator[Sample]:
-        """What is kept of the good samples, in order, with a progress bar; the others go into `contents.bad`."""
-        pool, whole, source = ThreadPoolExecutor(CORES), hashlib.sha256(), hashlib.sha256()
-        try:
-            found = prefetch(pool, self._keep, range(len(self.dataset)), 2 * CORES, self.timeout_s)
-            shown = bar(title, items=found, total=len(self.dataset), unit="image")
-            for index, (sample, kept, read) in enumerate(shown):
-                if isinstance(sample, str):
-                    self.contents.bad[index] = sample
-                    continue
-                whole.update(kept)
-                source.update(read)
-                counts = np.bincount(sample[1].ravel(), minlength=256)[: len(self.dataset.labels)]
-                self.contents.pixels = (np.array(self.contents.pixels) + counts).tolist()
-                self.contents.sizes.append((*sample[0].shape[:2], *sample[1].shape))
-                yield sample
-        except TimeoutError:
-            where = self.dataset.where(len(self.contents.sizes) + len(self.contents.bad))
-            raise TimeoutError(f"{where}: could not be read in {self.timeout_s:g} s; is its drive there?") from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # not waiting for a read that hangs
-        self.contents.digest, self.contents.source = whole.hexdigest(), source.hexdigest()
+        """Yield the usable samples as they are stored, in order, with a progress bar; `index.bad` gets the others.
 
-    def _keep(self, index: int) -> tuple[Sample | str, bytes, bytes]:
-        sample = read_sample(self.dataset, index)
-        if isinstance(sample, str):
-            return sample, b"", b""
-        kept = self.keep(sample)
-        return kept, _digest(kept), _digest(sample)
+        Raises:
+            TimeoutError: A sample takes longer than `timeout_s` to read.
+        """
+        index, num_classes = self.index, len(self.dataset.labels)
+        pool, digest, original_digest = ThreadPoolExecutor(NUM_CPUS), hashlib.sha256(), hashlib.sha256()
+        try:
+            results = prefetch(pool, self._scan, range(len(self.dataset)), 2 * NUM_CPUS, self.timeout_s)
+            for number, result in enumerate(progress_bar(title, items=results, total=len(self.dataset), unit="image")):
+                if isinstance(result, InputError):
+                    index.bad[number] = str(result)
+                    continue
+                image, labels = result.sample
+                digest.update(result.digest)
+                original_digest.update(result.original_digest)
+                counts = np.bincount(labels.ravel(), minlength=256)[:num_classes]
+                index.pixels = (np.array(index.pixels) + counts).tolist()
+                index.sizes.append((*image.shape[:2], *labels.shape))
+                yield result.sample
+        except TimeoutError:
+            name = self.dataset.sample_name(len(index.sizes) + len(index.bad))
+            raise TimeoutError(f"{name}: could not be read in {self.timeout_s:g} s; check its drive") from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # without waiting for a read that hangs
+        index.digest, index.original_digest = digest.hexdigest(), original_digest.hexdigest()
+
+    def _scan(self, index: int) -> _ScannedSample | InputError:
+        try:
+            sample = read_sample(self.dataset, index)
+        except InputError as error:  # Returned, so that the scan continues.
+            return error
+        stored = self.policy(sample)
+        return _ScannedSample(stored, _digest(stored), _digest(sample))
 
 
 def _digest(sample: Sample) -> bytes:
     digest = hashlib.sha256()
-    for part in sample:
-        digest.update(np.ascontiguousarray(part).data)
+    for array in sample:
+        digest.update(np.ascontiguousarray(array).data)
     return digest.digest()
 
 
-class KeptDataset:
-    """The same samples without a cache: read, decoded and resized whenever they are asked for."""
+class ResizedDataset:
+    """The usable samples of a split without a cache: read, decoded and resized at each access."""
 
-    def __init__(self, source: Dataset, keep: Kept, contents: Contents) -> None:
+    def __init__(self, source: Dataset, policy: StoragePolicy, index: SplitIndex) -> None:
         self.source, self.name, self.split, self.labels = source, source.name, source.split, source.labels
-        self.keep, self._good = keep, contents.good(source)
+        self.policy, self._indices = policy, index.valid_indices(source)
 
     def __len__(self) -> int:
-        return len(self._good)
+        return len(self._indices)
 
     def __getitem__(self, index: int) -> Sample:
-        sample = read_sample(self.source, self._good[index])
-        if isinstance(sample, str):  # it was whole at the scan
-            raise InputError(sample)
-        return self.keep(sample)
+        return self.policy(read_sample(self.source, self._indices[index]))
 
-    def where(self, index: int) -> str:
-        """The photograph's path."""
-        return self.source.where(self._good[index])
+    def sample_name(self, index: int) -> str:
+        """Return the path of the image."""
+        return self.source.sample_name(self._indices[index])

@@ -1,167 +1,142 @@
-"""The data a command names: a folder, or `synthetic` for scenes generated on the fly."""
+"""The data that a command names: a dataset directory, or `synthetic`; for training its two splits, scanned and stored."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from pydantic import BaseModel
 
-from core.data.datasets import Dataset, FolderDataset, Sample, check_dataset, find_samples, listing, open_dataset
-from core.data.labels import CITYSCAPES, LabelSpace
-from core.errors import InputError, RunError
-from training.data.cache import Cache, CachedDataset, files_of
-from training.data.storage import Contents, Kept, KeptDataset, Scan
-from training.synthetic.scenes import street_scene
+from core.data.datasets import Dataset, DirectoryDataset, check_dataset, find_samples, format_problems, open_dataset
+from core.errors import InputError, TrainingError
+from core.images.resize import Preprocess
+from training.data.augment import make_augmentation
+from training.data.cache import CachedDataset, DecodedCache, file_signatures
+from training.data.storage import ResizedDataset, SplitIndex, SplitScanner, StoragePolicy
+from training.synthetic.dataset import SYNTHETIC, open_synthetic
 
-SYNTHETIC = "synthetic"
-SIZES = {"train": 200, "val": 50}
-SCENE = (256, 512)  # height, width
-
-
-def scene_seed(seed: int, split: str, index: int) -> tuple[int, int, int]:
-    """What a generated scene is drawn from; no scene of one split stands in the other."""
-    return seed, ("train", "val").index(split), index
+if TYPE_CHECKING:
+    from training.config import TrainConfig
 
 
-@dataclass(frozen=True)
-class SyntheticDataset:
-    """Generated street scenes with Cityscapes classes; the same for the same split and seed."""
-
-    split: str
-    count: int
-    size: tuple[int, int] = SCENE
-    seed: int = 0
-    name: str = SYNTHETIC
-    labels: LabelSpace = CITYSCAPES
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self.count:
-            raise IndexError(index)
-        return _scene(self.seed, self.split, index, self.size)
-
-    def where(self, index: int) -> str:
-        """What to call a scene."""
-        return f"{self.split} scene {index}"
+def open_split(source: str, split: str) -> Dataset:
+    """Open a split of a dataset directory or of the generated scenes. Raises InputError."""
+    return open_synthetic(split) if source == SYNTHETIC else open_dataset(source, split)
 
 
-@lru_cache(maxsize=512)
-def _scene(seed: int, split: str, index: int, size: tuple[int, int]) -> Sample:
-    rgb, ids = street_scene(np.random.default_rng(scene_seed(seed, split, index)), *size)
-    return rgb, CITYSCAPES.encode(ids)
-
-
-def open_data(source: str, split: str) -> Dataset:
-    """Open a split of a data folder or of the generated scenes. Raises InputError."""
-    if source != SYNTHETIC:
-        return open_dataset(source, split)
-    if split not in SIZES:
-        raise InputError(f"--split: the generated scenes have no split {split!r}; found: {', '.join(SIZES)}")
-    return SyntheticDataset(split, SIZES[split])
-
-
-def check(dataset: Dataset) -> None:
-    """Tell everything that is wrong with the samples before the work. Raises InputError."""
-    if isinstance(dataset, FolderDataset):
+def validate_samples(dataset: Dataset) -> None:
+    """Decode every file once. Raises InputError that lists all unusable samples."""
+    if isinstance(dataset, DirectoryDataset):
         check_dataset(dataset)
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """What tells other samples at a glance: how many, and of files their names and sizes."""
-    files = files_of(dataset) if isinstance(dataset, FolderDataset) else ()
-    told = [(Path(path).name, size) for path, size, _ in files]
-    return hashlib.sha256(json.dumps([len(dataset), told]).encode()).hexdigest()
+    """Return a cheap hash over the number of samples and the names and sizes of their files."""
+    files = file_signatures(dataset) if isinstance(dataset, DirectoryDataset) else ()
+    names_and_sizes = [(Path(path).name, size) for path, size, _ in files]
+    return hashlib.sha256(json.dumps([len(dataset), names_and_sizes]).encode()).hexdigest()
 
 
-class Survey(BaseModel):
-    """What decoding the whole training data once told, for every process of a run."""
+class DataScan(BaseModel):
+    """The result of scanning both splits once, for every process of a run."""
 
-    train: Contents
-    val: Contents
-    skipped: list[str] = []  # what --skip-bad left out, and why
+    train: SplitIndex
+    val: SplitIndex
+    skipped: list[str] = []  # what --skip-bad leaves out, and why
 
     @property
-    def pictures(self) -> list[tuple[str, list[int]]]:
-        """What tells these pictures from others: a digest of the good ones, and which are bad."""
-        return [(split.source, sorted(split.bad)) for split in (self.train, self.val)]
+    def content_ids(self) -> list[tuple[str, list[int]]]:
+        """Digest of the usable samples and indices of the bad ones, for each split: equal for equal data."""
+        return [(index.original_digest, sorted(index.bad)) for index in (self.train, self.val)]
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The two splits of a run, and how their samples are kept after the first decoding."""
+    """The two splits of a run, and how their samples are stored after the first decoding."""
 
     train: Dataset
     val: Dataset
-    keep_train: Kept
-    keep_val: Kept
-    alone: tuple[str, ...]  # what is wrong with files that are not one of a pair
-    cache: Path | None  # folder of the caches; None: files are read whenever they are asked for
+    train_policy: StoragePolicy
+    val_policy: StoragePolicy
+    pairing_errors: tuple[str, ...]  # images without label, labels without image
+    cache_dir: Path | None  # directory of the cache files; None to read the dataset's files at each access
 
-    def survey(self, skip_bad: bool, timeout_s: float | None = None, tidy: bool = True) -> Survey:
-        """Decode everything once and keep it. Raises InputError that lists everything that is wrong, of both splits.
+    def scan(self, skip_bad: bool, timeout_s: float | None = None, prune: bool = True) -> DataScan:
+        """Decode and check every sample once, and write the cache.
 
-        With `skip_bad` what is wrong is left out, and an error only where nothing is left. `tidy`: see `Cache.make`.
+        Args:
+            skip_bad: Leave unusable files out instead of raising.
+            timeout_s: Maximum time to read a sample.
+            prune: See `DecodedCache.build`.
+
+        Raises:
+            InputError: Files of either split can't be used (all are listed), or no usable sample is left.
+            TrainingError: The cache can't be written.
+            TimeoutError: A file takes longer than `timeout_s` to read.
         """
-        contents = [self._decode(dataset, keep, skip_bad, timeout_s, tidy) for dataset, keep in self._splits]
-        problems = [*self.alone, *(problem for found in contents for problem in found.bad.values())]
+        indexes = [self._scan(dataset, policy, skip_bad, timeout_s, prune) for dataset, policy in self._splits]
+        problems = [*self.pairing_errors, *(problem for index in indexes for problem in index.bad.values())]
         if problems and not skip_bad:
-            advice = "mend or remove them, or train without them with --skip-bad"
-            raise InputError(listing(f"{self.train.name}: {len(problems)} files can't be used ({advice})", problems))
-        for (dataset, _), found in zip(self._splits, contents, strict=True):
-            if len(found.bad) == len(dataset):
-                raise InputError(listing(f"{dataset.name}: not one sample of {dataset.split} can be used", problems))
-        return Survey(train=contents[0], val=contents[1], skipped=problems)
+            advice = "fix or remove them, or train without them with --skip-bad"
+            raise InputError(format_problems(f"{self.train.name}: {len(problems)} files can't be used ({advice})", problems))
+        for (dataset, _), index in zip(self._splits, indexes, strict=True):
+            if len(index.bad) == len(dataset):
+                raise InputError(format_problems(f"{dataset.name}: no sample of {dataset.split} can be used", problems))
+        return DataScan(train=indexes[0], val=indexes[1], skipped=problems)
 
-    def open(self, survey: Survey) -> tuple[Dataset, Dataset]:
-        """The good samples of both splits as they are kept."""
-        train, val = (
-            self._open(dataset, keep, found)
-            for (dataset, keep), found in zip(self._splits, (survey.train, survey.val), strict=True)
-        )
-        return train, val
+    def open(self, scan: DataScan) -> tuple[Dataset, Dataset]:
+        """Return the usable samples of both splits as they are stored."""
+        return self._open(self.train, self.train_policy, scan.train), self._open(self.val, self.val_policy, scan.val)
 
     @property
-    def _splits(self) -> tuple[tuple[Dataset, Kept], tuple[Dataset, Kept]]:
-        return (self.train, self.keep_train), (self.val, self.keep_val)
+    def _splits(self) -> tuple[tuple[Dataset, StoragePolicy], tuple[Dataset, StoragePolicy]]:
+        return (self.train, self.train_policy), (self.val, self.val_policy)
 
-    def _decode(self, dataset: Dataset, keep: Kept, skip_bad: bool, timeout_s: float | None, tidy: bool) -> Contents:
-        if self.cache and isinstance(dataset, FolderDataset):
-            cache = Cache(dataset, keep, self.cache)
+    def _scan(
+        self, dataset: Dataset, policy: StoragePolicy, skip_bad: bool, timeout_s: float | None, prune: bool
+    ) -> SplitIndex:
+        if self.cache_dir and isinstance(dataset, DirectoryDataset):
+            cache = DecodedCache(dataset, policy, self.cache_dir)
             try:
-                contents = cache.read()
-                if contents and cache.recovered(contents):
+                index = cache.read()
+                if index and cache.bad_samples_recovered(index):
                     cache.path.unlink(missing_ok=True)
-                    contents = None
-                return contents or cache.make(skip_bad, timeout_s=timeout_s, tidy=tidy)
-            except TimeoutError:  # of a picture, and an OSError, too
+                    index = None
+                return index or cache.build(skip_bad, timeout_s=timeout_s, prune=prune)
+            except TimeoutError:  # It is an OSError too, but concerns the dataset, not the cache.
                 raise
             except OSError as error:
-                raise RunError(f"{self.cache}: the cache can't be written ({error.strerror}); choose another folder with"
-                               " --cache DIR, or train without one with --cache none") from None  # fmt: skip
-        scan = Scan(dataset, keep, timeout_s)
-        for _ in scan.samples(f"looking through {dataset.split}"):
+                raise TrainingError(
+                    f"{self.cache_dir}: can't write the cache ({error.strerror}); choose another directory with --cache DIR, or"
+                    " train without a cache with --cache none"
+                ) from None
+        scanner = SplitScanner(dataset, policy, timeout_s)
+        for _ in scanner.samples(f"checking {dataset.split}"):
             pass
-        return scan.contents
+        return scanner.index
 
-    def _open(self, dataset: Dataset, keep: Kept, contents: Contents) -> Dataset:
-        if self.cache and contents.file:
-            return CachedDataset(dataset, self.cache, contents)
-        return KeptDataset(dataset, keep, contents)
+    def _open(self, dataset: Dataset, policy: StoragePolicy, index: SplitIndex) -> Dataset:
+        if self.cache_dir and index.file:
+            return CachedDataset(dataset, self.cache_dir, index)
+        return ResizedDataset(dataset, policy, index)
 
 
-def open_training_data(source: str, keep_train: Kept, keep_val: Kept, cache: Path | None) -> TrainingData:
-    """The `train` and `val` splits. Raises InputError where there is no such data or their classes differ."""
+def make_data(config: TrainConfig, preprocess: Preprocess) -> TrainingData:
+    """Open the `train` and `val` splits of a run.
+
+    Raises:
+        InputError: There is no such dataset, or the classes of the splits differ.
+    """
+    source = str(config.data)
+    train_policy = make_augmentation(config, preprocess).storage_policy
+    val_policy = StoragePolicy(preprocess, full_size_labels=True)
     if source == SYNTHETIC:
-        train, val = open_data(source, "train"), open_data(source, "val")
-        return TrainingData(train, val, keep_train, keep_val, (), cache)
-    (train, alone), (val, others) = (find_samples(source, split) for split in ("train", "val"))
+        splits = open_synthetic("train"), open_synthetic("val")
+        return TrainingData(*splits, train_policy, val_policy, (), config.cache_dir)
+    (train, train_errors), (val, val_errors) = (find_samples(source, split) for split in ("train", "val"))
     if train.labels != val.labels:
-        raise InputError(f"{source}: the splits have different classes")
-    return TrainingData(train, val, keep_train, keep_val, (*alone, *others), cache)
+        raise InputError(f"{source}: the splits have different classes; they must have the same")
+    return TrainingData(train, val, train_policy, val_policy, (*train_errors, *val_errors), config.cache_dir)

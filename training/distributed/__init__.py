@@ -1,1 +1,1 @@
-"""Several processes and nodes: process group, launcher, rendezvous, signals."""
+"""Runs with several processes and nodes: context and collectives, launcher, rendezvous and signals; no training code."""

@@ -1,1 +1,1 @@
-"""What trains a network: the trainer, its loop and step, losses, schedules, resume state."""
+"""Training engine: trainer, loop, step, losses, optimizer, schedules, validation and resume state; no data, no run files."""

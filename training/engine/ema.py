@@ -1,4 +1,4 @@
-"""A moving average of the weights: what is evaluated and served where --ema asks for it."""
+"""Exponential moving average (EMA) of a network's weights, which `--ema` evaluates and serves instead of the weights."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import torch
 from torch import Tensor, nn
 
 
-class Average:
-    """A copy of a network whose floating-point tensors follow it slowly; the others are copied.
+class ModelEma:
+    """A copy of a network whose floating-point parameters and buffers are exponential moving averages; others are copied.
 
-    The decay begins small, (1 + n) / (10 + n) after n updates, so that the fresh weights are soon forgotten. All on the
-    device, and the count on the host: no update makes the host wait.
+    The decay after n updates is min(`decay`, (1 + n) / (10 + n)), so the initial weights lose their influence early. All
+    tensors stay on the device and the update count on the host: an update never synchronizes the two.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network = copy.deepcopy(network)
         self.decay = decay
         self.updates = 0
-        own, theirs = self.network.state_dict(), network.state_dict()
-        self._pairs = [(own[name], theirs[name]) for name in own]
+        averages, sources = self.network.state_dict(), network.state_dict()
+        self._pairs = [(averages[name], sources[name]) for name in averages]  # (average, tensor that it follows)
 
     @torch.no_grad()
     def update(self) -> None:
-        """Follow the network after a step."""
+        """Update the averages after an optimizer step."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        floats = [pair for pair in self._pairs if pair[0].is_floating_point()]
-        averages: list[Tensor] = [own for own, _ in floats]
-        torch._foreach_lerp_(averages, [theirs for _, theirs in floats], 1 - decay)
-        for own, theirs in self._pairs:
-            if not own.is_floating_point():
-                own.copy_(theirs)
+        float_pairs = [pair for pair in self._pairs if pair[0].is_floating_point()]
+        averages: list[Tensor] = [average for average, _ in float_pairs]
+        torch._foreach_lerp_(averages, [source for _, source in float_pairs], 1 - decay)
+        for average, source in self._pairs:
+            if not average.is_floating_point():
+                average.copy_(source)

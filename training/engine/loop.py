@@ -1,4 +1,4 @@
-"""The training loop: the steps of an epoch, from wherever it stopped, and when they are left."""
+"""The steps of one epoch: learning rate, loss checks, progress bar, intermediate saves, and stops agreed on by all ranks."""
 
 from __future__ import annotations
 
@@ -6,95 +6,106 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from core.data.datasets import listing
-from core.errors import RunError
-from training.data.loader import Loader
-from training.distributed.signals import StopWish
-from training.engine.step import Step, Sums
-from training.tracking.eta import Forecast
-from training.tracking.progress_bar import bar
+from core.data.datasets import format_problems
+from core.errors import TrainingError
+from training.data.loader import ThreadedLoader
+from training.distributed.signals import StopRequest
+from training.engine.step import EpochAccumulators, TrainStep
+from training.tracking.progress_bar import progress_bar
+from training.tracking.run_summary import EtaPrinter
 
-SHOW_EVERY = 10  # steps between two looks at the loss where the host has to wait for the device to see it
-
-
-class Stopped(Exception):
-    """All ranks have agreed to stop here."""
+LOG_EVERY = 10  # steps between two reads of the loss on a GPU: each makes the host wait for the device
 
 
-class Loop:
-    """Runs a run's epochs step by step, the same on every rank."""
+class TrainingStopped(Exception):
+    """All ranks have agreed to stop, and everything is saved."""
 
-    def __init__(self, step: Step, loader: Loader, sums: Sums, wish: StopWish, save_every: int | None) -> None:
-        self.step, self.loader, self.sums, self.wish, self.save_every = step, loader, sums, wish, save_every
-        self.forecast = Forecast(0, shown=False)
-        self.look_every = 1 if step.world.device.type == "cpu" else SHOW_EVERY
 
-    def epoch(self, epoch: int, done: int, rates: Sequence[float], save: Callable[[int], None], title: str) -> float:
-        """Run the steps of an epoch after the first `done`, each with its learning rate; the seconds they took.
+class TrainLoop:
+    """Runs the steps of one epoch after another, in lockstep on all ranks.
 
-        `save(steps)` is called on every rank after each `save_every` steps. Raises Stopped where a stop is wished, with
-        everything saved up to there, and RunError where the loss or a gradient is not finite.
+    Args:
+        checkpoint_every: Steps between two saves inside an epoch; None to save at its end only.
+    """
+
+    def __init__(
+        self,
+        step: TrainStep,
+        loader: ThreadedLoader,
+        accumulators: EpochAccumulators,
+        stop_request: StopRequest,
+        checkpoint_every: int | None,
+    ) -> None:
+        self.step, self.loader, self.accumulators = step, loader, accumulators
+        self.stop_request, self.checkpoint_every = stop_request, checkpoint_every
+        self.eta_printer = EtaPrinter(0, enabled=False)
+        self.check_every = 1 if step.device.type == "cpu" else LOG_EVERY
+
+    def run_epoch(
+        self, epoch: int, start_step: int, learning_rates: Sequence[float], save: Callable[[int], None], title: str
+    ) -> float:
+        """Run the steps of an epoch from `start_step` (0 for the first) and return their duration in seconds.
+
+        Args:
+            learning_rates: The learning rate of each step of the epoch.
+            save: Called on every rank with the number of finished steps, every `checkpoint_every` steps and before a stop.
+            title: Text before the progress bar.
+
+        Raises:
+            TrainingStopped: A stop was requested; everything is saved.
+            TrainingError: A loss or gradient is not finite.
         """
-        step, world, steps = self.step, self.step.world, len(self.loader)
-        step.bare.train()
+        num_steps, context = len(self.loader), self.step.context
+        finished = start_step  # steps of the epoch
         start = time.perf_counter()
-        number = done
+        self.step.unwrapped.train()
 
-        def stop_if_all_agree() -> None:
-            if world.any(self.wish.asked):
-                if number > done:
-                    self.look(epoch, number)
-                save(number)
-                raise Stopped
+        def stop_if_requested() -> None:
+            if context.any_rank(self.stop_request.requested):
+                if finished > start_step:
+                    self.check_finite(epoch, finished)
+                save(finished)
+                raise TrainingStopped
 
-        def stop_waiting() -> None:
-            if self.wish.asked:  # the others meet this process before their next step
-                stop_if_all_agree()
+        def on_wait() -> None:
+            # This rank waits for a batch. The others join the collective before their next step.
+            if self.stop_request.requested:
+                stop_if_requested()
 
-        with bar(title, world.main, total=steps, initial=done, unit="step") as shown:
-            for batch in self.loader.epoch(epoch, done, world.timeout_s, stop_waiting):
-                stop_if_all_agree()
-                number += 1
-                for group in step.optimizer.param_groups:
-                    group["lr"] = rates[number - 1]
-                step(batch, self.sums)
-                if number % self.look_every == 0 or number in (done + 1, steps):
-                    self.look(epoch, number)
-                    speed = (number - done) * self.loader.batches.batch_size / (time.perf_counter() - start)
-                    mean = float(self.sums.loss[0]) / max(float(self.sums.loss[1]), 1)
-                    shown.set_postfix_str(f"loss {mean:.3f}, {speed:.1f} images/s", refresh=False)
-                self.forecast.step(number - done, steps)
-                shown.update()
-                if self.save_every and number % self.save_every == 0 and number < steps:
-                    self.look(epoch, number)
-                    save(number)
+        with progress_bar(title, context.is_main, total=num_steps, initial=start_step, unit="step") as bar:
+            for batch in self.loader.iter_epoch(epoch, start_step, context.timeout_s, on_wait):
+                stop_if_requested()
+                for group in self.step.optimizer.param_groups:
+                    group["lr"] = learning_rates[finished]
+                self.step(batch, self.accumulators)
+                finished += 1
+                if finished % self.check_every == 0 or finished in (start_step + 1, num_steps):
+                    self.check_finite(epoch, finished)
+                    images = (finished - start_step) * self.loader.sampler.batch_size
+                    loss = float(self.accumulators.loss_sums[0]) / max(float(self.accumulators.loss_sums[1]), 1)
+                    bar.set_postfix_str(
+                        f"loss {loss:.3f}, {images / (time.perf_counter() - start):.1f} images/s", refresh=False
+                    )
+                self.eta_printer.step(finished - start_step, num_steps)
+                bar.update()
+                if self.checkpoint_every and finished % self.checkpoint_every == 0 and finished < num_steps:
+                    self.check_finite(epoch, finished)
+                    save(finished)
         return time.perf_counter() - start
 
-    def look(self, epoch: int, number: int) -> None:
-        """Wait for the device and see whether all was finite so far. Raises RunError naming the batch where it was not."""
-        loss = float(self.sums.loss[0])
-        if math.isfinite(loss) and not float(self.step.failed):
+    def check_finite(self, epoch: int, step: int) -> None:
+        """Raise TrainingError, with the files of the batch, if the loss or a gradient was not finite up to `step`.
+
+        Synchronizes host and device.
+        """
+        loss = float(self.accumulators.loss_sums[0])
+        if math.isfinite(loss) and not float(self.step.found_inf):
             return
         what = "a gradient" if math.isfinite(loss) else f"the loss ({loss})"
-        number -= self.step.calls - int(self.step.updates) - 1  # the first that made no update
-        files = [self.loader.dataset.where(index) for index in self.loader.batches.whole(epoch)[number - 1]]
-        raise RunError(listing(f"epoch {epoch}, step {number}: {what} is not finite, and no update was made with it; look at"
-                               " these files, or go on from the newest checkpoint with a lower --learning-rate or --clip in"
-                               " another --run", files))  # fmt: skip
-
-
-def learning_rates(schedule: str, base: float, epoch: int, epochs: int, steps: int, warmup: float = 0) -> list[float]:
-    """The learning rate of every step of an epoch (1, 2, ...): a rise over `warmup` epochs from zero to `base`, then
-    constant, or half a cosine down to zero at the end.
-
-    A pure function of the position, so that nothing of it has to be saved to go on later.
-    """
-    rates = []
-    for step in range(steps):
-        position = epoch - 1 + step / steps
-        rise = min(1.0, (position + 1 / steps) / warmup) if warmup else 1.0
-        fall = 1.0
-        if schedule == "cosine" and position >= warmup:
-            fall = 0.5 * (1 + math.cos(math.pi * (position - warmup) / max(epochs - warmup, 1 / steps)))
-        rates.append(base * rise * fall)
-    return rates
+        first_bad = step - self.step.steps_run + int(self.step.updates_applied) + 1  # the first step without an update
+        batch = self.loader.sampler.global_batches(epoch)[first_bad - 1]
+        message = (
+            f"epoch {epoch}, step {first_bad}: {what} is not finite; the weights were not updated. Check these files, or"
+            " start another --run from the newest checkpoint (--init) with a lower --learning-rate or with --clip"
+        )
+        raise TrainingError(format_problems(message, [self.loader.dataset.sample_name(index) for index in batch]))

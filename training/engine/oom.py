@@ -1,15 +1,13 @@
-"""Memory: whether an error is that there is none left."""
+"""Out of memory: recognize errors that mean a device or the host has no memory left."""
 
 from __future__ import annotations
 
-import torch
-
-# of torch's CPU, of CUDA, and of cuBLAS on a GPU that is almost full
+# Messages of torch's CPU allocator, of CUDA, and of cuBLAS on a GPU that is almost full.
 NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the machine has no memory left for what was asked; torch has a class for some such errors only."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that an allocation failed; torch has an exception class for some such errors only."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)

@@ -1,4 +1,4 @@
-"""What the bits of a run depend on beside its configuration, so that a resumed one can tell when they will differ."""
+"""What the bits of a run depend on besides its configuration, to detect that a resumed run will differ."""
 
 from __future__ import annotations
 
@@ -7,19 +7,34 @@ from typing import Any
 import torch
 
 from training.config import TrainConfig
-from training.data.training_data import Survey
-from training.distributed.context import World
+from training.data.training_data import DataScan
+from training.distributed.context import DistributedContext
 from training.engine.network import use_bf16
 
 
-def conditions(config: TrainConfig, world: World, survey: Survey) -> dict[str, Any]:
-    """Processes, device, threads, precision, torch, every pixel and label of the data, and a cosine's length."""
-    on = {"ranks": world.ranks, "device": world.device.type, "threads": torch.get_num_threads()}
-    on |= {"precision": "bf16" if use_bf16(config.precision, world.device) else "fp32"}
-    on |= {"torch": torch.__version__, "data": f"{survey.train.digest[:16]} {survey.val.digest[:16]}"}
-    return on | ({"epochs": config.epochs} if config.schedule == "cosine" else {})
+def environment(config: TrainConfig, context: DistributedContext, scan: DataScan) -> dict[str, Any]:
+    """Return processes, device, threads, precision, torch version and data digests, and for a cosine schedule its length."""
+    values: dict[str, Any] = {
+        "world_size": context.world_size,
+        "device": context.device.type,
+        "threads": torch.get_num_threads(),
+        "precision": "bf16" if use_bf16(config.precision, context.device) else "fp32",
+        "torch": torch.__version__,
+        "data": f"{scan.train.digest[:16]} {scan.val.digest[:16]}",
+    }
+    if config.schedule == "cosine":
+        values["epochs"] = config.epochs
+    return values
 
 
-def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """In words, what is not as it was."""
+def describe_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return a text for each value that differs: `threads 2 instead of 1`."""
     return [f"{key} {now[key]} instead of {before[key]}" for key in now if before.get(key, now[key]) != now[key]]
+
+
+def is_deterministic(device: torch.device) -> bool:
+    """Return whether training on a device is bitwise reproducible.
+
+    It is not on CUDA: there the backward pass of bilinear upsampling adds gradients with atomics, in any order.
+    """
+    return device.type != "cuda"

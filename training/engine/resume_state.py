@@ -1,4 +1,4 @@
-"""What a run goes on from: everything that a step changes as tensors, and the progress as a document."""
+"""The content of a resume file: every tensor that a training step changes, and the progress of the run as metadata."""
 
 from __future__ import annotations
 
@@ -7,113 +7,132 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from core.backends.torch_cpu import to_tensors
-from core.checkpoints.safetensors_io import Document, Tensors
-from core.errors import RunError
-from training.distributed.context import World
-from training.engine.ema import Average
-from training.engine.step import Sums
+from core.backends.torch_weights import state_dict_numpy
+from core.checkpoints.legacy import upgrade_resume, upgrade_tensors
+from core.checkpoints.safetensors_io import Metadata, Tensors
+from core.errors import TrainingError
+from training.distributed.context import DistributedContext
+from training.engine.ema import ModelEma
+from training.engine.step import EpochAccumulators
 
-KIND, SCHEMA = "resume", 1
+KIND, SCHEMA = "resume", 2
 
 
 @dataclass
-class Progress:
-    """Where a run is, and what it knows of its past."""
+class TrainingProgress:
+    """The position and the past of a run; the metadata of a resume file has these keys."""
 
-    epoch: int = 0  # whole epochs, evaluation and all
-    step: int = 0  # steps of the next epoch
-    best: float | None = None  # the best score so far
-    since_best: int = 0  # epochs since then
-    on: dict[str, Any] = field(default_factory=dict)  # what it ran on: ranks, threads, ...
-    seconds: float = 0.0  # that the steps of the next epoch took
-    exact: bool = True  # whether its bits are those of an undisturbed run
+    epoch: int = 0  # finished epochs, each with its validation and checkpoint
+    step: int = 0  # finished steps of the next epoch
+    best: float | None = None  # best validation score so far
+    since_best: int = 0  # epochs since the best score
+    environment: dict[str, Any] = field(default_factory=dict)  # see `reproducibility.environment`
+    seconds: float = 0.0  # duration of the finished steps of the next epoch
+    bitwise_reproducible: bool = True  # whether the weights equal those of a run that was never interrupted
 
 
 @dataclass
 class TrainState:
-    """Everything that a step changes."""
+    """Everything that a training step changes."""
 
     network: nn.Module
     optimizer: Optimizer
-    average: Average | None
-    sums: Sums
+    ema: ModelEma | None
+    accumulators: EpochAccumulators
 
 
-def pack(progress: Progress, state: TrainState, world: World) -> tuple[Document, Tensors]:
-    """A resume file's content; every rank takes part, the main one writes it."""
+def pack(progress: TrainingProgress, state: TrainState, context: DistributedContext) -> tuple[Metadata, Tensors]:
+    """Return metadata and tensors of a resume file. A collective: all ranks call it, the main one writes the file."""
     tensors: Tensors = {}
-    if world.main:
-        tensors.update(_weights(state))
-    counts = state.sums.counts.cpu().numpy().copy()
-    world.add(counts)
-    tensors["sums.counts"] = counts
-    # sums of floats in the order in which each rank made them, so that going on gives the same last bits
-    tensors["sums.loss"] = np.stack(world.gather(state.sums.loss.cpu().numpy()))
-    tensors["generators"] = np.stack(world.gather(torch.get_rng_state().numpy()))
-    if world.device.type == "cuda":
-        tensors["generators.cuda"] = np.stack(world.gather(torch.cuda.get_rng_state().numpy()))
+    if context.is_main:
+        tensors.update(_model_tensors(state))
+    confusion = state.accumulators.confusion.cpu().numpy().copy()
+    context.all_reduce_sum(confusion)
+    tensors["sums.counts"] = confusion
+    # Floating-point sums are kept per rank, in their order of addition, so that a resumed run gets the same bits.
+    tensors["sums.loss"] = np.stack(context.all_gather(state.accumulators.loss_sums.cpu().numpy()))
+    tensors["generators"] = np.stack(context.all_gather(torch.get_rng_state().numpy()))
+    if context.device.type == "cuda":
+        tensors["generators.cuda"] = np.stack(context.all_gather(torch.cuda.get_rng_state().numpy()))
     return {"kind": KIND, "schema_version": SCHEMA, **asdict(progress)}, tensors
 
 
-def _weights(state: TrainState) -> Tensors:
-    tensors = {f"network.{name}": array for name, array in to_tensors(state.network).items()}
-    if state.average is not None:
-        tensors.update({f"average.{name}": array for name, array in to_tensors(state.average.network).items()})
-        tensors["updates"] = np.array(state.average.updates)
-    for index, slot in state.optimizer.state_dict()["state"].items():
-        tensors.update({f"optimizer.{index}.{key}": value.detach().cpu().numpy() for key, value in slot.items()})
+def _model_tensors(state: TrainState) -> Tensors:
+    tensors = {f"network.{name}": array for name, array in state_dict_numpy(state.network).items()}
+    if state.ema is not None:
+        tensors.update({f"average.{name}": array for name, array in state_dict_numpy(state.ema.network).items()})
+        tensors["updates"] = np.array(state.ema.updates)
+    # Named by the index in `network.parameters()`, so that the names do not depend on the optimizer's parameter groups.
+    for index, parameter in enumerate(state.network.parameters()):
+        for key, value in state.optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{index}.{key}"] = value.detach().cpu().numpy()
     return tensors
 
 
-def unpack(document: Document, tensors: Tensors, state: TrainState, world: World) -> Progress:
-    """Put a resume file back into place on this rank.
+def unpack(document: Metadata, tensors: Tensors, state: TrainState, context: DistributedContext) -> TrainingProgress:
+    """Restore `state` from a resume file on this rank and return the progress.
 
-    Another number of ranks than the one that wrote it is allowed: what belonged to one rank then goes to the first.
-    Raises RunError where the file is whole and yet not one of this run and program.
+    The world size may differ from that of the ranks that wrote the file; per-rank sums then go to the main rank, and the
+    random generators are not restored.
+
+    Raises:
+        TrainingError: The file is intact, but belongs to another kind of run or program version.
     """
     try:
+        tensors, document = upgrade_tensors(document, tensors), upgrade_resume(document)
         if (document["kind"], document["schema_version"]) != (KIND, SCHEMA):
             raise ValueError(f"kind {document['kind']}, schema {document['schema_version']}; expected {KIND}, {SCHEMA}")
-        return _unpack(document, tensors, state, world)
+        return _unpack(document, tensors, state, context)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-        raise RunError(f"a resume file that this program can't go on from ({reason}); start again with another --run, from"
-                       " its newest checkpoint with --init") from error  # fmt: skip
+        raise TrainingError(
+            f"the newest resume file does not fit this run or program version ({reason}); start another --run from the newest"
+            " checkpoint with --init"
+        ) from error
 
 
-def _unpack(document: Document, tensors: Tensors, state: TrainState, world: World) -> Progress:
-    state.network.load_state_dict(_named(tensors, "network."))
-    if state.average is not None:
-        state.average.network.load_state_dict(_named(tensors, "average."))
-        state.average.updates = int(tensors["updates"])
-    slots: dict[int, dict[str, Any]] = {}
-    weights = list(state.network.parameters())
-    for name, value in _named(tensors, "optimizer.").items():
-        index, key = name.split(".")
-        # a fused step walks the memory: what goes with a channels-last weight must lie as it does
-        like = torch.empty_like(weights[int(index)], dtype=value.dtype) if value.ndim else None
-        slots.setdefault(int(index), {})[key] = value if like is None else like.copy_(value)
-    state.optimizer.load_state_dict({"state": slots, "param_groups": state.optimizer.state_dict()["param_groups"]})
-    told = {"seconds": 0.0, **document}  # which an older program did not save
-    progress = Progress(**{key: told[key] for key in vars(Progress())})
-    same = progress.on["ranks"] == world.ranks
-    loss = tensors["sums.loss"][world.rank] if same else tensors["sums.loss"].sum(0) * world.main
-    state.sums.loss.copy_(torch.from_numpy(np.array(loss)))
-    state.sums.counts.copy_(torch.from_numpy(tensors["sums.counts"] * world.main))
-    if same:
-        torch.set_rng_state(_tensor(tensors["generators"][world.rank]))
-        if world.device.type == "cuda" and "generators.cuda" in tensors:
-            torch.cuda.set_rng_state(_tensor(tensors["generators.cuda"][world.rank]))
+def _unpack(document: Metadata, tensors: Tensors, state: TrainState, context: DistributedContext) -> TrainingProgress:
+    state.network.load_state_dict(_with_prefix(tensors, "network."))
+    if state.ema is not None:
+        state.ema.network.load_state_dict(_with_prefix(tensors, "average."))
+        state.ema.updates = int(tensors["updates"])
+    _restore_optimizer(state.optimizer, state.network, _with_prefix(tensors, "optimizer."))
+
+    values = {"seconds": 0.0, **document}  # files of early versions have no `seconds`
+    progress = TrainingProgress(**{key: values[key] for key in vars(TrainingProgress())})
+    same_ranks = progress.environment["world_size"] == context.world_size
+    loss_sums = tensors["sums.loss"][context.rank] if same_ranks else tensors["sums.loss"].sum(0) * context.is_main
+    state.accumulators.loss_sums.copy_(torch.from_numpy(np.array(loss_sums)))
+    state.accumulators.confusion.copy_(torch.from_numpy(tensors["sums.counts"] * context.is_main))
+    if same_ranks:
+        torch.set_rng_state(_to_tensor(tensors["generators"][context.rank]))
+        if context.device.type == "cuda" and "generators.cuda" in tensors:
+            torch.cuda.set_rng_state(_to_tensor(tensors["generators.cuda"][context.rank]))
     return progress
 
 
-def _named(tensors: Tensors, prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): _tensor(array) for name, array in tensors.items() if name.startswith(prefix)}
+def _restore_optimizer(optimizer: Optimizer, network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Load the state of each parameter, named `INDEX.KEY` with the index in `network.parameters()`."""
+    parameters = list(network.parameters())
+    # `load_state_dict` numbers the parameters in the order of the optimizer's groups.
+    grouped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    group_index = {parameter: index for index, parameter in enumerate(grouped)}
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = name.split(".")
+        parameter = parameters[int(index)]
+        if value.ndim:  # The fused kernel walks the memory linearly: moments need the memory format of their parameter.
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        states.setdefault(group_index[parameter], {})[key] = value
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _tensor(array: Any) -> torch.Tensor:
+def _with_prefix(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): _to_tensor(array) for name, array in tensors.items() if name.startswith(prefix)}
+
+
+def _to_tensor(array: Any) -> Tensor:
     return torch.from_numpy(np.array(array))

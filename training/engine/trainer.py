@@ -1,254 +1,280 @@
-"""One training run: what it is made of, and its epochs from the first, or from where it stopped, to the last."""
+"""The training loop of a run: restore or initialize, then train, validate, record and save each epoch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
-from torch.optim import Adam
-
-from core.backends.torch_cpu import in_memory
+from core.backends.torch_cpu import backend_from_network
 from core.checkpoints import safetensors_io
-from core.errors import InputError, RunError
-from core.images.resize import Preprocess
+from core.errors import InputError, TrainingError
 from core.inference.segmenter import Segmenter
-from core.models import MODELS
+from core.models import model_class
 from training.config import TrainConfig, require_new
-from training.data.augment import RECIPES, AugmentOptions, Classic, Street
-from training.data.loader import EpochBatches, Loader
-from training.data.storage import Kept
-from training.data.training_data import Survey, TrainingData, open_training_data
-from training.distributed.context import World
-from training.distributed.launcher import job
-from training.distributed.signals import StopWish
+from training.data.augment import make_augmentation, make_preprocess
+from training.data.loader import DistributedBatchSampler, ThreadedLoader
+from training.data.training_data import DataScan, make_data
+from training.distributed.context import DistributedContext
+from training.distributed.launcher import job_id
+from training.distributed.signals import StopRequest
 from training.engine import resume_state
-from training.engine.ema import Average
-from training.engine.loop import Loop, Stopped, learning_rates
-from training.engine.losses import Loss, class_weights
-from training.engine.network import new_network, past_of, place_network, wrap
-from training.engine.reproducibility import changed, conditions
-from training.engine.resume_state import Progress, TrainState
-from training.engine.step import Step, Sums
-from training.engine.validation import validate
-from training.tracking.eta import Forecast
-from training.tracking.lock import WAIT_S, only_writer
-from training.tracking.recorder import Recorder, Trained
-from training.tracking.run_dir import RunFolder
-from training.tracking.run_summary import announce
+from training.engine.ema import ModelEma
+from training.engine.loop import TrainingStopped, TrainLoop
+from training.engine.losses import SegmentationLoss, class_weights
+from training.engine.lr_schedule import learning_rates
+from training.engine.network import build_network, lineage, to_device, wrap_ddp
+from training.engine.optimizer import build_optimizer
+from training.engine.reproducibility import describe_changes, environment, is_deterministic
+from training.engine.resume_state import TrainingProgress, TrainState
+from training.engine.step import EpochAccumulators, TrainStep
+from training.engine.validation import ValidationResult, validate
+from training.tracking.lock import WAIT_S, lock_run_dir
+from training.tracking.recorder import EpochRecorder, TrainEpochStats
+from training.tracking.run_dir import RunDir
+from training.tracking.run_summary import EtaPrinter, print_run_summary
 
 
-def make_preprocess(config: TrainConfig, stride: int) -> Preprocess:
-    """How photographs become the network's input in this run, and in everything that serves its checkpoints."""
-    return Preprocess(mode=config.resize or RECIPES[config.augment].mode, size=config.size, stride=stride)
+class Trainer:
+    """Trains one run on this rank. All ranks train and validate; only the main one writes files and prints messages."""
 
+    def __init__(self, config: TrainConfig, scan: DataScan, context: DistributedContext, stop_request: StopRequest) -> None:
+        self.config, self.scan, self.context, self.stop_request = config, scan, context, stop_request
+        self.run_dir = RunDir(config.run_dir)
+        self.environment = environment(config, context, scan)
+        device = context.device
 
-def make_augment(config: TrainConfig, preprocess: Preprocess) -> Classic | Street:
-    """Return the augmentation of a run."""
-    return RECIPES[config.augment](preprocess, AugmentOptions(config.scale, config.aspect, config.jitter))
-
-
-def make_data(config: TrainConfig, preprocess: Preprocess) -> TrainingData:
-    """The data of a run, and what of it is kept after the first decoding. Raises InputError."""
-    keep = make_augment(config, preprocess).keep
-    return open_training_data(str(config.data), keep, Kept(preprocess, whole_labels=True), config.cache_folder)
-
-
-def own_job(folder: RunFolder) -> bool:
-    """Whether the launcher's job that this process belongs to was the last to go on with a run. Raises InputError."""
-    return job() is not None and folder.job() == job()
-
-
-def writer(config: TrainConfig) -> AbstractContextManager[None]:
-    """Hold the run folder. A part of this same job on a machine that was cut off writes until it notices, and is waited for."""
-    wait_s = max(WAIT_S, config.timeout) if own_job(RunFolder(config.run_folder)) else WAIT_S
-    return only_writer(config.run_folder, wait_s)
-
-
-class Run:
-    """Everything that a run needs, on this rank; every rank trains and counts, the main one writes."""
-
-    def __init__(self, config: TrainConfig, survey: Survey, world: World, wish: StopWish) -> None:
-        self.config, self.survey, self.world, self.wish = config, survey, world, wish
-        self.folder = RunFolder(config.run_folder)
-        self.conditions = conditions(config, world, survey)
-        preprocess = make_preprocess(config, MODELS[str(config.model)].stride)
-        self.train_set, self.val_set = make_data(config, preprocess).open(survey)
+        # Data
+        preprocess = make_preprocess(config, model_class(str(config.model)).stride)
+        self.train_set, self.val_set = make_data(config, preprocess).open(scan)
         labels = self.train_set.labels
-        batches = EpochBatches(len(self.train_set), config.batch_size, config.seed, world.rank, world.ranks)
-        augment = make_augment(config, preprocess)
-        self.loader = Loader(self.train_set, augment, batches, config.worker_count, pin=world.device.type == "cuda")
-        self.network = place_network(new_network(config, labels), world)
-        optimizer = Adam(
-            self.network.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            decoupled_weight_decay=True,  # of the weights, not of the gradients: Loshchilov and Hutter 2019, algorithm 2
-            fused=True,
+        sampler = DistributedBatchSampler(len(self.train_set), config.batch_size, config.seed, context.rank, context.world_size)
+        augmentation = make_augmentation(config, preprocess)
+        self.loader = ThreadedLoader(
+            self.train_set, augmentation, sampler, config.worker_count, pin_memory=device.type == "cuda"
         )
-        average = None if config.ema is None else Average(self.network, config.ema)
-        self.state = TrainState(self.network, optimizer, average, Sums(len(labels), world.device))
-        # what is evaluated and served; validation runs what the service runs, on the network in memory
-        self.served = average.network if average is not None else self.network
-        self.segmenter = Segmenter.around(in_memory(self.served, preprocess, world.device), labels)
-        weights = class_weights(survey.train.pixels, world.device) if config.class_weights == "data" else None
-        step = Step(
+
+        # Network, loss and optimizer
+        self.network = to_device(build_network(config, labels), context)
+        optimizer = build_optimizer(self.network, config.learning_rate, config.weight_decay)
+        ema = None if config.ema is None else ModelEma(self.network, config.ema)
+        self.state = TrainState(self.network, optimizer, ema, EpochAccumulators(len(labels), device))
+        weights = class_weights(config.class_weights, scan.train.pixels, device)
+        step = TrainStep(
             self.network,
-            wrap(self.network, world, config.compile),
+            wrap_ddp(self.network, context, config.compile),
             optimizer,
-            Loss(config.loss, weights, world.ranks),
-            world,
+            SegmentationLoss(config.loss, weights, context.world_size),
+            context,
             preprocess,
-            config.clip,
-            average,
-            self.conditions["precision"] == "bf16",
-            config.accumulate,
+            max_grad_norm=config.clip,
+            ema=ema,
+            bf16=self.environment["precision"] == "bf16",
+            accumulation_steps=config.accumulate,
         )
-        self.loop = Loop(step, self.loader, self.state.sums, wish, config.checkpoint_every)
+        self.loop = TrainLoop(step, self.loader, self.state.accumulators, stop_request, config.checkpoint_every)
+
+        # Validation runs the service's code on the network that checkpoints will hold.
+        self.eval_network = self.network if ema is None else ema.network
+        self.segmenter = Segmenter.from_backend(backend_from_network(self.eval_network, preprocess, device), labels)
 
     def train(self) -> None:
-        """Train to the last epoch: steps, an evaluation and a checkpoint for each. Raises InputError, RunError."""
-        with writer(self.config) if self.world.main else nullcontext():
-            progress = self.start()
+        """Train to the last epoch, with a validation, a checkpoint and a resume file after each.
+
+        Raises InputError, TrainingError.
+        """
+        with lock_run(self.config) if self.context.is_main else nullcontext():
+            progress = self.restore_or_initialize()
+            self.loop.eta_printer = EtaPrinter(self.config.epochs - progress.epoch, enabled=self.context.is_main)
             recorder = None
-            if self.world.main:
-                recorder = Recorder(self.config, self.folder, self.segmenter, self.train_set, self.val_set, progress.epoch + 1)
+            if self.context.is_main:
+                first_epoch = progress.epoch + 1
+                recorder = EpochRecorder(self.config, self.run_dir, self.segmenter, self.train_set, self.val_set, first_epoch)
             try:
-                if recorder:  # of a run that was killed between the two, or was not asked for it until now
-                    with told_as_run_error(self.folder):
+                if recorder:
+                    # The export is missing if the run was killed before it, or resumed with a new --export.
+                    with os_errors_as_training_errors(self.run_dir):
                         recorder.export_best()
-                self.loop.forecast = Forecast(self.config.epochs - progress.epoch, shown=self.world.main)
-                while not self.finished(progress):
-                    progress = self.epoch(progress, recorder)
+                while not self.is_finished(progress):
+                    progress = self.run_epoch(progress, recorder)
                 if recorder:
-                    print(f"done: {self.folder.checkpoints / 'best.safetensors'}", flush=True)
-            except Stopped:
+                    print(f"done: {self.run_dir.checkpoints / 'best.safetensors'}", flush=True)
+            except TrainingStopped:
                 if recorder:
-                    print(f"stopped; go on with: python -m training train --run {self.folder.path} --resume", flush=True)
+                    print(f"stopped; resume with: python -m training train --run {self.run_dir.path} --resume", flush=True)
             finally:
                 if recorder:
-                    recorder.close(finished=not self.wish.asked)
+                    recorder.close(finished=not self.stop_request.requested)
 
-    def start(self) -> Progress:
-        """Where to begin: at nothing, or where the newest whole resume file says. Raises InputError, RunError."""
-        if self.world.main and not self.config.resume:
-            require_new(self.folder.path)  # again: another process may have trained here until now
-        if self.world.main and self.config.resume:
-            self.folder.require_labels(self.train_set.labels)
-        found = self.folder.newest_resume() if self.world.main and self.config.resume else None
-        path, data = self.world.share((found[0] if found else None, self.folder.data()) if self.world.main else None)
-        progress = Progress(on=self.conditions)
-        if path is not None:
-            document, tensors = found[1:] if found else safetensors_io.read(path)
-            progress = self.go_on(
-                resume_state.unpack(document, tensors, self.state, self.world), data not in (None, self.config.data)
-            )
-        if self.world.main:
-            if self.config.resume:
-                inside = f", step {progress.step}" if progress.step else ""
-                told = (
-                    f"going on after epoch {progress.epoch}{inside}"
-                    if path
-                    else "nothing was written yet; starting from the beginning"
-                )
-                print(f"{self.folder.path}: {told}", flush=True)
-            if progress.epoch >= self.config.epochs:
-                print(f"{self.folder.path}: has its {progress.epoch} epochs already; a larger --epochs goes on", flush=True)
-            start = {"epoch": progress.epoch, "step": progress.step, **progress.on, "exact": progress.exact, "job": job()}
-            self.folder.create(self.config, start, self.survey.skipped, None if path else past_of(self.config))
-            self.folder.go_back(progress.epoch)
-            precision = self.conditions["precision"]
-            announce(self.config, self.world, precision, self.train_set, self.val_set, self.loader.batches)
-        self.world.barrier()
-        return progress
+    def run_epoch(self, progress: TrainingProgress, recorder: EpochRecorder | None) -> TrainingProgress:
+        """Train the remaining steps of an epoch, validate, record the results and save; return the new progress.
 
-    def go_on(self, progress: Progress, moved: bool = False) -> Progress:
-        """The progress of a resume file on this machine; a warning where something makes other bits of it.
-
-        Raises InputError where the data is said to lie elsewhere now, and it is not the same.
+        Raises:
+            TrainingStopped: A stop was requested; everything is saved.
+            TrainingError: A loss is not finite, or a file can't be written.
         """
-        known = self.conditions["data"]
-        if moved and progress.on.get("data", known) != known:
-            raise InputError("--data: other pictures than the run has learned from; it goes on with these alone, wherever they"
-                             " lie; to train on others: --init and another --run")  # fmt: skip
-        changes = changed(progress.on, self.conditions)
-        if changes and self.world.main:
-            print(f"warning: {', '.join(changes)}: it goes on, but not with the bits of an undisturbed run", flush=True)
-        return replace(progress, on=self.conditions, exact=progress.exact and not changes)
+        config, epoch, num_steps = self.config, progress.epoch + 1, len(self.loader)
+        rates = learning_rates(config.schedule, config.learning_rate, epoch, config.epochs, num_steps, config.warmup)
+        start = time.perf_counter()
+        train_seconds: float | None = None  # until the last step is done
 
-    def finished(self, progress: Progress) -> bool:
-        """Whether nothing is left to do, and why, where that is not plain."""
-        epochs, patience = self.config.epochs, self.config.patience
-        if patience and progress.since_best >= patience:
-            if self.world.main:
-                print(f"no better score in {progress.since_best} epochs: this is the end (--patience)", flush=True)
-            return True
-        return progress.epoch >= epochs
+        def save_within_epoch(step: int) -> None:
+            seconds = time.perf_counter() - start if train_seconds is None else train_seconds
+            self.save(replace(progress, step=step, seconds=progress.seconds + seconds))
 
-    def epoch(self, progress: Progress, recorder: Recorder | None) -> Progress:
-        """The rest of an epoch, its evaluation and its record. Raises Stopped with everything saved, RunError."""
-        config, world, epoch, steps = self.config, self.world, progress.epoch + 1, len(self.loader)
-        rates = learning_rates(config.schedule, config.learning_rate, epoch, config.epochs, steps, config.warmup)
+        def stop_if_requested() -> None:  # during validation, after the last step
+            if self.context.any_rank(self.stop_request.requested):
+                save_within_epoch(num_steps)
+                raise TrainingStopped
 
-        began, spent = time.perf_counter(), None
-
-        def save(done: int) -> None:
-            seconds = time.perf_counter() - began if spent is None else spent
-            self.save(replace(progress, step=done, seconds=progress.seconds + seconds))
-
+        # Train
         title = f"epoch {epoch}/{config.epochs}"
-        spent = self.loop.epoch(epoch, progress.step, rates, save, title)
-        trained = self.collect(rates[-1], (steps - progress.step) * config.batch_size, spent, progress.seconds)
-        world.share_buffers(self.network)
-        if self.served is not self.network:
-            world.share_buffers(self.served)
-        self.served.eval()
+        train_seconds = self.loop.run_epoch(epoch, progress.step, rates, save_within_epoch, title)
+        images = (num_steps - progress.step) * config.batch_size
+        train_stats = self.reduce_stats(rates[-1], images, train_seconds, progress.seconds)
 
-        def check() -> None:
-            if world.any(self.wish.asked):
-                save(steps)
-                raise Stopped
+        # Validate
+        validation = self.validate(stop_if_requested)
 
-        def stop_waiting() -> None:
-            if self.wish.asked:  # the others meet this process at the end of their round
-                check()
-
-        validated = validate(self.segmenter, self.val_set, config.batch_size, world, check, stop_waiting)
-        best, line = progress.best, ""
+        # Record
+        best, summary = progress.best, ""
         if recorder:
-            with told_as_run_error(self.folder):
-                best, line = recorder.epoch(epoch, self.served, trained, validated, progress.best)
-        best = world.share(best)
-        since_best = 0 if progress.best is None or best > progress.best else progress.since_best + 1
-        for counter in (self.state.sums.counts, self.state.sums.loss):
-            counter.zero_()
+            with os_errors_as_training_errors(self.run_dir):
+                best, summary = recorder.record(epoch, self.eval_network, train_stats, validation, progress.best)
+        best = self.context.broadcast(best)
+        is_best = progress.best is None or best > progress.best
+
+        # Save
+        self.state.accumulators.confusion.zero_()
+        self.state.accumulators.loss_sums.zero_()
+        since_best = 0 if is_best else progress.since_best + 1
         progress = replace(progress, epoch=epoch, step=0, seconds=0.0, best=best, since_best=since_best)
         self.save(progress)
         if recorder:
-            print(line, flush=True)  # only now: whoever reads it may be gone
+            print(summary, flush=True)  # After the save: the reader of a pipe may be gone.
         return progress
 
-    def collect(self, rate: float, images: int, seconds: float, before: float) -> Trained:
-        """What all ranks counted in this epoch."""
-        loss, counts = self.state.sums.loss.cpu().numpy().copy(), self.state.sums.counts.cpu().numpy().copy()
-        self.world.add(loss)
-        self.world.add(counts)
-        return Trained(float(loss[0] / max(loss[1], 1)), counts, rate, images, seconds, before)
+    def is_finished(self, progress: TrainingProgress) -> bool:
+        """Return whether no epoch is left, or early stopping applies."""
+        epochs, patience = self.config.epochs, self.config.patience
+        if patience and progress.since_best >= patience:
+            if self.context.is_main:
+                print(f"early stopping (--patience): no better score in {progress.since_best} epochs", flush=True)
+            return True
+        return progress.epoch >= epochs
 
-    def save(self, progress: Progress) -> None:
-        """Write a resume file; every rank brings its part."""
-        document, tensors = resume_state.pack(progress, self.state, self.world)
-        if self.world.main:
-            with told_as_run_error(self.folder):
-                self.folder.save_resume(progress.epoch, progress.step, document, tensors)
+    def reduce_stats(self, learning_rate: float, images: int, seconds: float, earlier_seconds: float) -> TrainEpochStats:
+        """Return the training statistics of an epoch, summed over all ranks."""
+        loss_sums = self.state.accumulators.loss_sums.cpu().numpy().copy()
+        confusion = self.state.accumulators.confusion.cpu().numpy().copy()
+        self.context.all_reduce_sum(loss_sums)
+        self.context.all_reduce_sum(confusion)
+        loss = float(loss_sums[0] / max(loss_sums[1], 1))
+        return TrainEpochStats(loss, confusion, learning_rate, images, seconds, earlier_seconds)
+
+    def validate(self, stop_if_requested: Callable[[], None]) -> ValidationResult:
+        """Validate the network that the checkpoint will hold, with rank 0's batch norm statistics on all ranks."""
+        self.context.broadcast_buffers(self.network)
+        if self.eval_network is not self.network:
+            self.context.broadcast_buffers(self.eval_network)
+        self.eval_network.eval()
+
+        def on_wait() -> None:
+            # This rank waits for images. The others join the collective at the end of their round.
+            if self.stop_request.requested:
+                stop_if_requested()
+
+        return validate(self.segmenter, self.val_set, self.config.batch_size, self.context, stop_if_requested, on_wait)
+
+    def save(self, progress: TrainingProgress) -> None:
+        """Write a resume file. A collective: every rank contributes its part."""
+        document, tensors = resume_state.pack(progress, self.state, self.context)
+        if self.context.is_main:
+            with os_errors_as_training_errors(self.run_dir):
+                self.run_dir.save_resume(progress.epoch, progress.step, document, tensors)
+
+    def restore_or_initialize(self) -> TrainingProgress:
+        """Restore the newest intact resume file on all ranks, or prepare a new run; return the progress.
+
+        Raises InputError, TrainingError.
+        """
+        config, context = self.config, self.context
+        resume_file = None  # path, metadata and tensors
+        if context.is_main and config.resume:
+            self.run_dir.check_labels(self.train_set.labels)
+            resume_file = self.run_dir.newest_resume()
+        elif context.is_main:
+            require_new(self.run_dir.path)  # Checked again under the lock: another process may have trained here meanwhile.
+        path, previous_data = context.broadcast(
+            (resume_file[0] if resume_file else None, self.run_dir.data_path()) if context.is_main else None
+        )
+        progress = TrainingProgress(environment=self.environment, bitwise_reproducible=is_deterministic(context.device))
+        if path is not None:
+            document, tensors = resume_file[1:] if resume_file else safetensors_io.read(path)
+            saved = resume_state.unpack(document, tensors, self.state, context)
+            progress = self.check_resume(saved, data_moved=previous_data not in (None, config.data))
+        if context.is_main:
+            self.report_start(progress, resumed=path is not None)
+            start = {"epoch": progress.epoch, "step": progress.step, **progress.environment}
+            start |= {"bitwise_reproducible": progress.bitwise_reproducible, "job": job_id()}
+            self.run_dir.create(config, start, self.scan.skipped, None if path else lineage(config))
+            self.run_dir.truncate_after(progress.epoch)
+            precision = self.environment["precision"]
+            print_run_summary(config, context, precision, self.train_set, self.val_set, self.loader.sampler)
+        context.barrier()
+        return progress
+
+    def check_resume(self, saved: TrainingProgress, data_moved: bool) -> TrainingProgress:
+        """Return the progress of a resume file for this environment, with a warning if the bits will differ.
+
+        Raises:
+            InputError: `--data` names another directory (`data_moved`), and its content differs.
+        """
+        data = self.environment["data"]
+        if data_moved and saved.environment.get("data", data) != data:
+            raise InputError(
+                "--data: the images or labels differ from those that the run was trained on; pass the same data to resume, or"
+                " train on other data with --init and another --run"
+            )
+        changes = describe_changes(saved.environment, self.environment)
+        if changes and self.context.is_main:
+            print(f"warning: {', '.join(changes)}: training continues, but the result is not bitwise reproducible", flush=True)
+        reproducible = saved.bitwise_reproducible and not changes and is_deterministic(self.context.device)
+        return replace(saved, environment=self.environment, bitwise_reproducible=reproducible)
+
+    def report_start(self, progress: TrainingProgress, resumed: bool) -> None:
+        """Print where a run with `--resume` starts, and whether it is complete already."""
+        if resumed:
+            step = f", step {progress.step}" if progress.step else ""
+            print(f"{self.run_dir.path}: resuming after epoch {progress.epoch}{step}", flush=True)
+        elif self.config.resume:
+            print(f"{self.run_dir.path}: no resume file yet; starting from the beginning", flush=True)
+        if progress.epoch >= self.config.epochs:
+            print(f"{self.run_dir.path}: all {progress.epoch} epochs are complete; increase --epochs to continue", flush=True)
 
 
 @contextmanager
-def told_as_run_error(folder: RunFolder) -> Iterator[None]:
-    """Turn a file that can't be written (a full disk) into an error that says how to go on."""
+def os_errors_as_training_errors(run_dir: RunDir) -> Iterator[None]:
+    """Convert an OSError while writing (such as a full disk) into a TrainingError that explains how to resume."""
     try:
         yield
     except OSError as error:
-        raise RunError(f"{error.filename or folder.path}: can't be written ({error.strerror}); the checkpoint before it is"
-                       f" whole: mend that and go on with --run {folder.path} --resume") from error  # fmt: skip
+        raise TrainingError(
+            f"{error.filename or run_dir.path}: can't be written ({error.strerror}); the previous checkpoint is intact: fix"
+            f" the cause and resume with --run {run_dir.path} --resume"
+        ) from error
+
+
+def is_own_job(run_dir: RunDir) -> bool:
+    """Return whether the launcher's job of this process was the last to train in a run directory. Raises InputError."""
+    return job_id() is not None and run_dir.last_job_id() == job_id()
+
+
+def lock_run(config: TrainConfig) -> AbstractContextManager[None]:
+    """Lock the run directory for the duration of a `with` block. Raises InputError if another process holds the lock.
+
+    A process of the same job on a node that lost its connection writes until its timeout, so the lock is waited for as long.
+    """
+    wait_s = max(WAIT_S, config.timeout) if is_own_job(RunDir(config.run_dir)) else WAIT_S
+    return lock_run_dir(config.run_dir, wait_s)

@@ -1,1 +1,1 @@
-"""The predict command's parts: jobs, manifest, video."""
+"""Prediction for files: planning output paths, the manifest of results, images and videos. No flags."""

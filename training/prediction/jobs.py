@@ -1,86 +1,106 @@
-"""What `predict` is to make of the files, folders and patterns that it was given, and where each result goes."""
+"""Planning of `predict`: which files the inputs name, and where the results of each are written."""
 
 from __future__ import annotations
 
 import glob
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import InputError
-from core.images.decode import PHOTO_SUFFIXES
-from core.runtime.files import TEMPORARY, files_below
+from core.images.decode import IMAGE_SUFFIXES
+from core.runtime.atomic import TMP_GLOB
+from core.runtime.files import list_files
 
-FILM_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
-MADE = ("_overlay", "_mask", "_beside")  # what the names of films that are made end with
-FILM = ".webm"  # what every browser plays, and OpenCV's packages can write
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
+VIDEO_OUTPUT_SUFFIXES = ("_overlay", "_mask", "_beside")  # of the names of written videos, before the file extension
+DEFAULT_VIDEO_KIND = ".webm"  # Every browser plays it, and OpenCV's packages can write it.
 
 
 @dataclass(frozen=True)
 class Job:
-    """A photograph or film, and what is made of it: for a photograph the mask, and the overlay where it is wished."""
+    """An image or a video, and the files to write: the video's result, or the image's mask and, on request, its overlay."""
 
     source: Path
     targets: tuple[Path, ...]
 
     @property
-    def film(self) -> bool:
-        """Whether it moves."""
-        return self.source.suffix.lower() in FILM_SUFFIXES
+    def is_video(self) -> bool:
+        """Whether the source is a video."""
+        return _is_video(self.source)
 
 
-def plan(inputs: list[str], out: Path, overlays: bool, film: str) -> list[Job]:
-    """The jobs; a folder's tree is kept. Masks of an earlier run are no photographs: what lies in `out` is left out of a
-    folder that holds it.
+def plan_jobs(inputs: list[str], out: Path, overlays: bool, rendering: str) -> list[Job]:
+    """Return the jobs for files, directories and glob patterns.
 
-    Raises InputError: nothing there, two results of one name, a result that would replace a photograph or film.
+    The tree below a directory or a pattern is kept. Results of earlier runs are not inputs: if a directory contains `out`,
+    the files in `out` are skipped. If two files differ only in their suffix, the second one's results keep the suffix:
+    x.png -> x.png, x.jpg -> x.jpg.png.
+
+    Raises:
+        InputError: An input names no files, two inputs have the same name, or a result would overwrite an input.
     """
+    sources: dict[Path, tuple[Path, Path]] = {}  # a file may be named twice: by itself and by its directory
+    for source, relative in (pair for given in inputs for pair in _find_sources(given, out)):
+        sources.setdefault(source.absolute(), (source, relative))
+    owners: dict[Path, tuple[Path, Path]] = {}  # first target -> source and its relative path
     jobs: dict[Path, Job] = {}
-    seen: set[Path] = set()  # a file may be named twice: by itself and by its folder
-    for source, place in (found for given in inputs for found in _found(given, out)):
-        if source.absolute() in seen:
-            continue
-        seen.add(source.absolute())
-        job = Job(source, tuple(_targets(source, out / place, overlays, film)))
-        other = jobs.setdefault(job.targets[0], job)
-        if other.source != source:
-            told = f"{source} and {other.source} would both become {job.targets[0]}"
-            raise InputError(f"{told}; predict them into two folders")
-    _require_no_loss(list(jobs.values()))
-    return list(jobs.values())
+    renamed: list[Job] = []
+    # A PNG comes first, so that it is the one whose mask has the same name.
+    for source, relative in sorted(sources.values(), key=lambda pair: pair[1].suffix.lower() != ".png"):
+        job = Job(source, _targets(source, out / relative.with_suffix(""), overlays, rendering))
+        owner = owners.setdefault(job.targets[0], (source, relative))
+        if owner[0] != source and owner[1] != relative:
+            job = Job(source, _targets(source, out / relative, overlays, rendering))
+            owner = owners.setdefault(job.targets[0], (source, relative))
+            renamed.append(job)
+        if owner[0] != source:
+            raise InputError(
+                f"{source} and {owner[0]} would both be written to {job.targets[0]}; predict them into two directories"
+            )
+        jobs[source] = job
+    planned = [jobs[source] for source, _ in sources.values()]
+    _check_no_overwrite(planned)
+    if renamed:
+        more = f" (and {len(renamed) - 1} more)" if len(renamed) > 1 else ""
+        print(
+            f"warning: {renamed[0].source}{more}: another input has the same name without the suffix, so the result keeps it:"
+            f" {renamed[0].targets[0]}",
+            file=sys.stderr,
+        )
+    return planned
 
 
-def _targets(source: Path, place: Path, overlays: bool, film: str) -> Iterator[Path]:
-    if source.suffix.lower() in FILM_SUFFIXES:
-        yield place.with_name(f"{place.stem}_{film}{FILM}")
-        return
-    yield place.with_suffix(".png")
-    if overlays:
-        yield place.with_name(f"{place.stem}_overlay.png")
+def _targets(source: Path, stem: Path, overlays: bool, rendering: str) -> tuple[Path, ...]:
+    if _is_video(source):
+        return (stem.with_name(f"{stem.name}_{rendering}{DEFAULT_VIDEO_KIND}"),)
+    mask = stem.with_name(f"{stem.name}.png")
+    return (mask, stem.with_name(f"{stem.name}_overlay.png")) if overlays else (mask,)
 
 
-def _found(given: str, out: Path) -> Iterator[tuple[Path, Path]]:
-    """Photographs and films of an argument, each with its place in the tree."""
+def _find_sources(given: str, out: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield the images and videos of an argument, each with its path relative to the output directory."""
     path = Path(given)
     if path.is_dir():
-        found = [each for each in files_below(path) if _is_wanted(each) and not _lies_in(each, out, path)]
-        if not found:
-            raise InputError(f"{given}: holds no photographs ({', '.join(PHOTO_SUFFIXES)}) and no films")
-        yield from ((each, each.relative_to(path)) for each in found)
+        files = [file for file in list_files(path) if _is_supported(file) and not _is_own_output(file, out, path)]
+        if not files:
+            raise InputError(f"{given}: contains no images ({', '.join(IMAGE_SUFFIXES)}) and no videos")
+        yield from ((file, file.relative_to(path)) for file in files)
     elif path.exists():
         yield path, Path(path.name)
-    elif glob.has_magic(given):  # a pattern that the shell has left as it is
+    elif glob.has_magic(given):  # A quoted pattern, which the shell has not expanded.
         root = Path(*_before_magic(path))
         try:
             matches = sorted(root.glob(str(path.relative_to(root))))
         except ValueError as error:
-            raise InputError(f"{given}: no pattern ({error}); expected such as 'drive/**/*.png'") from None
-        found = [each for each in matches if each.is_file() and _is_wanted(each) and not _lies_in(each, out, root)]
-        if not found:
-            raise InputError(f"{given}: no photograph and no film has such a name")
-        yield from ((each, each.relative_to(root)) for each in found)
+            raise InputError(f"{given}: not a valid pattern ({error}); expected one such as 'drive/**/*.png'") from None
+        files = [f for f in matches if f.is_file() and _is_supported(f) and not _is_own_output(f, out, root)]
+        if not files:
+            raise InputError(f"{given}: no image or video matches the pattern")
+        yield from ((file, file.relative_to(root)) for file in files)
     else:
-        raise InputError(f"{given}: no such file or folder")
+        raise InputError(f"{given}: no such file or directory")
 
 
 def _before_magic(pattern: Path) -> Iterator[str]:
@@ -90,27 +110,33 @@ def _before_magic(pattern: Path) -> Iterator[str]:
         yield part
 
 
-def _is_wanted(path: Path) -> bool:
-    return path.suffix.lower() in PHOTO_SUFFIXES + FILM_SUFFIXES and not path.match(TEMPORARY + ".*")
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def _lies_in(path: Path, out: Path, root: Path) -> bool:
-    """Whether a file is a result of an earlier run: it lies in the folder for them, or is a film that they were made of."""
-    masks = out.resolve()
-    made = path.suffix == FILM and path.stem.endswith(MADE) and masks in path.resolve().parents
-    return made or (root.resolve() in masks.parents and masks in path.resolve().parents)
+def _is_supported(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES and not path.match(TMP_GLOB + ".*")
 
 
-def _require_no_loss(jobs: list[Job]) -> None:
-    given = {job.source.resolve() for job in jobs}
+def _is_own_output(path: Path, out: Path, root: Path) -> bool:
+    """Return whether a file is a result of an earlier run: it is in `out` below `root`, or a written video in `out`."""
+    out = out.resolve()
+    in_out = out in path.resolve().parents
+    written_video = path.suffix == DEFAULT_VIDEO_KIND and path.stem.endswith(VIDEO_OUTPUT_SUFFIXES)
+    return in_out and (written_video or root.resolve() in out.parents)
+
+
+def _check_no_overwrite(jobs: list[Job]) -> None:
+    inputs = {job.source.resolve() for job in jobs}
     written: dict[Path, Job] = {}
     for job in jobs:
         for target in job.targets:
-            if target.resolve() in given:
-                raise InputError(f"--out: {target} is a photograph and would be replaced; choose another folder")
+            if target.resolve() in inputs:
+                raise InputError(f"--out: {target} is an input image and would be overwritten; choose another directory")
             if target in written:
-                one = written[target] if target == job.targets[0] else job
+                overlaid = written[target] if target == job.targets[0] else job
                 raise InputError(
-                    f"the overlay of {one.source} would take the place of another mask; predict them into two folders"
+                    f"the overlay of {overlaid.source} would overwrite the mask of another image;"
+                    " predict them into two directories"
                 )
             written[target] = job

@@ -1,4 +1,7 @@
-"""Which results of earlier runs are still those that this one would make: a line for each in a file beside them."""
+"""The manifest of an output directory: which results exist, and from what and how each was made.
+
+It is a file of JSON lines, to which each finished result is appended.
+"""
 
 from __future__ import annotations
 
@@ -11,63 +14,69 @@ from typing import Any
 
 from training.prediction.jobs import Job
 
-NAME, ALL = ".predict.jsonl", ".predict*.jsonl"
-Mark = list[Any]  # what made a result, and size and time of the file that it was made from
-Told = dict[str, Any]  # of a file, for --json
+MANIFEST_FILE, MANIFEST_GLOB = ".predict.jsonl", ".predict*.jsonl"
+Fingerprint = list[Any]  # digest of the settings, size and modification time of the source
+ResultInfo = dict[str, Any]  # of one file, for --json
 
 
-class Done:
-    """What lies in a folder, and by what it was made. Of several processes each appends to a file of its own: on a drive of
-    the network their lines would fall into each other."""
+class PredictionManifest:
+    """The results in an output directory.
 
-    def __init__(self, out: Path, made_by: dict[str, Any], rank: int = 0) -> None:
-        """Read what there is; `made_by` is everything that makes a difference to a result."""
+    Each of several ranks appends to its own file: on a network drive their lines would overwrite each other.
+    """
+
+    def __init__(self, out: Path, settings: dict[str, Any], rank: int = 0) -> None:
+        """Read the existing manifest files; `settings` is everything, except the source, that a result depends on."""
         self.out = out
-        self._file = out / (f".predict.{rank}.jsonl" if rank else NAME)
-        self._maker = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
-        self._known: dict[str, tuple[Mark, Told]] = {}
-        self._newest = 0.0  # what is noted now is later than all of these, whatever another machine's clock says
-        notes: list[tuple[float, list[str], tuple[Mark, Told]]] = []
-        for path in out.glob(ALL):
+        self._file = out / (f".predict.{rank}.jsonl" if rank else MANIFEST_FILE)
+        self._settings_digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        self._known: dict[str, tuple[Fingerprint, ResultInfo]] = {}
+        self._newest = 0.0  # New lines get a later time than all of these, even if another node's clock is ahead.
+        entries: list[tuple[float, list[str], tuple[Fingerprint, ResultInfo]]] = []
+        for path in out.glob(MANIFEST_GLOB):
             for line in path.read_text().splitlines():
-                with suppress(ValueError, TypeError, KeyError):  # a line that was cut off
-                    note = json.loads(line)
-                    notes.append((float(note.get("at", 0.0)), note["targets"], (note["mark"], note["told"])))
-        for at, targets, known in sorted(notes, key=lambda note: note[0]):
+                with suppress(ValueError, TypeError, KeyError):  # a line that was cut off, or of release 0.1
+                    entry = json.loads(line)
+                    entries.append((float(entry.get("at", 0.0)), entry["targets"], (entry["fingerprint"], entry["result"])))
+        for at, targets, known in sorted(entries, key=lambda entry: entry[0]):
             self._known |= dict.fromkeys(targets, known)
             self._newest = at
 
-    def mark(self, job: Job) -> Mark:
-        """To be taken before the file is read: it may be written to meanwhile. Raises OSError."""
-        status = job.source.stat()
-        return [self._maker, status.st_size, status.st_mtime_ns]
+    def fingerprint(self, job: Job) -> Fingerprint:
+        """Return what the results of a job depend on. Call it before reading the source, which may change meanwhile.
 
-    def told(self, job: Job) -> Told | None:
-        """What was told of a job when it was done, where all of it is there, made from the same file in the same way."""
+        Raises OSError.
+        """
+        status = job.source.stat()
+        return [self._settings_digest, status.st_size, status.st_mtime_ns]
+
+    def lookup(self, job: Job) -> ResultInfo | None:
+        """Return the recorded result of a job if all its files exist and have the same fingerprint, else None."""
         try:
-            mark = self.mark(job)
-        except OSError:  # whoever reads the file tells so
+            fingerprint = self.fingerprint(job)
+        except OSError:  # Reading the file reports the error.
             return None
         known = [self._known.get(self._name(target)) for target in job.targets if target.is_file()]
-        same = len(known) == len(job.targets) and all(each and each[0] == mark for each in known)
-        return known[0][1] if same and known[0] else None
+        is_current = len(known) == len(job.targets) and all(entry and entry[0] == fingerprint for entry in known)
+        return known[0][1] if is_current and known[0] else None
 
-    def otherwise(self, job: Job) -> bool:
-        """Whether a result stands there that something else made: another checkpoint, or another way."""
+    def is_stale(self, job: Job) -> bool:
+        """Return whether a result of a job was made with other settings, such as another checkpoint."""
         known = [self._known.get(self._name(target)) for target in job.targets if target.is_file()]
-        return any(each and each[0] and each[0][0] != self._maker for each in known)
+        return any(entry and entry[0] and entry[0][0] != self._settings_digest for entry in known)
 
-    def begin(self, job: Job) -> None:
-        """Note that what lies there will be replaced, in case it is not brought to its end."""
+    def invalidate(self, job: Job) -> None:
+        """Record that the job's existing results are being replaced, in case that is interrupted."""
         if any(self._name(target) in self._known for target in job.targets):
-            self.add(job, [], {})
+            self.record(job, [], {})
 
-    def add(self, job: Job, mark: Mark, told: Told) -> None:
-        """Note that a job is done."""
+    def record(self, job: Job, fingerprint: Fingerprint, result: ResultInfo) -> None:
+        """Record the result of a finished job."""
+        targets = [self._name(target) for target in job.targets]
         at = max(time.time(), self._newest + 1e-3)
-        line = json.dumps({"targets": [self._name(target) for target in job.targets], "mark": mark, "told": told, "at": at})
+        line = json.dumps({"targets": targets, "fingerprint": fingerprint, "result": result, "at": at})
         with self._file.open("a") as file:
-            file.write(f"\n{line}")  # first, since the line before may have been cut off
+            file.write(f"\n{line}")  # The newline comes first, because the line before may have been cut off.
 
     def _name(self, target: Path) -> str:
         return target.relative_to(self.out).as_posix()

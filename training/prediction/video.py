@@ -1,4 +1,4 @@
-"""Films: frames decoded ahead of whoever segments them, and a film of the results at the source's frame rate."""
+"""Videos: frames decoded ahead of the segmentation, and a video of the results at the source's frame rate."""
 
 from __future__ import annotations
 
@@ -16,80 +16,90 @@ import numpy as np
 
 from core.errors import InputError
 from core.images.decode import RGB
-from core.inference.result import Result
-from core.runtime.files import make_folder, temporary_beside
-from training.tracking.progress_bar import bar
+from core.inference.result import SegmentationResult
+from core.runtime.atomic import makedirs_durable, temp_path_for
+from training.tracking.progress_bar import progress_bar
 
 CODEC = "VP80"  # of WebM; VP9 takes ten times as long
-AHEAD = 8  # frames
-TOLD = 0.95  # of the frames that a container tells of; it is mostly an estimate
-MOST = 480.0  # frames a second: some containers tell 1000 where they don't know
-PLAIN_RATE = 25.0  # of a film that does not tell its own
-KINDS: dict[str, Callable[[Result], RGB]] = {
+PREFETCH_FRAMES = 8
+MIN_DECODED_FRACTION = 0.95  # of the frame count in the container's header, which is mostly an estimate
+MAX_FPS = 480.0  # some containers specify 1000 frames per second if they do not know the rate
+DEFAULT_FPS = 25.0  # for a video whose header has no usable frame rate
+RENDERERS: dict[str, Callable[[SegmentationResult], RGB]] = {
     "overlay": lambda result: result.overlay(),
-    "mask": lambda result: result.colours(),
-    "beside": lambda result: np.hstack([result.photo, result.overlay()]),
+    "mask": lambda result: result.color_mask(),
+    "beside": lambda result: np.hstack([result.image, result.overlay()]),
 }
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a film's segmentation gave: (height, width) of its frames, and class shares over all of them."""
+class VideoSummary:
+    """Frame size (height, width), number of frames, frames per second, and mean class fractions of a segmented video."""
 
     size: tuple[int, int]
     frames: int
-    rate: float
-    shares: dict[str, float]
+    frame_rate: float
+    class_fractions: dict[str, float]
 
 
-def segment_film(source: Path, target: Path, segment: Callable[[RGB], Result], kind: str) -> Made:
-    """Write a film of one of KINDS, without sound, at the source's frame rate. Raises InputError where it can't be read."""
-    film = Film(source)
-    make_folder(target.parent)
+def segment_video(source: Path, target: Path, segment: Callable[[RGB], SegmentationResult], rendering: str) -> VideoSummary:
+    """Segment a video and write the rendered frames at the source's frame rate, without sound.
+
+    Args:
+        source: The video to read.
+        target: The WebM file to write.
+        segment: Segments one frame.
+        rendering: A key of RENDERERS.
+
+    Raises:
+        InputError: The source can't be read as a video.
+    """
+    video = VideoReader(source)
+    makedirs_durable(target.parent)
     sums: dict[str, float] = {}
     size = (0, 0)
-    with writing(target, film.rate) as writer, closing(iter(film)) as frames:
-        for frame in bar(source.name, True, frames, total=film.frames or None, unit="frame"):
+    with video_writer(target, video.frame_rate) as writer, closing(iter(video)) as frames:
+        for frame in progress_bar(source.name, True, frames, total=video.frames or None, unit="frame"):
             result = segment(frame)
             size = result.size
-            for name, share in result.shares.items():
-                sums[name] = sums.get(name, 0) + share
-            writer.add(KINDS[kind](result))
+            for name, fraction in result.class_fractions.items():
+                sums[name] = sums.get(name, 0) + fraction
+            writer.write(RENDERERS[rendering](result))
     if not writer.frames:
-        raise InputError(f"{source}: holds no frames that can be read")
-    if writer.frames < TOLD * film.frames:
-        print(f"warning: {source}: {writer.frames} frames could be read, and it tells of {film.frames}", file=sys.stderr)
+        raise InputError(f"{source}: contains no readable frames")
+    if writer.frames < MIN_DECODED_FRACTION * video.frames:
+        print(f"warning: {source}: {writer.frames} frames could be read; its header specifies {video.frames}", file=sys.stderr)
     order = sorted(sums, key=lambda name: -sums[name])
-    return Made(size, writer.frames, film.rate, {name: sums[name] / writer.frames for name in order})
+    return VideoSummary(size, writer.frames, video.frame_rate, {name: sums[name] / writer.frames for name in order})
 
 
-class Film:
-    """A film to read: its `rate` in frames a second, and about how many `frames` it has (0 where it does not tell)."""
+class VideoReader:
+    """Reads a video: `frame_rate` in frames per second, and `frames`, their approximate number (0 if unknown)."""
 
     def __init__(self, path: Path) -> None:
-        """Open it. Raises InputError."""
+        """Open the file. Raises InputError."""
         self.path = path
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
-            raise InputError(f"{path}: can't be read as a film; expected MP4, MOV, AVI, MKV or WebM")
+            raise InputError(f"{path}: can't be read as a video; expected MP4, MOV, AVI, MKV or WebM")
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
-        self.rate = rate if 0 < rate <= MOST else PLAIN_RATE
+        self.frame_rate = rate if 0 < rate <= MAX_FPS else DEFAULT_FPS
         self.frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def __iter__(self) -> Generator[RGB]:
-        """Its frames, (H, W, 3) uint8 RGB, upright; the next ones are decoded in a thread meanwhile."""
-        queue: Queue[RGB | BaseException | None] = Queue(AHEAD)
-        leaving = threading.Event()
+        """Yield the frames, (H, W, 3) uint8 RGB, upright; a thread decodes the next ones meanwhile."""
+        queue: Queue[RGB | BaseException | None] = Queue(PREFETCH_FRAMES)
+        stop = threading.Event()
 
         def read() -> None:
             try:
-                while not leaving.is_set():
-                    there, frame = self._capture.read()
-                    if not there:
+                while not stop.is_set():
+                    success, frame = self._capture.read()
+                    if not success:
                         break
                     queue.put(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False))
                 queue.put(None)
-            except BaseException as error:  # whoever waits for the frames gets it
+            except BaseException as error:  # raised in the thread that waits for the frames
                 queue.put(error)
 
         thread = threading.Thread(target=read, daemon=True)
@@ -100,7 +110,7 @@ class Film:
                     raise InputError(f"{self.path}: can't be read to its end ({frame})") from frame
                 yield frame
         finally:
-            leaving.set()
+            stop.set()
             while thread.is_alive():
                 while not queue.empty():
                     queue.get_nowait()
@@ -108,66 +118,74 @@ class Film:
             self._capture.release()
 
 
-class Writer:
-    """Takes frames; those of another size than the first are brought to it. An odd side loses its last row or column, which
-    the codec can't hold."""
+class VideoWriter:
+    """Encodes frames. Those of another size than the first are resized to it.
 
-    def __init__(self, path: Path, rate: float) -> None:
-        self.path, self.rate, self.frames = path, rate, 0
+    An odd side loses its last row or column, which the codec does not support.
+    """
+
+    def __init__(self, path: Path, frame_rate: float) -> None:
+        self.path, self.frame_rate, self.frames = path, frame_rate, 0
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)  # (width, height)
 
-    def add(self, rgb: RGB) -> None:
-        """Append a frame, (H, W, 3) uint8 RGB. Raises OSError where the film can't be written, InputError for one row."""
+    def write(self, rgb: RGB) -> None:
+        """Append a frame, (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: A side of the frame has less than two pixels.
+            OSError: The file can't be written.
+        """
         height, width = rgb.shape[0] // 2 * 2, rgb.shape[1] // 2 * 2
         if not height or not width:
-            raise InputError(f"a film of {rgb.shape[1]}x{rgb.shape[0]} pixels can't be written; a side needs two")
+            raise InputError(f"a video of {rgb.shape[1]}x{rgb.shape[0]} pixels can't be written; a side needs at least two")
         if self._writer is None:
-            with _without_complaints():  # that WebM has a tag of its own for this codec
-                self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*CODEC), self.rate, (width, height))
+            with _silence_native_stderr():  # OpenCV warns that WebM has another tag for this codec.
+                codec = cv2.VideoWriter.fourcc(*CODEC)
+                self._writer = cv2.VideoWriter(str(self.path), codec, self.frame_rate, (width, height))
             if not self._writer.isOpened():
-                raise OSError(f"{self.path}: can't be written as a film of {width}x{height}")
+                raise OSError(f"{self.path}: can't be written as a video of {width}x{height} pixels")
             self._size = (width, height)
-        if (width, height) != self._size:  # OpenCV would leave it out
+        if (width, height) != self._size:  # OpenCV would drop the frame.
             rgb = cv2.resize(rgb, self._size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
             width, height = self._size
         self._writer.write(np.ascontiguousarray(rgb[:height, :width, ::-1]))
         self.frames += 1
 
     def close(self) -> None:
-        """Write out what is buffered. Raises OSError where not all of it has arrived, of which OpenCV says nothing."""
+        """Flush the encoder. Raises OSError if frames are missing in the file, which OpenCV does not report."""
         if self._writer is None:
             return
         self._writer.release()
         self._writer = None
-        film = cv2.VideoCapture(str(self.path))
-        written = int(film.get(cv2.CAP_PROP_FRAME_COUNT))
-        if written < 0:  # at less than a frame in five seconds it does not tell
-            written = sum(1 for _ in iter(film.grab, False))
+        capture = cv2.VideoCapture(str(self.path))
+        written = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        if written < 0:  # The header has no count if there is less than one frame in five seconds.
+            written = sum(1 for _ in iter(capture.grab, False))
         if written != self.frames:
             raise OSError(f"{self.path}: {written} of {self.frames} frames could be written; is the disk full?")
 
 
 @contextmanager
-def _without_complaints() -> Iterator[None]:
-    """Keep from the terminal what a library writes there past Python."""
+def _silence_native_stderr() -> Iterator[None]:
+    """Discard what native code writes to the process's standard error."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    saved = os.dup(2)
     try:
-        with Path(os.devnull).open("wb") as nothing:
-            os.dup2(nothing.fileno(), 2)
+        with Path(os.devnull).open("wb") as devnull:
+            os.dup2(devnull.fileno(), 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 @contextmanager
-def writing(path: Path, rate: float) -> Iterator[Writer]:
-    """A film that is there when it is whole, and not before."""
-    temporary = temporary_beside(path)
-    temporary = temporary.with_name(temporary.name + path.suffix)  # OpenCV goes by it
-    writer = Writer(temporary, rate)
+def video_writer(path: Path, frame_rate: float) -> Iterator[VideoWriter]:
+    """Write a video atomically: the file appears at `path` when it is complete, and not after an exception."""
+    temporary = temp_path_for(path)
+    temporary = temporary.with_name(temporary.name + path.suffix)  # OpenCV selects the container by the suffix.
+    writer = VideoWriter(temporary, frame_rate)
     try:
         yield writer
         writer.close()

@@ -1,1 +1,1 @@
-"""What a run records: run directory, history, curves, TensorBoard, summary."""
+"""Tracking of a training run: run directory, lock, history, curves, TensorBoard log and terminal output."""

@@ -1,4 +1,4 @@
-"""Locks of folders that one process at a time may write to; the system lets go of them when the process dies."""
+"""Locks on directories that one process at a time may write to; the kernel releases them when the process dies."""
 
 from __future__ import annotations
 
@@ -11,34 +11,43 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from core.errors import InputError
-from core.runtime.files import make_folder
+from core.runtime.atomic import makedirs_durable
 
-NAME = ".lock"
+LOCK_FILE = ".lock"
 POLL_S = 0.1
-WAIT_S = 5.0  # a writer whose launcher was killed is gone a moment later
+WAIT_S = 5.0  # a process whose launcher was killed exits within this time
 
 
 @contextmanager
-def only_writer(folder: Path, wait_s: float = WAIT_S) -> Iterator[None]:
-    """Hold a run folder for the duration of a `with` block. Raises InputError naming the process that holds it."""
-    until = time.monotonic() + wait_s
+def lock_run_dir(run_dir: Path, wait_s: float = WAIT_S) -> Iterator[None]:
+    """Hold the lock of a run directory for the duration of a `with` block.
+
+    Raises:
+        InputError: Another process, named in the message, still holds it after `wait_s` seconds.
+    """
+    deadline = time.monotonic() + wait_s
 
     def refuse(holder: str) -> None:
-        if time.monotonic() > until:
-            raise InputError(f"--run: {folder} is being written by {holder}; stop it first, or choose another --run")
+        if time.monotonic() > deadline:
+            raise InputError(f"--run: {run_dir} is being written by {holder}; stop that process, or choose another --run")
 
-    with hold(folder, refuse):
+    with dir_lock(run_dir, refuse):
         yield
 
 
 @contextmanager
-def hold(folder: Path, busy: Callable[[str], None]) -> Iterator[None]:
-    """Hold a folder for the duration of a `with` block; while another process does, `busy` is told which, again and again."""
-    make_folder(folder)
-    descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+def dir_lock(directory: Path, on_contention: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of a directory, which is created if missing, for the duration of a `with` block.
+
+    Args:
+        on_contention: Called with the name of the holder every `POLL_S` seconds while another process holds the lock; raise
+            in it to give up.
+    """
+    makedirs_durable(directory)
+    descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        while not _take(descriptor, folder):
-            busy(os.pread(descriptor, 200, 0).decode(errors="replace") or "another process")
+        while not _try_lock(descriptor, directory):
+            on_contention(os.pread(descriptor, 200, 0).decode(errors="replace") or "another process")
             time.sleep(POLL_S)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
@@ -47,11 +56,11 @@ def hold(folder: Path, busy: Callable[[str], None]) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _take(descriptor: int, folder: Path) -> bool:
+def _try_lock(descriptor: int, directory: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError as error:  # a network file system may have no locks
-        print(f"warning: {folder}: no lock ({error.strerror}); make sure that no other run writes there", flush=True)
+    except OSError as error:  # some network file systems have no locks
+        print(f"warning: {directory}: can't be locked ({error.strerror}); make sure that no other run writes to it", flush=True)
     return True

@@ -1,4 +1,4 @@
-"""What an epoch leaves for its readers: checkpoint, history row, curves, TensorBoard and a line on the terminal."""
+"""What an epoch writes: checkpoint, history row, curves, TensorBoard log and a line on the terminal."""
 
 from __future__ import annotations
 
@@ -11,156 +11,178 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from core.backends.torch_cpu import to_tensors
-from core.checkpoints.checkpoint import Architecture, Card, Leg, read_checkpoint, summary
-from core.checkpoints.exported import beside, read_artefact
-from core.data.datasets import Dataset, described
+from core.backends.torch_weights import state_dict_numpy
+from core.checkpoints.checkpoint import Architecture, CheckpointMetadata, TrainingStage, headline_scores, read_checkpoint
+from core.checkpoints.exported import export_dir, read_exported_model
+from core.data.datasets import Dataset, describe_dataset
 from core.errors import CheckpointError
 from core.evaluation import metrics
 from core.inference.segmenter import Segmenter
 from training.config import TrainConfig
-from training.engine.validation import FittedSegmenter, Validation
+from training.engine.validation import PreresizedSegmenter, ValidationResult
 from training.tracking.curves import CROSS_ENTROPY, draw_curves
 from training.tracking.history import Row
-from training.tracking.run_dir import LEADING, RunFolder
-from training.tracking.tensorboard import Board, picture_strip
+from training.tracking.optional_outputs import BestEffort
+from training.tracking.run_dir import SELECTION_METRIC, RunDir
+from training.tracking.tensorboard import TensorBoardLogger, sample_grid
 
-DRAWING_SHARE = 0.05  # of the time, at most: drawing is Python's work, for which the other threads of the process wait
+MAX_PLOT_FRACTION = 0.05  # of the time spent on plotting: it holds the interpreter lock, for which training threads wait
 
 
 @dataclass
-class Trained:
-    """What an epoch of training counted, over all ranks."""
+class TrainEpochStats:
+    """Statistics of one training epoch over all ranks."""
 
-    loss: float  # of the objective, a mean over the valid pixels
-    confusion: metrics.Counts  # of the augmented crops
+    loss: float  # training loss, averaged over the valid pixels
+    confusion: metrics.ConfusionMatrix  # of the augmented crops
     learning_rate: float  # of the last step
-    images: int  # trained on in this process's life: fewer than an epoch has where it went on inside one
-    seconds: float  # that these took
-    before: float  # that the others took
+    images: int  # that this process trained on: fewer than an epoch's if the epoch was resumed
+    seconds: float  # spent on these images
+    earlier_seconds: float  # spent on the rest of the epoch before it was resumed
 
 
-class Recorder:
-    """Writes into the run folder; only the main process has one."""
+class EpochRecorder:
+    """Writes the results of each epoch into the run directory; only the main process has one."""
 
     def __init__(
-        self, config: TrainConfig, folder: RunFolder, segmenter: Segmenter, train_set: Dataset, val_set: Dataset, first: int
+        self,
+        config: TrainConfig,
+        run_dir: RunDir,
+        segmenter: Segmenter,
+        train_set: Dataset,
+        val_set: Dataset,
+        first_epoch: int,
     ) -> None:
-        self.config, self.folder, self.segmenter = config, folder, segmenter
+        self.config, self.run_dir, self.segmenter = config, run_dir, segmenter
         self.train_set, self.val_set = train_set, val_set
-        self.legs = folder.legs()  # those before this one
-        self.board = Board(folder.tensorboard, first, config.model_dump(exclude={"run", "resume"}))
-        weighted = ", weighted by class" * (config.class_weights != "none")
-        self.objective = CROSS_ENTROPY if config.loss == "ce" and not weighted else config.loss + weighted
-        self.painter = ThreadPoolExecutor(1)  # drawing takes a second, in which the next epoch goes on
-        self.drawing: Future[None] | None = None
-        self.drawn = 0  # epochs on the last picture
-        self.draw_from = 0.0  # on the monotonic clock: epochs of a second or two are not all drawn
+        self.earlier_stages = run_dir.stages()
+        settings = config.model_dump(exclude={"run", "resume"})
+        self.tensorboard = TensorBoardLogger(run_dir.tensorboard, first_epoch, settings)
+        weighted = ", weighted by class" if config.class_weights != "none" else ""
+        self.train_loss_name = CROSS_ENTROPY if config.loss == "ce" and not weighted else config.loss + weighted
+        self.curves_path = run_dir.path / "curves.png"
+        self.curves_output = BestEffort(self.curves_path, "curves")
+        self.plot_executor = ThreadPoolExecutor(1)  # plotting takes a second, during which the next epoch runs
+        self.pending_plot: Future[None] | None = None
+        self.plotted_epochs = 0
+        self.next_plot_at = 0.0  # monotonic clock; short epochs are not all plotted
 
-    def epoch(
-        self, epoch: int, served: nn.Module, trained: Trained, validated: Validation, best: float | None
+    def record(
+        self, epoch: int, network: nn.Module, train: TrainEpochStats, validation: ValidationResult, best: float | None
     ) -> tuple[float, str]:
-        """Record an epoch; the better of its score and `best`, the best before, and a line that tells of it."""
+        """Write the results of an epoch.
+
+        Args:
+            network: The network to save: with --ema, the averaged one.
+            best: Best score of the earlier epochs.
+
+        Returns:
+            The best score so far, and a summary line for the terminal.
+        """
         labels, config = self.val_set.labels, self.config
-        scores = metrics.scores(validated.tally.confusion)
-        card = Card(
+        scores = metrics.scores(validation.counts.confusion)
+        metadata = CheckpointMetadata(
             architecture=Architecture(name=str(config.model), width=config.width),
             labels=labels,
             preprocess=self.segmenter.preprocess,
             data=self.train_set.name,
             epoch=epoch,
-            scores=summary(scores),
-            scored_on=described(self.val_set),
-            legs=(*self.legs, self.leg(epoch)),
+            scores=headline_scores(scores),
+            scored_on=describe_dataset(self.val_set),
+            stages=(*self.earlier_stages, self._stage(epoch)),
         )
-        score = getattr(scores, LEADING) or 0.0
-        better = best is None or score > best
-        self.folder.save_epoch(epoch, card, to_tensors(served), better, config.keep)
-        if better:
+        score = getattr(scores, SELECTION_METRIC) or 0.0
+        is_best = best is None or score > best
+        self.run_dir.save_epoch(epoch, metadata, state_dict_numpy(network), is_best, config.keep)
+        if is_best:
             self.export_best()
-        speed = trained.images / trained.seconds if trained.images else None  # it went on after the epoch's last step
+        speed = train.images / train.seconds if train.images else None  # no images if resumed after the epoch's last step
         row: Row = {
             "epoch": epoch,
-            "train_loss": trained.loss,
-            "val_loss": validated.loss if math.isfinite(validated.loss) else None,
-            "learning_rate": trained.learning_rate,
+            "train_loss": train.loss,
+            "val_loss": validation.loss if math.isfinite(validation.loss) else None,
+            "learning_rate": train.learning_rate,
             "images_per_s": speed,
-            "seconds": trained.before + trained.seconds,
+            "seconds": train.earlier_seconds + train.seconds,
             **{f"val_{name}": value for name, value in scores.by_name().items()},
-            **{f"train_running_{name}": value for name, value in metrics.scores(trained.confusion).by_name().items()},
+            **{f"train_running_{name}": value for name, value in metrics.scores(train.confusion).by_name().items()},
         }
         if row["val_loss"] is None:
-            print(f"warning: epoch {epoch}: the loss on the validation images is {validated.loss}: some of the network's"
-                  " outputs overflow; if that goes on, try a lower --learning-rate", flush=True)  # fmt: skip
-        self.folder.append_history(row)
-        classes = metrics.class_scores(validated.tally.confusion, labels)
-        self.board.write(row, picture_strip(FittedSegmenter(self.segmenter), self.val_set), classes)
-        self.draw()
-        # what the best is chosen by, where the labels lack a class
-        leading = f" (of labelled classes {score:.3f})" * (scores.macro_iou != scores.macro_iou_labelled)
+            print(f"warning: epoch {epoch}: the validation loss is {validation.loss} because outputs of the network overflow;"
+                  " if this persists, use a lower --learning-rate", flush=True)  # fmt: skip
+        self.run_dir.append_history(row)
+        class_scores = metrics.class_scores(validation.counts.confusion, labels)
+        self.tensorboard.write(row, lambda: sample_grid(PreresizedSegmenter(self.segmenter), self.val_set), class_scores)
+        self._plot()
+        # The best checkpoint is chosen by the mIoU over the labelled classes, which differs if the labels lack a class.
+        selection = f" (labelled classes {score:.3f})" if scores.miou != scores.miou_present else ""
         line = (
-            f"epoch {epoch}/{config.epochs}  loss {trained.loss:.4f}  val loss {validated.loss:.4f}"
-            f"  macro IoU {scores.macro_iou or 0:.3f}{leading}"
-            f"{'' if speed is None else f'  {speed:.1f} images/s'}{'  best so far' * better}"
+            f"epoch {epoch}/{config.epochs}  loss {train.loss:.4f}  val loss {validation.loss:.4f}"
+            f"  mIoU {scores.miou or 0:.3f}{selection}"
+            f"{'' if speed is None else f'  {speed:.1f} images/s'}{'  best so far' if is_best else ''}"
         )
-        return (score if best is None or better else best), line
+        return (score if best is None or is_best else best), line
 
-    def leg(self, epoch: int) -> Leg:
-        """What the card tells of this training after an epoch."""
+    def _stage(self, epoch: int) -> TrainingStage:
+        """Describe this training up to an epoch for the metadata of its checkpoint."""
         name, images = self.train_set.name, len(self.train_set)
-        return Leg(command=self.config.command, data=name, images=images, seed=self.config.seed, epochs=epoch)
+        return TrainingStage(command=self.config.command, data=name, images=images, seed=self.config.seed, epochs=epoch)
 
     def export_best(self) -> None:
-        """Where it is asked for, bring the artefact beside the run's best checkpoint up to date.
+        """With --export, export the best checkpoint for OpenVINO unless its export is up to date.
 
-        That it can't be made is no end of the training. Raises OSError.
+        A failed export is a warning.
+
+        Raises:
+            OSError: The exported model can't be written.
         """
-        path = self.folder.checkpoints / "best.safetensors"
+        path = self.run_dir.checkpoints / "best.safetensors"
         if self.config.export != "fp32" or not path.exists():
             return
-        from training.export import openvino  # takes seconds
+        from training.export import openvino  # importing it takes seconds
 
         try:
             best = read_checkpoint(path)
-            with suppress(CheckpointError):  # made from the best one before, or none
-                read_artefact(beside(path, "fp32"), best.digest)
+            with suppress(CheckpointError):  # no export yet, or that of an earlier checkpoint
+                read_exported_model(export_dir(path, "fp32"), best.digest)
                 return
-            with torch.random.fork_rng(devices=[]):  # the training goes on with its own numbers
+            with torch.random.fork_rng(devices=[]):  # keeps the random state of the training
                 openvino.export_fp32(best, None)
         except (CheckpointError, RuntimeError, MemoryError) as error:
-            print(f"warning: {path}: not exported for OpenVINO ({error})", flush=True)
+            print(f"warning: {path}: not exported to OpenVINO ({error})", flush=True)
 
-    def draw(self, last: bool = False) -> None:
-        """Draw the curves beside the training; those of epochs that follow too soon are left out, but for the last."""
-        if last or ((not self.drawing or self.drawing.done()) and time.monotonic() >= self.draw_from):
-            self._tell_of_drawing()
-            title = f"{self.folder.path.name}: {self.config.model}, width {self.config.width}"
-            history, path = self.folder.read_history(), self.folder.path / "curves.png"
-            if len(history) == self.drawn:
-                return
+    def _plot(self, final: bool = False) -> None:
+        """Plot the curves in the background; skip epochs that follow too quickly, but never the `final` one."""
+        idle = self.pending_plot is None or self.pending_plot.done()
+        if not final and not (idle and time.monotonic() >= self.next_plot_at):
+            return
+        self._wait_for_plot()
+        with self.curves_output:
+            history = self.run_dir.read_history()
+            if len(history) > self.plotted_epochs:
+                self.pending_plot = self.plot_executor.submit(self._draw, history)
 
-            def paint() -> None:
-                start = time.monotonic()
-                draw_curves(history, title, path, self.objective)
-                self.drawn, end = len(history), time.monotonic()
-                self.draw_from = end + (end - start) * (1 / DRAWING_SHARE - 1)
+    def _draw(self, history: list[Row]) -> None:
+        start = time.monotonic()
+        title = f"{self.run_dir.path.name}: {self.config.model}, width {self.config.width}"
+        draw_curves(history, title, self.curves_path, self.train_loss_name)
+        self.plotted_epochs, end = len(history), time.monotonic()
+        self.next_plot_at = end + (end - start) * (1 / MAX_PLOT_FRACTION - 1)
 
-            self.drawing = self.painter.submit(paint)
+    def _wait_for_plot(self) -> None:
+        """Wait until the curves are written; a failure is a warning."""
+        pending, self.pending_plot = self.pending_plot, None
+        if pending is not None:
+            with self.curves_output:
+                pending.result()
 
     def close(self, finished: bool) -> None:
-        """Write out what is buffered, and with `finished` the curves up to the last epoch: a run that is stopped may have
-        few seconds left, and draws them when it goes on."""
-        if finished:
-            self.draw(last=True)
-        self._tell_of_drawing()
-        self.painter.shutdown()
-        self.board.close()
+        """Write buffered output, and the curves of the last epoch if the run is `finished`.
 
-    def _tell_of_drawing(self) -> None:
-        """Wait for the picture that is being drawn, and warn where it can't be written."""
-        drawing, self.drawing = self.drawing, None
-        try:
-            if drawing:
-                drawing.result()
-        except OSError as error:
-            print(f"warning: {self.folder.path}: no curves ({error.strerror})", flush=True)
+        A stopped run may have only seconds left to exit; it plots the curves when it is resumed.
+        """
+        if finished:
+            self._plot(final=True)
+        self._wait_for_plot()
+        self.plot_executor.shutdown()
+        self.tensorboard.close()

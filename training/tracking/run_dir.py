@@ -1,4 +1,14 @@
-"""The run folder: configuration, history, checkpoints by epoch, and the files from which a run goes on."""
+"""The run directory: configuration, history, checkpoints by epoch, and resume files.
+
+Layout of `runs/NAME/`:
+    config.json             configuration, every start of the run, and the trainings before it
+    history.csv             one row per epoch
+    history.earlier.csv     rows of the trainings that led to the weights of --init
+    curves.png              plot of the history
+    checkpoints/            epoch-EEEE.safetensors; best.safetensors and last.safetensors are hard links to two of them
+    resume/                 EEEE-SSSSSS.safetensors: the state after EEEE epochs and SSSSSS steps of the next one
+    tensorboard/            event files
+"""
 
 from __future__ import annotations
 
@@ -11,29 +21,38 @@ from pathlib import Path
 
 from core import __version__
 from core.checkpoints import safetensors_io
-from core.checkpoints.checkpoint import SUFFIX, Card, Leg, not_finite, read_checkpoint, write_checkpoint
-from core.checkpoints.safetensors_io import Document, Tensors
+from core.checkpoints.checkpoint import (
+    SUFFIX,
+    CheckpointMetadata,
+    TrainingStage,
+    first_nonfinite,
+    read_checkpoint,
+    write_checkpoint,
+)
+from core.checkpoints.safetensors_io import Metadata, Tensors
 from core.data.labels import LabelSpace
-from core.errors import CheckpointError, InputError, RunError
-from core.runtime.files import link_atomically, make_folder, remove_temporaries, write_atomically
-from training.config import TrainConfig
-from training.tracking.history import EARLIER, Row, read_rows, read_table, write_table
+from core.errors import CheckpointError, InputError, TrainingError
+from core.runtime.atomic import link_atomically, makedirs_durable, remove_temporaries, write_atomically
+from training.config import RUN_SCHEMA, TrainConfig, read_run_config
+from training.tracking.history import INHERITED_HISTORY, Row, read_rows, read_table, write_table
 
-KEPT_RESUME_FILES = 2
-LEADING = "macro_iou_labelled"  # chooses the best: one stray pixel of an absent class should not
+MAX_RESUME_FILES = 2  # the newest one, and one to fall back to if that is damaged
+# The score that selects the best checkpoint: unlike the mIoU over all classes, it does not drop to a fraction because of one
+# stray pixel of a class that the labels do not contain.
+SELECTION_METRIC = "miou_present"
 
 
-def _numbers(path: Path) -> list[int]:
-    """The numbers in a file's name: text would put epoch 10000 before epoch 9999."""
+def _name_numbers(path: Path) -> list[int]:
+    """Return the numbers in a file name, to sort by: as text, epoch 10000 would come before epoch 9999."""
     return [int(number) for number in re.findall(r"\d+", path.stem)]
 
 
-def _is_epoch(path: Path) -> bool:
-    """Whether a checkpoint is an epoch's own, and not what was exported beside it."""
+def _is_epoch_checkpoint(path: Path) -> bool:
+    """Return whether a file is the checkpoint of an epoch, and not one derived from it such as `epoch-0001-fp16`."""
     return bool(re.fullmatch(r"epoch-\d+", path.stem))
 
 
-def _readable(path: Path) -> bool:
+def _is_readable(path: Path) -> bool:
     try:
         path.read_bytes()
     except OSError:
@@ -42,15 +61,15 @@ def _readable(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Past:
-    """The trainings that led to the weights which a run begins with, and the files that tell of their epochs."""
+class Lineage:
+    """The trainings that led to the initial weights of a run, and the history files of their epochs."""
 
-    legs: tuple[Leg, ...] = ()
+    stages: tuple[TrainingStage, ...] = ()
     histories: Sequence[Path] = ()
 
 
-class RunFolder:
-    """`runs/NAME/` as the design lays it out; only the main process writes."""
+class RunDir:
+    """Reads and writes a run directory; only the main process writes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,89 +77,96 @@ class RunFolder:
         self.resume = path / "resume"
         self.tensorboard = path / "tensorboard"
         self.history = path / "history.csv"
-        self.warned = False  # whether the user knows that something is done again
+        self._fallback_reported = False  # whether a warning about a damaged resume file was printed
 
-    def create(self, config: TrainConfig, start: Document, skipped: list[str], past: Past | None) -> None:
-        """Make the folders and write `config.json`: the configuration, what --skip-bad left out, every start, and the past of
-        the weights; its epochs as `history.earlier.csv`. `past` is None where the run goes on and has them."""
-        for folder in (self.checkpoints, self.resume):
-            make_folder(folder)
+    def create(self, config: TrainConfig, start: Metadata, skipped: list[str], lineage: Lineage | None) -> None:
+        """Create the directories and write `config.json` and the inherited history.
+
+        Args:
+            start: Epoch, step and environment of this start; appended to the earlier ones.
+            skipped: Files that --skip-bad left out.
+            lineage: Origin of the initial weights; None if the run is resumed and has recorded it.
+        """
+        for directory in (self.checkpoints, self.resume):
+            makedirs_durable(directory)
         remove_temporaries(self.path, self.checkpoints, self.resume)
-        before = self._document()
-        if past is not None:
-            (self.path / EARLIER).unlink(missing_ok=True)
-            rows, names = read_table(*past.histories)
+        previous = self._read_config()
+        if lineage is not None:
+            (self.path / INHERITED_HISTORY).unlink(missing_ok=True)
+            rows, columns = read_table(*lineage.histories)
             if rows:
-                write_table(self.path / EARLIER, rows, names)
+                write_table(self.path / INHERITED_HISTORY, rows, columns)
         document = {
+            "schema_version": RUN_SCHEMA,
             "config": config.model_dump(mode="json", exclude={"resume"}),
             "skipped": skipped,
-            "legs": before.get("legs", []) if past is None else [leg.model_dump() for leg in past.legs],
-            "starts": [*before.get("starts", []), start],
+            "stages": previous.get("stages", []) if lineage is None else [stage.model_dump() for stage in lineage.stages],
+            "starts": [*previous.get("starts", []), start],
             "code_version": __version__,
         }
         write_atomically(self.path / "config.json", [json.dumps(document, indent=2).encode() + b"\n"])
 
-    def legs(self) -> tuple[Leg, ...]:
-        """The trainings that came before this one: those of the checkpoint that it began with."""
-        return tuple(Leg.model_validate(leg) for leg in self._document().get("legs", []))
+    def stages(self) -> tuple[TrainingStage, ...]:
+        """Return the trainings before this run: those of the checkpoint that it was initialized from."""
+        return tuple(TrainingStage.model_validate(stage) for stage in self._read_config().get("stages", []))
 
-    def job(self) -> str | None:
-        """The launcher that started the run last."""
-        starts = self._document().get("starts")
+    def last_job_id(self) -> str | None:
+        """Return the id of the launcher's job that last started the run."""
+        starts = self._read_config().get("starts")
         return starts[-1].get("job") if starts else None
 
-    def data(self) -> str | None:
-        """Where the run's data lay when it was last gone on with; None where that is not told."""
-        data: str | None = self._document().get("config", {}).get("data")
+    def data_path(self) -> str | None:
+        """Return --data of the last start, None if it is not recorded."""
+        data: str | None = self._read_config().get("config", {}).get("data")
         return data
 
-    def _document(self) -> Document:
-        """What `config.json` tells; empty where there is none."""
-        try:
-            return dict(json.loads((self.path / "config.json").read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return {}
-        except (ValueError, TypeError):
-            raise InputError(f"{self.path}: its config.json is not that of a run; choose another folder with --run") from None
+    def _read_config(self) -> Metadata:
+        return read_run_config(self.path)
 
-    def save_epoch(self, epoch: int, card: Card, tensors: Tensors, best: bool, keep: int | None) -> None:
-        """Write `epoch-EEEE`, point `last` (and `best`) to it and delete what `keep` leaves out."""
+    def save_epoch(self, epoch: int, metadata: CheckpointMetadata, tensors: Tensors, is_best: bool, keep: int | None) -> None:
+        """Write the checkpoint of an epoch, update `last` (and `best`), and delete all but the newest `keep` checkpoints."""
         path = self.checkpoints / f"epoch-{epoch:04d}{SUFFIX}"
-        write_checkpoint(path, card, tensors)
+        write_checkpoint(path, metadata, tensors)
         link_atomically(path, self.checkpoints / f"last{SUFFIX}")
-        if best:
+        if is_best:
             link_atomically(path, self.checkpoints / f"best{SUFFIX}")
         if keep is not None:
-            for old in self._epoch_files(epoch)[:-keep]:
-                old.unlink()  # best and last are links of their own and stay
+            for old in self._epoch_checkpoints(epoch)[:-keep]:
+                old.unlink()  # best and last are hard links, so their data remains
 
-    def _epoch_files(self, up_to: int) -> list[Path]:
-        """The checkpoints of the epochs up to this one, in their order: later ones are of a past that is done again."""
-        files = sorted(filter(_is_epoch, self.checkpoints.glob(f"epoch-*{SUFFIX}")), key=_numbers)
-        return [path for path in files if _numbers(path)[0] <= up_to]
+    def _epoch_checkpoints(self, last_epoch: int) -> list[Path]:
+        """Return the checkpoints up to `last_epoch`, oldest first: the run has fallen back before later ones."""
+        files = sorted(filter(_is_epoch_checkpoint, self.checkpoints.glob(f"epoch-*{SUFFIX}")), key=_name_numbers)
+        return [path for path in files if _name_numbers(path)[0] <= last_epoch]
 
-    def save_resume(self, epoch: int, step: int, document: Document, tensors: Tensors) -> None:
-        """Write everything that is needed to go on after `epoch` epochs and `step` steps; the newest two are kept.
+    def save_resume(self, epoch: int, step: int, document: Metadata, tensors: Tensors) -> None:
+        """Write the resume file for `epoch` finished epochs and `step` further steps, and delete all but the newest two.
 
-        Raises RunError where a number in it is not finite.
+        Raises:
+            TrainingError: A tensor contains NaN or infinity.
         """
-        broken = not_finite(tensors)
-        if broken:
-            raise RunError(f"epoch {epoch}, step {step}: not saved: {broken} is not finite; the checkpoint before it is whole")
+        nonfinite = first_nonfinite(tensors)
+        if nonfinite:
+            raise TrainingError(
+                f"epoch {epoch}, step {step}: not saved, because {nonfinite} contains NaN or infinity; the previous checkpoint"
+                " is intact"
+            )
         safetensors_io.write(self.resume / f"{epoch:04d}-{step:06d}{SUFFIX}", document, tensors)
-        for old in self._resume_files()[KEPT_RESUME_FILES:]:
+        for old in self._resume_files()[MAX_RESUME_FILES:]:
             old.unlink()
 
     @property
     def can_resume(self) -> bool:
-        """Whether there is something to go on from."""
+        """Whether there is a resume file."""
         return bool(self._resume_files())
 
-    def newest_resume(self) -> tuple[Path, Document, Tensors] | None:
-        """The newest whole resume file, None where none was written yet.
+    def newest_resume(self) -> tuple[Path, Metadata, Tensors] | None:
+        """Return the newest intact resume file, None if the run has not written one yet.
 
-        A damaged one is told in a warning and set aside, and the one before is taken; where all are, raises RunError.
+        A damaged file is renamed to `*.damaged` with a warning, and the one before it is used.
+
+        Raises:
+            TrainingError: All resume files are damaged, or they are missing although the run has finished epochs.
         """
         files = self._resume_files()
         damaged: list[Path] = []
@@ -148,61 +174,71 @@ class RunFolder:
             try:
                 document, tensors = safetensors_io.read(path)
             except CheckpointError as error:
-                print(f"warning: {error}; trying the one before", flush=True)
-                self.warned = True
-                damaged += [path] * _readable(path)  # what can't be read now may be whole all the same
+                print(f"warning: {error}; trying the previous resume file", flush=True)
+                self._fallback_reported = True
+                if _is_readable(path):  # a file that can't be read at present may be intact
+                    damaged.append(path)
                 continue
             for old in damaged:
-                old.replace(old.with_suffix(".damaged"))  # or it would count as one of the two that are kept
+                old.replace(old.with_suffix(".damaged"))  # so that it does not count as one of the two to keep
             return path, document, tensors
         if files:
-            raise RunError(
-                f"{self.resume}: none of its {len(files)} files is whole; start again with another --run, from the"
-                " newest checkpoint with --init"
+            raise TrainingError(
+                f"{self.resume}: none of the {len(files)} resume files is intact; start a new run with another --run and,"
+                " for the weights, the newest checkpoint as --init"
             )
-        epochs = sum(map(_is_epoch, self.checkpoints.glob(f"epoch-*{SUFFIX}")))
+        epochs = sum(map(_is_epoch_checkpoint, self.checkpoints.glob(f"epoch-*{SUFFIX}")))
         if epochs > 1 or len(self.read_history()) > 1 or any(self.resume.glob("*.damaged")):
-            raise RunError(f"{self.resume}: holds nothing to go on from, but the run has finished epochs; bring its files back,"
-                           " or start again with another --run, from the newest checkpoint with --init")  # fmt: skip
+            raise TrainingError(
+                f"{self.resume}: contains no resume file, but the run has finished epochs; restore the files, or start a new"
+                " run with another --run and, for the weights, the newest checkpoint as --init"
+            )
         return None
 
     def _resume_files(self) -> list[Path]:
-        """Newest first, by the epoch and step in the name: clocks may jump."""
-        return sorted(self.resume.glob(f"*{SUFFIX}"), key=_numbers, reverse=True) if self.resume.is_dir() else []
+        """Return the resume files, newest first by the epoch and step in their names: clocks may jump."""
+        return sorted(self.resume.glob(f"*{SUFFIX}"), key=_name_numbers, reverse=True) if self.resume.is_dir() else []
 
-    def require_labels(self, labels: LabelSpace) -> None:
-        """Raise InputError where the run has learned other classes than those of the data that it is to go on with."""
-        with suppress(CheckpointError):  # none yet, or a damaged one, of which others tell
-            difference = read_checkpoint(self.checkpoints / f"last{SUFFIX}").card.labels.difference(labels)
+    def check_labels(self, labels: LabelSpace) -> None:
+        """Check that the data has the classes that the run was trained on.
+
+        Raises:
+            InputError: The classes differ.
+        """
+        with suppress(CheckpointError):  # there is none yet, or it is damaged, which does not keep the run from resuming
+            difference = read_checkpoint(self.checkpoints / f"last{SUFFIX}").metadata.labels.describe_difference(labels)
             if difference:
-                raise InputError(f"--data: other classes than the run has learned: {difference}; to begin with its weights:"
-                                 " --init and another --run")  # fmt: skip
+                raise InputError(
+                    f"--data: the classes are not those of the run: {difference}; to train its weights on other classes, use"
+                    " --init and another --run"
+                )
 
     def append_history(self, row: Row) -> None:
-        """Add an epoch's row as the epoch ends; the file is written anew, so that no crash leaves half a row."""
-        rows, names = read_table(self.history)
-        write_table(self.history, [*rows, row], names or list(row))
+        """Append the row of an epoch; the file is replaced atomically."""
+        rows, columns = read_table(self.history)
+        write_table(self.history, [*rows, row], columns or list(row))
 
     def read_history(self) -> list[Row]:
-        """All rows, numbers as floats, None where a score is undefined."""
+        """Return all rows, values as floats or None if undefined."""
         return read_rows(self.history)
 
-    def go_back(self, epoch: int) -> None:
-        """Drop the rows after `epoch`, and let `last` and `best` be of those before: a run that goes on makes them again.
+    def truncate_after(self, epoch: int) -> None:
+        """Drop the history after `epoch`, and make `last` and `best` links to checkpoints up to it.
 
-        Where --keep has deleted a checkpoint, the link stays as it is.
+        A resumed run trains the dropped epochs again. A link whose checkpoint --keep has deleted stays as it is.
         """
-        scores = {row["epoch"]: row.get(f"val_{LEADING}") or 0 for row in self.read_history()}  # raises where it is no history
-        rows, names = read_table(self.history)
+        # Parse the rows first, so that a file that is not a history raises before anything is changed.
+        scores = {row["epoch"]: row.get(f"val_{SELECTION_METRIC}") or 0 for row in self.read_history()}
+        rows, columns = read_table(self.history)
         kept = [row for row in rows if float(row["epoch"]) <= epoch]
         if len(kept) < len(rows):
-            kind = "" if self.warned else "warning: "
-            told = f"{len(rows)} epochs, the newest whole resume file {epoch}"
-            print(f"{kind}{self.history} tells of {told}: what comes after is done again", flush=True)
-        best = max(kept, key=lambda row: scores[float(row["epoch"])], default={})  # the first of equals
+            prefix = "" if self._fallback_reported else "warning: "
+            intact = f"{len(rows)} epochs, but the newest intact resume file is of epoch {epoch}"
+            print(f"{prefix}{self.history} has {intact}: the later epochs are trained again", flush=True)
+        best = max(kept, key=lambda row: scores[float(row["epoch"])], default={})  # the first of equal scores
         for name, row in (("last", kept[-1] if kept else {}), ("best", best)):
             path = self.checkpoints / f"epoch-{int(float(row.get('epoch', 0))):04d}{SUFFIX}"
             if path.is_file():
                 link_atomically(path, self.checkpoints / f"{name}{SUFFIX}")
-        if names:
-            write_table(self.history, kept, names)
+        if columns:
+            write_table(self.history, kept, columns)

@@ -1,65 +1,157 @@
-"""One screen that tells what a run is about to do, before its first step."""
+"""Summary of a run before its first step: model size, compute, memory and settings, and then the estimated time."""
 
 from __future__ import annotations
 
+import time
+
 import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 from core.checkpoints.checkpoint import Architecture
 from core.data.datasets import Dataset
+from core.images.resize import Size
+from core.models import build_model
 from training.config import TrainConfig
-from training.data.loader import EpochBatches
-from training.distributed.context import World
-from training.tracking.model_size import gflop, parameters, saved_bytes
+from training.data.loader import DistributedBatchSampler
+from training.distributed.context import DistributedContext
 
-SLOW_WIDTH = 32  # above it a step takes seconds on a CPU
-BYTES_A_WEIGHT = 16  # itself, its gradient and Adam's two averages, in fp32
-Lines = list[tuple[str, str]]
+SLOW_WIDTH = 32  # above this width, a training step takes seconds on a CPU
+BYTES_PER_PARAMETER = 16  # the weight, its gradient and Adam's two moments, in fp32
+WARMUP_STEPS = 20  # steps before the time is estimated; an epoch with fewer steps is measured as a whole
 
 
-def announce(
-    config: TrainConfig, world: World, precision: str, train_set: Dataset, val_set: Dataset, batches: EpochBatches
+def print_run_summary(
+    config: TrainConfig,
+    context: DistributedContext,
+    precision: str,
+    train_set: Dataset,
+    val_set: Dataset,
+    batches: DistributedBatchSampler,
 ) -> None:
-    """Tell what is about to happen."""
-    architecture, classes = Architecture(name=str(config.model), width=config.width), len(train_set.labels)
-    weights, saved = parameters(architecture, classes), saved_bytes(architecture, classes, config.size)
-    share = config.batch_size // world.ranks // config.accumulate
-    memory = weights * BYTES_A_WEIGHT + saved * max(1, share) / (1 + (precision == "bf16"))
-    flops = gflop(architecture, classes, config.size)
+    """Print one screen of facts about a run: model, data, schedule, devices, memory and output files."""
+    architecture, num_classes = Architecture(name=str(config.model), width=config.width), len(train_set.labels)
+    parameters = count_parameters(architecture, num_classes)
+    gflops = count_gflops(architecture, num_classes, config.size)
+    micro_batch = max(1, config.batch_size // context.world_size // config.accumulate)
+    activations = micro_batch * activation_bytes(architecture, num_classes, config.crop or config.size)
+    if precision == "bf16":
+        activations /= 2
+    memory = _format_bytes(parameters * BYTES_PER_PARAMETER + activations)
     height, width = config.size
-    gpu = world.device.type == "cuda"
-    size = f"{height}x{width}"
-    lines: Lines = [
-        ("model", f"{config.model}, width {config.width}: {weights:,} parameters, {flops:.1f} GFLOP a picture of {size}"),
-        ("data", f"{train_set.name}: {len(train_set)} training and {len(val_set)} validation images, {classes} classes"),
+    on_gpu = context.device.type == "cuda"
+    if on_gpu:
+        devices = f"{context.world_size} x {torch.cuda.get_device_name()}"
+        memory += f" of {torch.cuda.get_device_properties(context.device).total_memory / 1e9:.0f} GB"
+    else:
+        devices = f"CPU, {torch.get_num_threads()} threads"
+        devices += f" in each of {context.world_size} processes" if context.world_size > 1 else ""
+    lines = [
+        (
+            "model",
+            f"{config.model}, width {config.width}: {parameters:,} parameters, {gflops:.1f} GFLOP per {height}x{width} image",
+        ),
+        ("data", f"{train_set.name}: {len(train_set)} training and {len(val_set)} validation images, {num_classes} classes"),
         ("epochs", f"{config.epochs} of {len(batches)} steps of {config.batch_size} images, {config.augment} augmentation"),
-        ("minimised", f"{config.loss}, Adam, learning rate {config.learning_rate:g} ({config.schedule}), in {precision}"),
-        ("devices", _devices(world)),
-        ("memory", f"about {_bytes(memory)}{_of_memory(world)} for the steps of each process"),
-        ("run folder", str(config.run_folder)),
-        ("curves", f"tensorboard --logdir {config.run_folder.parent}"),
+        ("loss", f"{config.loss}, Adam, learning rate {config.learning_rate:g} ({config.schedule}), {precision}"),
+        ("devices", devices),
+        ("memory", f"about {memory} per process for the training steps"),
+        ("run", str(config.run_dir)),
+        ("curves", f"tensorboard --logdir {config.run_dir.parent}"),
     ]
     if batches.dropped:
         lines.append(
-            ("left out", f"the last {batches.dropped} samples of each epoch: less than a batch of {config.batch_size}")
+            ("dropped", f"the last {batches.dropped} samples of each epoch: fewer than a batch of {config.batch_size}")
         )
-    if world.ranks > 1 and not gpu:
-        lines.append(("batch norm", "each process normalises its own share (torch has no SyncBatchNorm on a CPU)"))
-    if not gpu and config.width > SLOW_WIDTH:
-        lines.append(("advice", f"a CPU takes long for width {config.width}: --width 16 has a sixteenth of the arithmetic"))
-    print("\n".join(f"{name:>10}  {told}" for name, told in lines), flush=True)
+    if context.world_size > 1 and not on_gpu:
+        lines.append(("batch norm", "computed per process, not synchronized (torch has no SyncBatchNorm for CPUs)"))
+    if not on_gpu and config.width > SLOW_WIDTH:
+        lines.append(("hint", f"width {config.width} is slow on a CPU; --width 16 needs a fraction of the compute"))
+    print("\n".join(f"{name:>10}  {text}" for name, text in lines), flush=True)
 
 
-def _devices(world: World) -> str:
-    if world.device.type == "cuda":
-        return f"{world.ranks} x {torch.cuda.get_device_name()}"
-    return f"the CPU, {torch.get_num_threads()} threads" + f" in each of {world.ranks} processes" * (world.ranks > 1)
+def count_parameters(architecture: Architecture, num_classes: int) -> int:
+    """Return the number of parameters of a network; a layer that is applied several times counts once."""
+    return sum(p.numel() for p in _meta_network(architecture, num_classes).parameters())
 
 
-def _of_memory(world: World) -> str:
-    if world.device.type == "cuda":
-        return f" of {torch.cuda.get_device_properties(world.device).total_memory / 1e9:.0f} GB"
-    return ""
+def count_gflops(architecture: Architecture, num_classes: int, size: Size) -> float:
+    """Return the GFLOP (1e9 operations) of a forward pass on one image.
+
+    Args:
+        size: Network input (height, width) in pixels.
+
+    A multiplication and an addition are two operations.
+    """
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        _meta_network(architecture, num_classes).eval()(torch.empty(1, 3, *size))
+    return float(counter.get_total_flops()) / 1e9
 
 
-def _bytes(count: float) -> str:
+def activation_bytes(architecture: Architecture, num_classes: int, size: Size) -> float:
+    """Return the bytes per image, in fp32, of the activations that a training step saves for the backward pass.
+
+    Args:
+        size: Network input (height, width) in pixels.
+
+    Kernel workspaces and the loss are not included.
+    """
+    saved: dict[int, Tensor] = {}  # by storage, because several views can share one
+
+    def save(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            saved[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    batch = 2  # batch norm rejects a batch with a single value per channel
+    network = _meta_network(architecture, num_classes).train()
+    with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        network(torch.empty(batch, 3, *size))
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values()) / batch
+
+
+def _meta_network(architecture: Architecture, num_classes: int) -> nn.Module:
+    """Build a network on the meta device, which allocates no memory and computes nothing."""
+    with torch.device("meta"):
+        return build_model(architecture.name, num_classes, architecture.width)
+
+
+class EtaPrinter:
+    """Measures the first training steps and prints the estimated training time once."""
+
+    def __init__(self, epochs: int, enabled: bool = True) -> None:
+        """Estimate for `epochs` remaining epochs; without `enabled`, print nothing."""
+        self.epochs = epochs
+        self.done = not enabled
+        self._started = 0.0
+
+    def step(self, step: int, steps_per_epoch: int) -> None:
+        """Record the end of the `step`-th step (1, 2, ...) of this process, and print the estimate when it is due."""
+        if step == 1:
+            self._started = time.perf_counter()  # the first step is slower than the others and not measured
+        if self.done or step < min(WARMUP_STEPS, steps_per_epoch) or step < 2:
+            return
+        self.done = True
+        epoch_s = (time.perf_counter() - self._started) / (step - 1) * steps_per_epoch
+        total = format_duration(epoch_s * self.epochs)
+        tqdm.write(
+            f"{'time':>10}  about {format_duration(epoch_s)} per epoch, {total} for {self.epochs} epochs, plus validation"
+        )
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration as `42 s`, `3 min 20 s`, `45 min`, `5 h 12 min` or `3 d 4 h`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, days = minutes // 60, minutes // (24 * 60)
+    if minutes < 1:
+        return f"{rest} s"
+    if hours < 1:
+        return f"{minutes} min {rest} s" if minutes < 10 else f"{minutes} min"
+    if days < 2:
+        return f"{hours} h {minutes % 60} min"
+    return f"{days} d {hours % 24} h"
+
+
+def _format_bytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,55 +1,67 @@
-// A photograph from the camera: a live picture where the browser gives one, else the phone's own camera.
+// Camera: take an image from a live preview, or with the device's camera application if the browser offers no preview.
 
-/** Call `taken` with the photograph as a File, or `tell` with why there will be none. */
-export function camera(taken, tell) {
+/**
+ * Set up the camera button and its dialog.
+ * @param {(files: File[]) => void} onImage called with the image
+ * @param {(message: string) => void} showNotice called with the reason if no image can be taken
+ */
+export function setUpCamera(onImage, showNotice) {
   const $ = (id) => document.getElementById(id);
-  const dialog = $("camera-dialog"), video = $("video");
+  const dialog = $("camera-dialog"), video = $("video"), capture = $("capture");
 
-  const close = () => {
+  const stopStream = () => {
     for (const track of video.srcObject?.getTracks() ?? []) track.stop();
     video.srcObject = null;
   };
-  dialog.addEventListener("close", close);
+  dialog.addEventListener("close", stopStream);
   $("camera-close").onclick = () => dialog.close();
 
-  /** No live picture: no camera, no leave, or an address without https. */
-  const instead = ({ message }) => {
-    if (navigator.userActivation?.isActive ?? true) $("snapshot").click();
-    else tell(`The camera can't be used (${message}); choose a photograph instead.`); // the click is too long ago to open a file by it
+  /** Without a preview (no camera, no permission, or an address without https), open a file chooser. */
+  const fallBack = ({ message }) => {
+    // The browser opens a file chooser only shortly after a click, and the permission prompt can have taken longer.
+    if (navigator.userActivation?.isActive ?? true) $("camera-file").click();
+    else showNotice(`The camera is not available (${message}). Choose an image file instead.`);
   };
 
-  const asked = async () => {
-    const button = $("camera"), focused = document.activeElement === button;
-    button.disabled = true; // a second click would ask for a second stream, which nobody ends
+  const openStream = async () => {
+    const button = $("open-camera"), hadFocus = document.activeElement === button;
+    button.disabled = true; // a second click would open a second stream that nothing stops
     try {
       return await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
     } finally {
       button.disabled = false;
-      if (focused) button.focus(); // a button that can't be used has lost it
+      if (hadFocus) button.focus(); // a disabled button loses the focus
     }
   };
 
-  $("camera").onclick = async () => {
-    close();
+  $("open-camera").onclick = async () => {
+    stopStream();
     try {
-      video.srcObject = await asked();
+      video.srcObject = await openStream();
     } catch (error) {
-      instead(error);
+      fallBack(error);
       return;
     }
-    $("shoot").disabled = true; // until there is a picture
+    capture.disabled = true; // until there is a frame to capture
     if (!dialog.open) dialog.showModal();
-    await video.play();
-    $("shoot").disabled = false;
+    try {
+      await video.play();
+      capture.disabled = false;
+    } catch (error) {
+      if (!dialog.open) return; // the user closed the dialog before the preview started
+      dialog.close();
+      fallBack(error);
+    }
   };
-  $("snapshot").onchange = ({ target }) => { taken([...target.files]); target.value = ""; };
+  $("camera-file").onchange = ({ target }) => { onImage([...target.files]); target.value = ""; };
 
-  $("shoot").onclick = async () => {
+  capture.onclick = async () => {
+    capture.disabled = true; // a double click would capture two images
     const canvas = Object.assign(document.createElement("canvas"), { width: video.videoWidth, height: video.videoHeight });
     canvas.getContext("2d").drawImage(video, 0, 0);
-    const photo = await new Promise((made) => canvas.toBlob(made, "image/jpeg", 0.95));
+    const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.95));
     dialog.close();
     const time = new Date().toTimeString().slice(0, 8).replaceAll(":", "-");
-    taken([new File([photo], `camera-${time}.jpg`, { type: "image/jpeg" })]);
+    onImage([new File([blob], `camera-${time}.jpg`, { type: "image/jpeg" })]);
   };
 }

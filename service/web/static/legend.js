@@ -1,52 +1,81 @@
-// The classes of the masks that are shown: colour, name and share; a click hides one or shows it alone.
+// Legend: the classes in the current masks with color, name and percentage. A click hides a class or shows it alone.
+
+/** @import { LabelClass } from "./api.js" */
 
 const percent = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
+const SMALLEST = 0.0005; // the smallest fraction that does not round to 0.0%
 
-/** The classes of several lists by name, each where it comes first. */
-function union(lists) {
-  const found = new Map();
-  for (const each of lists.flat()) if (!found.has(each.name)) found.set(each.name, each);
-  return [...found.values()];
+/**
+ * Format a fraction as a percentage with one decimal.
+ * @param {number} fraction
+ * @returns {string}
+ */
+export function formatPercent(fraction) {
+  return fraction > 0 && fraction < SMALLEST ? "<0.1%" : percent.format(fraction);
 }
 
-/** A function from a class's name to its share of a mask, null where the model does not know it. */
-function sharesOf({ classes, counts }) {
-  const all = counts.reduce((sum, pixels) => sum + pixels, 0);
-  const known = new Map(classes.map(({ name }, k) => [name, counts[k] / all]));
-  return (name) => known.get(name) ?? null;
+/** The classes of several models, each name once. */
+function mergeClasses(lists) {
+  const byName = new Map();
+  for (const labelClass of lists.flat()) if (!byName.has(labelClass.name)) byName.set(labelClass.name, labelClass);
+  return [...byName.values()];
 }
 
-/** Fill the list. Each of `models` is { classes, counts }, the pixels by class, null where there is no mask yet; `changed` is called when `hidden`, a set of names, has. */
-export function fillLegend(list, models, hidden, changed) {
-  const classes = union(models.map((model) => model.classes));
-  const each = models.filter(({ counts }) => counts).map(sharesOf);
-  const rows = classes.map((found) => ({ ...found, shares: each.map((share) => share(found.name)) })).filter(({ shares }) => shares.some((one) => one > 0));
-  rows.sort((a, b) => Math.max(...b.shares) - Math.max(...a.shares));
-  const alone = (name) => rows.every((row) => (row.name === name) !== hidden.has(row.name));
-  const focused = document.activeElement?.dataset?.action;
-  list.replaceChildren(...rows.map(({ name, colour, shares }) => {
+/** A function from a class name to its fraction of a mask, null if the model does not predict this class. */
+function fractionLookup({ classes, counts }) {
+  const total = counts.reduce((sum, pixels) => sum + pixels, 0);
+  const fractions = new Map(classes.map(({ name }, index) => [name, counts[index] / total]));
+  return (name) => fractions.get(name) ?? null;
+}
+
+/**
+ * Render the legend.
+ * @param {HTMLElement} list
+ * @param {{classes: LabelClass[], counts: Uint32Array | null}[]} models `counts` are the pixels by class, null without a mask
+ * @param {Set<string>} hidden names of hidden classes; changed by clicks
+ * @param {() => void} onChange called after `hidden` has changed
+ */
+export function renderLegend(list, models, hidden, onChange) {
+  const classes = mergeClasses(models.map((model) => model.classes));
+  const lookups = models.filter(({ counts }) => counts).map(fractionLookup);
+  const rows = classes
+    .map(({ name, color }) => ({ name, color, fractions: lookups.map((fractionOf) => fractionOf(name)) }))
+    .filter(({ fractions }) => fractions.some((fraction) => fraction > 0))
+    .sort((a, b) => Math.max(...b.fractions) - Math.max(...a.fractions));
+  const isOnlyVisible = (name) => rows.every((row) => (row.name === name) !== hidden.has(row.name));
+
+  const toggle = (name) => {
+    if (!hidden.delete(name)) hidden.add(name);
+    onChange();
+  };
+  const toggleOnly = (name) => {
+    const restore = isOnlyVisible(name);
+    hidden.clear();
+    // All other classes are hidden, also those that appear only in other images.
+    if (!restore) classes.forEach((other) => other.name !== name && hidden.add(other.name));
+    onChange();
+  };
+
+  const focusedAction = list.contains(document.activeElement) ? document.activeElement.dataset.action : undefined;
+  list.replaceChildren(...rows.map(({ name, color, fractions }) => {
     const item = document.createElement("li");
-    item.innerHTML = `<button type="button" class="class"><i class="swatch"></i><span></span><span class="shares"></span></button>
+    item.innerHTML = `<button type="button" class="class"><i class="swatch"></i><span class="name"></span></button>
       <button type="button" class="only">only</button>`;
-    const [toggle, only] = item.children;
-    toggle.dataset.action = `class ${name}`;
-    only.dataset.action = `only ${name}`;
-    toggle.setAttribute("aria-pressed", !hidden.has(name));
-    only.setAttribute("aria-pressed", alone(name));
-    only.setAttribute("aria-label", `only ${name}`);
-    toggle.children[0].style.setProperty("--of", `rgb(${colour})`);
-    toggle.children[1].textContent = name;
-    toggle.children[2].append(...shares.map((one) => Object.assign(document.createElement("span"), { textContent: one === null ? "–" : percent.format(one) })));
-    toggle.onclick = () => { hidden.has(name) ? hidden.delete(name) : hidden.add(name); changed(); };
-    only.onclick = () => {
-      const was = alone(name);
-      hidden.clear();
-      if (!was) classes.forEach((found) => found.name !== name && hidden.add(found.name)); // those of other photographs, too
-      changed();
-    };
+    const [toggleButton, onlyButton] = item.children;
+    toggleButton.dataset.action = `toggle ${name}`;
+    toggleButton.setAttribute("aria-pressed", String(!hidden.has(name)));
+    toggleButton.querySelector(".swatch").style.setProperty("--color", `rgb(${color})`);
+    toggleButton.querySelector(".name").textContent = name;
+    toggleButton.append(...fractions.map((fraction) => Object.assign(document.createElement("span"), {
+      className: "fraction", textContent: fraction === null ? "–" : formatPercent(fraction),
+    })));
+    toggleButton.onclick = () => toggle(name);
+    onlyButton.dataset.action = `only ${name}`;
+    onlyButton.setAttribute("aria-pressed", String(isOnlyVisible(name)));
+    onlyButton.setAttribute("aria-label", `only ${name}`);
+    onlyButton.onclick = () => toggleOnly(name);
     return item;
   }));
-  if (focused) [...list.querySelectorAll("button")].find((button) => button.dataset.action === focused)?.focus(); // the list is made anew, the place in it is kept
+  // The buttons are new elements, so the focus has to move to the one with the same action.
+  if (focusedAction) [...list.querySelectorAll("button")].find(({ dataset }) => dataset.action === focusedAction)?.focus();
 }
-
-export { percent };

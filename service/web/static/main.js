@@ -1,138 +1,159 @@
-// The page put together: which of its two parts is shown, how photographs come in, errors and keys.
+// Entry point: routing between the two pages, file input, notices, and the form for the API key.
 
-import { camera } from "./camera.js";
-import { EvaluationPage } from "./evaluation.js";
-import { SegmentPage } from "./segment.js";
-import { ask, forgetKey, hasKey, service, useKey } from "./service.js";
+import { apiEvents, clearKey, hasKey, request, requestJson, setKey } from "./api.js";
+import { setUpCamera } from "./camera.js";
+import { EvaluationPage } from "./evaluation-page.js";
+import { SegmentPage } from "./segment-page.js";
+
+/** @import { ApiError } from "./api.js" */
 
 const EXAMPLES = ["junction", "avenue", "crossing"];
+const SITE_TITLE = document.title;
+const MODELS_POLL_MS = 1000; // while the service is still reading its models
 const $ = (id) => document.getElementById(id);
 
-const segmenting = new SegmentPage(refused, list);
-const evaluating = new EvaluationPage(refused);
+const segmentPage = new SegmentPage(onError, loadModels);
+const evaluationPage = new EvaluationPage(onError);
 
-/** Say what went wrong; ask for a key where that is what was wanted. */
-function refused(error) {
-  if (error.needsKey) {
-    if (error.code === "wrong_role") tell(error.message); // it is good for the rest of the page
-    else if (hasKey()) {
-      tell("The service does not know this key.");
-      forgetKey();
-    }
-    $("key-form").hidden = false;
-    $("key").focus();
-  } else {
-    tell(error.message, error.code === "unreachable" || error.status === 503);
-    $("notice").dataset.code = error.code;
+/** Show what went wrong, or ask for an API key if a key is what is missing. */
+function onError(error) {
+  if (!error.needsKey) {
+    showNotice(error.message, { code: error.code, retryable: error.isTransient });
+    return;
   }
+  if (error.code === "insufficient_scope") { // the key stays, because other requests accept it
+    showNotice(error.message, { code: error.code });
+  } else if (hasKey()) {
+    showNotice("The service does not accept this API key. Enter another key.", { code: error.code });
+    clearKey();
+  }
+  $("key-form").hidden = false;
+  $("key").focus();
 }
 
-function tell(message, again = false) {
-  $("notice").hidden = false;
-  $("notice").textContent = message;
-  $("notice").dataset.code = "";
-  if (!again) return;
-  const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Try again", onclick: retry });
-  $("notice").append(button);
+function showNotice(message, { code = "", retryable = false } = {}) {
+  const notice = $("notice");
+  notice.hidden = false;
+  notice.textContent = message;
+  notice.dataset.code = code;
+  if (!retryable) return;
+  notice.append(Object.assign(document.createElement("button"), { type: "button", textContent: "Try again", onclick: retry }));
 }
 
-/** What was told, or asked for, is over; the focus does not go with it. */
+/** Hide an element without losing the focus with it. */
 function hide(element) {
-  const focused = element.contains(document.activeElement);
+  const hadFocus = element.contains(document.activeElement);
   element.hidden = true;
-  if (focused) $("content").focus({ preventScroll: true });
+  if (hadFocus) $("content").focus({ preventScroll: true });
 }
 
-/** It is over that nobody answers; with a photograph that still failed by it stays what asks for that again. */
-function answered() {
-  if ($("notice").hidden || $("notice").dataset.code !== "unreachable" || segmenting.photographs.failing) return;
+/** Withdraw the "not responding" notice, unless its button is still needed to repeat a failed request. */
+function onApiSuccess() {
+  if ($("notice").hidden || $("notice").dataset.code !== "unreachable" || segmentPage.queue.hasRetryable) return;
   hide($("notice"));
-  evaluating.open(); // what was followed is followed again
+  evaluationPage.open(); // resumes polling
 }
 
 async function retry() {
   hide($("notice"));
-  await begin();
-  segmenting.photographs.retry();
-  evaluating.open();
+  await refreshModels();
+  segmentPage.queue.retry();
+  evaluationPage.open();
 }
 
-let waiting; // to ask for the models again
+let modelsTimer;
 
-/** Ask for the models; the rest of the page follows from them. Throws Refusal. */
-async function list() {
-  const models = await (await ask("models")).json();
-  segmenting.models.list(models);
-  evaluating.list(models);
-  clearTimeout(waiting);
-  if (models.models.some(({ labels, error }) => !labels && !error)) waiting = setTimeout(begin, 1000); // it is still reading them
+/** Load the list of models; both pages depend on it. Throws ApiError. */
+async function loadModels() {
+  const list = await requestJson("models");
+  segmentPage.picker.update(list);
+  evaluationPage.updateModels(list);
+  clearTimeout(modelsTimer);
+  const stillReading = list.models.some(({ labels, error }) => !labels && !error);
+  if (stillReading) modelsTimer = setTimeout(refreshModels, MODELS_POLL_MS);
 }
 
-const begin = () => list().catch(refused);
+const refreshModels = () => loadModels().catch(onError);
 
-function turn() {
+const currentPage = () => (location.hash === "#evaluation" ? "evaluation" : "segment");
+
+/** Show the page that the address names. */
+function onRouteChange() {
   hide($("notice"));
   hide($("key-form"));
-  const evaluation = location.hash === "#evaluation";
-  $("segment").hidden = evaluation;
-  $("evaluation").hidden = !evaluation;
-  for (const [id, here] of [["to-segment", !evaluation], ["to-evaluation", evaluation]]) {
-    if (here) $(id).setAttribute("aria-current", "page");
-    else $(id).removeAttribute("aria-current");
+  const current = currentPage();
+  for (const id of ["segment", "evaluation"]) {
+    $(id).hidden = id !== current;
+    if (id === current) $(`nav-${id}`).setAttribute("aria-current", "page");
+    else $(`nav-${id}`).removeAttribute("aria-current");
   }
-  if (evaluation) evaluating.open();
-  else evaluating.close();
-  if (!segmenting.models.models.length) begin(); // nobody has told yet
-  if (!evaluation) segmenting.photographs.retry(); // the notice that offered it is gone
+  document.title = `${$(`nav-${current}`).textContent} – ${SITE_TITLE}`;
+  if (current === "evaluation") evaluationPage.open();
+  else evaluationPage.close();
+  if (!segmentPage.picker.models.length) refreshModels(); // the first attempt has failed, or there was none
+  if (current === "segment") segmentPage.queue.retry(); // because the notice with the button for it is hidden now
 }
 
-function take(files) {
+function addFiles(files) {
   if (!files.length) return;
   hide($("notice"));
   if (location.hash === "#evaluation") location.hash = "#segment";
-  segmenting.add(files);
+  segmentPage.add(files);
 }
 
-function listen() {
-  $("skip").onclick = (event) => { event.preventDefault(); $("content").focus(); }; // not as an address: that is which part is shown
-  addEventListener("hashchange", turn);
-  service.addEventListener("answered", answered);
-  $("files").onchange = ({ target }) => { take([...target.files]); target.value = ""; };
-  let depth = 0; // of elements that the pointer has come into while it drags
-  const dragged = (by) => { depth = Math.max(0, depth + by); document.body.classList.toggle("dragged", depth > 0); };
-  addEventListener("dragenter", (event) => { event.preventDefault(); dragged(1); });
-  addEventListener("dragleave", () => dragged(-1));
-  addEventListener("dragover", (event) => event.preventDefault());
-  addEventListener("drop", (event) => { event.preventDefault(); depth = 0; dragged(0); take([...event.dataTransfer.files]); });
-  addEventListener("paste", (event) => take([...event.clipboardData.files]));
-  $("key-form").onsubmit = (event) => {
-    event.preventDefault();
-    const taken = useKey($("key").value.trim());
-    $("key").value = "";
-    if (!taken) return tell("A key has letters, digits and signs only, and no spaces.");
-    hide($("key-form"));
-    retry();
+function bindEvents() {
+  addEventListener("hashchange", () => {
+    onRouteChange();
+    $(currentPage()).focus({ preventScroll: true }); // screen readers start to read here
+  });
+  // The skip link must not change the address, which selects the page.
+  $("skip").onclick = (event) => { event.preventDefault(); $("content").focus(); };
+  apiEvents.addEventListener("success", onApiSuccess);
+  $("files").onchange = ({ target }) => { addFiles([...target.files]); target.value = ""; };
+  $("key-form").onsubmit = onKeySubmit;
+  setUpCamera(addFiles, showNotice);
+
+  let dragDepth = 0; // nested elements that a dragged file has entered and not left
+  const setDragDepth = (depth) => {
+    dragDepth = Math.max(0, depth);
+    document.body.classList.toggle("dragging", dragDepth > 0);
   };
-  camera(take, tell);
+  addEventListener("dragenter", (event) => { event.preventDefault(); setDragDepth(dragDepth + 1); });
+  addEventListener("dragleave", () => setDragDepth(dragDepth - 1));
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", (event) => { event.preventDefault(); setDragDepth(0); addFiles([...event.dataTransfer.files]); });
+  addEventListener("paste", (event) => addFiles([...event.clipboardData.files]));
 }
 
-function offerExamples() {
+function onKeySubmit(event) {
+  event.preventDefault();
+  const accepted = setKey($("key").value.trim());
+  $("key").value = "";
+  if (!accepted) {
+    showNotice("An API key consists of letters, digits and punctuation without spaces. Enter it again.");
+    return;
+  }
+  hide($("key-form"));
+  retry();
+}
+
+function showExamples() {
   $("examples").append(...EXAMPLES.map((name) => {
     const button = Object.assign(document.createElement("button"), { type: "button" });
-    const picture = Object.assign(document.createElement("img"), { src: `static/examples/${name}.jpg`, alt: `example: ${name}` });
-    button.append(picture);
+    const image = Object.assign(document.createElement("img"), { src: `static/examples/${name}.jpg`, alt: `example: ${name}` });
+    button.append(image);
     button.onclick = async () => {
       try {
-        const blob = await (await ask(picture.src)).blob();
-        take([new File([blob], `${name}.jpg`, { type: blob.type })]);
+        const blob = await (await request(image.src)).blob();
+        addFiles([new File([blob], `${name}.jpg`, { type: blob.type })]);
       } catch (error) {
-        refused(error);
+        onError(error);
       }
     };
     return button;
   }));
 }
 
-listen();
-offerExamples();
-turn();
+bindEvents();
+showExamples();
+onRouteChange();

@@ -1,88 +1,136 @@
-// A report drawn: scores with their intervals, a bar for each class, the confusion matrix.
+// Evaluation report: scores with confidence intervals, IoU by class, and the confusion matrix.
 
 const HEADLINES = {
-  macro_iou_labelled: "macro IoU, classes that the labels hold",
-  macro_iou: "macro IoU",
-  pixel_accuracy: "pixel accuracy",
+  miou_present: "mIoU (classes in the labels)",
+  miou: "mIoU (classes in labels or predictions)",
+  pixel_accuracy: "Pixel accuracy",
 };
-const MEASURES = ["accuracy", "sensitivity", "specificity", "dice", "iou"]; // as the report names them; shown as people do
-const SHOWN = { dice: "Dice", iou: "IoU" };
-const number = (value) => (value == null ? "–" : value.toFixed(3));
+const METRICS = ["accuracy", "sensitivity", "specificity", "dice", "iou"]; // keys of the report, in the order of the columns
+const DISPLAY_NAMES = { dice: "Dice", iou: "IoU" };
+const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+const HINT = "Point at a cell or use the arrow keys to read its exact value.";
+const SHOWN_PERCENT = 0.5; // cells with less show no number, which keeps the pattern of the larger ones visible
 
-function element(name, options = {}, ...children) {
-  const made = Object.assign(document.createElement(name), options);
-  made.append(...children);
-  return made;
+const formatScore = (value) => (value == null ? "–" : value.toFixed(3));
+const columnHeader = (text) => createElement("th", { scope: "col", textContent: text });
+const rowHeader = (text) => createElement("th", { scope: "row", textContent: text });
+const numberHeader = (text) => Object.assign(columnHeader(text), { className: "number" });
+const numberCell = (value) => createElement("td", { className: "number", textContent: formatScore(value) });
+
+function createElement(name, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(name), properties);
+  element.append(...children);
+  return element;
 }
 
-/** The report as an article; `colours` are those of the classes. */
-export function report(told, colours) {
-  const { checkpoint, data, scores, classes, confusion, intervals, speed } = told;
-  return element("article", { className: "report" },
-    element("h2", { textContent: `${checkpoint.name} on ${data.split} of ${data.name}` }),
-    element("p", { className: "faint", textContent:
-      `${data.images} photographs, ${checkpoint.architecture}, ${checkpoint.backend}, digest ${checkpoint.digest.slice(0, 12)}; `
-      + `${speed.images_per_s.toFixed(1)} images/s, ${speed.median_ms.toFixed(0)} ms each` }),
-    headlines(scores, intervals),
-    element("h3", { textContent: "Macro and micro" }),
-    both(scores),
-    element("h3", { textContent: "IoU by class" }),
-    bars(classes, colours),
-    element("h3", { textContent: "Confusion: labels in rows, predictions in columns, % of the row" }),
-    matrix(classes, confusion));
+/** A table with a header row. The corner above the row headers is added to the header cells. */
+function createTable(className, headerCells, rows) {
+  const header = createElement("tr", {}, createElement("td"), ...headerCells);
+  return createElement("table", { className }, createElement("thead", {}, header), createElement("tbody", {}, ...rows));
 }
 
-function headlines(scores, intervals) {
+/**
+ * Render a report.
+ * @param {Record<string, any>} report of an evaluation that is done
+ * @param {string[]} colors CSS colors of the classes
+ * @returns {HTMLElement}
+ */
+export function renderReport({ checkpoint, data, scores, classes, confusion, intervals, speed }, colors) {
+  const { name, architecture, backend, digest } = checkpoint;
+  const summary = `${data.images} images, ${architecture}, ${backend}, digest ${digest.slice(0, 12)}; `
+    + `${speed.images_per_s.toFixed(1)} images/s, median ${speed.median_ms.toFixed(0)} ms per image`;
+  const matrixHelp = "Rows are labels, columns are predictions; percentage of the row's pixels.";
+  return createElement("article", { className: "report" },
+    createElement("h2", { textContent: `${name} on ${data.name}, split ${data.split}` }),
+    createElement("p", { className: "muted", textContent: summary }),
+    createElement("div", { className: "report-parts" },
+      createElement("section", {},
+        headlineTable(scores, intervals),
+        createElement("h3", { textContent: "Macro and micro averages" }), averageTable(scores),
+        createElement("h3", { textContent: "IoU by class" }), iouBars(classes, colors)),
+      createElement("section", {},
+        createElement("h3", { textContent: "Confusion matrix" }),
+        createElement("p", { className: "muted", textContent: matrixHelp }),
+        ...confusionMatrix(classes, confusion))));
+}
+
+function headlineTable(scores, intervals) {
   const rows = Object.entries(HEADLINES).map(([key, name]) => {
-    const between = intervals[key];
-    const range = between ? between.map(number).join(" to ") : "";
-    return element("tr", {}, element("th", { scope: "row", textContent: name }),
-      element("td", { className: "number", textContent: number(scores[key]) }), element("td", { textContent: range }));
+    const interval = intervals[key]?.map(formatScore).join(" to ") ?? "";
+    return createElement("tr", {}, rowHeader(name), numberCell(scores[key]),
+      createElement("td", { className: "interval", textContent: interval }));
   });
-  const head = element("thead", {}, element("tr", {}, element("td"), header("score"), header("95 % interval")));
-  return element("table", { className: "headlines" }, head, element("tbody", {}, ...rows));
+  return createTable("headlines", [numberHeader("Score"), columnHeader("95% interval")], rows);
 }
 
-function both(scores) {
-  const head = element("thead", {}, element("tr", {}, element("td"), ...MEASURES.map((name) => Object.assign(header(SHOWN[name] ?? name), { className: "number" }))));
-  const rows = ["macro", "micro"].map((kind) => element("tr", {}, element("th", { scope: "row", textContent: kind }),
-    ...MEASURES.map((name) => element("td", { className: "number", textContent: number(scores[kind][name]) }))));
-  return wide("Macro and micro scores", element("table", {}, head, element("tbody", {}, ...rows)));
+function averageTable(scores) {
+  const rows = ["macro", "micro"].map((average) =>
+    createElement("tr", {}, rowHeader(average), ...METRICS.map((metric) => numberCell(scores[average][metric]))));
+  const table = createTable("averages", METRICS.map((metric) => numberHeader(DISPLAY_NAMES[metric] ?? metric)), rows);
+  const scroller = createElement("div", { className: "scroll-x", tabIndex: 0, ariaLabel: "Macro and micro averages" }, table);
+  scroller.setAttribute("role", "region");
+  return scroller;
 }
 
-function bars(classes, colours) {
-  const list = element("dl", { className: "bars" });
-  classes.forEach(({ name, iou, label_pixels }, k) => {
-    const inner = element("i");
-    inner.style.setProperty("--of", colours[k] ?? "var(--accent)");
-    inner.style.setProperty("--to", `${(iou ?? 0) * 100}%`);
-    list.append(element("dt", { textContent: name }), element("dd", { className: "bar", ariaHidden: "true" }, inner),
-      element("dd", { textContent: number(iou), title: label_pixels ? "" : "not in the labels" }));
+function iouBars(classes, colors) {
+  const list = createElement("dl", { className: "bars" });
+  classes.forEach(({ name, iou, label_pixels }, index) => {
+    const bar = createElement("i");
+    bar.style.setProperty("--color", colors[index] ?? "var(--accent)");
+    bar.style.setProperty("--width", `${(iou ?? 0) * 100}%`);
+    list.append(
+      createElement("dt", { textContent: name }), createElement("dd", { className: "bar", ariaHidden: "true" }, bar),
+      createElement("dd", { textContent: formatScore(iou), title: label_pixels ? "" : "not in the labels" }));
   });
   return list;
 }
 
-function matrix(classes, confusion) {
-  const head = element("thead", {}, element("tr", {}, element("td"), ...classes.map(({ name }) => header(name))));
-  const rows = confusion.map((row, i) => {
-    const all = row.reduce((sum, pixels) => sum + pixels, 0);
-    const cells = classes.map(({ name }, j) => {
-      const share = all ? (row[j] / all) * 100 : 0;
-      const cell = element("td", { textContent: share >= 0.5 ? Math.round(share) : "", title: `${classes[i].name} as ${name}: ${share.toFixed(2)} %` });
-      cell.style.setProperty("--of", `${share}%`);
-      cell.classList.toggle("right", i === j);
-      return cell;
-    });
-    return element("tr", {}, element("th", { scope: "row", textContent: classes[i].name }), ...cells);
+/** The matrix and the line that shows the exact value of the cell that the user points at. */
+function confusionMatrix(classes, confusion) {
+  const rows = confusion.map((counts, i) => {
+    const total = counts.reduce((sum, pixels) => sum + pixels, 0);
+    const cells = classes.map(({ name }, j) => confusionCell(classes[i].name, name, counts[j], total, i === j));
+    return createElement("tr", {}, rowHeader(classes[i].name), ...cells);
   });
-  return wide("Confusion matrix", element("table", { className: "confusion" }, head, element("tbody", {}, ...rows)));
+  const table = createTable("confusion", classes.map(({ name }) => columnHeader(name)), rows);
+  table.ariaLabel = "Confusion matrix";
+  table.setAttribute("role", "grid"); // one stop of the Tab key; arrow keys move between the cells
+  const readout = createElement("p", { className: "readout", textContent: HINT });
+  bindCells(table.tBodies[0], readout);
+  return [readout, createElement("div", { className: "scroll-x" }, table)];
 }
 
-const header = (name) => element("th", { scope: "col", textContent: name });
+function confusionCell(label, prediction, pixels, total, correct) {
+  const percentage = total ? (pixels / total) * 100 : 0;
+  const text = percentage >= SHOWN_PERCENT ? Math.round(percentage) : "";
+  const cell = createElement("td", { textContent: text, tabIndex: -1 });
+  const value = `${percentage.toFixed(2)}%, ${pixels.toLocaleString("en")} of ${total.toLocaleString("en")} pixels`;
+  cell.ariaLabel = total ? `${label} predicted as ${prediction}: ${value}` : `${label}: not in the labels`;
+  cell.style.setProperty("--fraction", `${percentage}%`);
+  cell.classList.toggle("correct", correct);
+  return cell;
+}
 
-/** What may be wider than the page and is moved sideways then, by keys too. */
-function wide(name, inner) {
-  const box = element("div", { className: "wide", tabIndex: 0, ariaLabel: name }, inner);
-  box.setAttribute("role", "region");
-  return box;
+/** Show a cell's value when it is pointed at or focused, and let the arrow keys move between the cells. */
+function bindCells(body, readout) {
+  const cellAt = (row, column) => body.rows[row]?.querySelectorAll("td")[column];
+  let current = cellAt(0, 0); // the cell that Tab reaches
+  if (!current) return;
+  current.tabIndex = 0;
+  const show = (event) => { if (event.target.matches("td")) readout.textContent = event.target.ariaLabel; };
+  body.addEventListener("pointerover", show);
+  body.addEventListener("focusin", (event) => {
+    show(event);
+    current.tabIndex = -1;
+    current = event.target;
+    current.tabIndex = 0;
+  });
+  body.addEventListener("keydown", (event) => {
+    const direction = ARROWS[event.key];
+    if (!direction || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    const row = current.parentElement.sectionRowIndex, column = current.cellIndex - 1; // the row's header is cell 0
+    const next = cellAt(row + direction[0], column + direction[1]);
+    event.preventDefault(); // at the border too: otherwise the page would scroll
+    next?.focus();
+  });
 }

@@ -1,1 +1,1 @@
-"""Services around the same checkpoint, written the plain way, that ours is measured against."""
+"""Naive services for the same checkpoint, the baselines of the serving benchmarks, and a launcher for all services."""

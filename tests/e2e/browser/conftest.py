@@ -1,4 +1,4 @@
-"""The page of a service in this process, with three models and data, in a browser."""
+"""A service inside the test process with three models and data, and a browser tab that checks what the page does."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from playwright.sync_api import Browser, Page, expect
 from core.inference.segmenter import Segmenter
 from service.app import create_app
 from service.settings import load_settings
-from tests.conftest import make_checkpoint
-from tests.e2e.browser.browser import chromium
-from tests.integration.service.conftest import listening
-from tests.support.sample_images import encoded, photo
+from tests.support.browser import chromium
+from tests.support.checkpoints import make_checkpoint
+from tests.support.live_server import live_server
+from tests.support.sample_images import encode_image, sample_image
 
-NAMES = ("ddunet", "r2unet", "unet")
+MODEL_NAMES = ("ddunet", "r2unet", "unet")
+TIMEOUT_MS = 15_000
 
 
 @pytest.fixture(scope="session")
@@ -27,49 +28,52 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    for seed, name in enumerate(NAMES):
-        make_checkpoint(folder / f"{name}.safetensors", name, seed=seed)
-    return folder
+    directory = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(MODEL_NAMES):
+        make_checkpoint(directory / f"{name}.safetensors", name, seed=seed)
+    return directory
 
 
 @pytest.fixture(scope="session")
 def segmenters(models: Path) -> dict[str, Segmenter]:
-    return {name: Segmenter(models / f"{name}.safetensors") for name in NAMES}
+    return {name: Segmenter(models / f"{name}.safetensors") for name in MODEL_NAMES}
 
 
 @pytest.fixture(scope="session")
 def url(models: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     settings = load_settings(checkpoints=[models], model="ddunet", data=scenes, state=tmp_path_factory.mktemp("state"))
-    with listening(create_app(settings)) as port:
+    with live_server(create_app(settings)) as port:
         yield f"http://127.0.0.1:{port}/"
 
 
 @pytest.fixture(scope="session")
 def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A photograph on disk."""
-    path = tmp_path_factory.mktemp("photographs") / "a 'street'.png"
-    path.write_bytes(encoded(picture=photo(128, 256)))
+    """An image file with quotes and a space in its name."""
+    path = tmp_path_factory.mktemp("images") / "a 'street'.png"
+    path.write_bytes(encode_image(image=sample_image(128, 256)))
     return path
 
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A tab of its own. Whatever leaves this machine, is missing, or goes wrong in it fails the test."""
+    """A new tab. Uncaught errors, requests to other hosts, CSP violations and missing files fail the test."""
     context = browser.new_context(
         viewport={"width": 1280, "height": 900}, permissions=["clipboard-read", "clipboard-write", "camera"]
     )
-    page, wrong = context.new_page(), []
-    page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(f"uncaught error: {error}"))
     page.on(
-        "request", lambda asked: wrong.append(asked.url) if not asked.url.startswith(("http://127.0.0.1:", "blob:")) else None
+        "request",
+        lambda request: None if request.url.startswith(("http://127.0.0.1:", "blob:")) else problems.append(request.url),
     )
-    page.on("console", lambda told: wrong.append(told.text) if "Content Security Policy" in told.text else None)
+    page.on("console", lambda message: problems.append(message.text) if "Content Security Policy" in message.text else None)
     page.on(
-        "response", lambda reply: wrong.append(reply.url) if reply.status == 404 and reply.request.method == "GET" else None
+        "response",
+        lambda response: problems.append(response.url) if response.status == 404 and response.request.method == "GET" else None,
     )
-    expect.set_options(timeout=15_000)
-    page.set_default_timeout(15_000)
+    expect.set_options(timeout=TIMEOUT_MS)
+    page.set_default_timeout(TIMEOUT_MS)
     yield page
     context.close()
-    assert wrong == []
+    assert problems == []

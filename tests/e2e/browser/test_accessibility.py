@@ -1,48 +1,60 @@
-"""The page for everybody: by keys alone, on a phone, by a screen reader, in the dark."""
+"""Accessibility: keyboard, screen readers, contrast, dark theme, and the width of a phone."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
-from tests.e2e.browser.test_evaluation_page import started
-from tests.e2e.browser.test_segment_page import given, labels_of
+from tests.support.browser import contrast_ratio, open_with_images, predict_labels, run_evaluation
 
 SERIOUS = ("serious", "critical")
+MIN_CONTRAST = 4.5  # WCAG 2, level AA
+COORDINATES = re.compile(r"x \d+, y \d+")
+PHONE = {"width": 390, "height": 844}
 
 
-def tab_to(page: Page, what: str) -> None:
-    """Press Tab until this has the focus."""
+def tab_to(page: Page, selector: str) -> None:
+    """Press Tab until an element that matches the selector has the focus."""
     for _ in range(80):
         page.keyboard.press("Tab")
-        if page.evaluate("what => document.activeElement.matches(what)", what):
+        if page.evaluate("selector => document.activeElement.matches(selector)", selector):
             return
-    raise AssertionError(f"{what} can't be reached by Tab")
+    raise AssertionError(f"{selector} cannot be reached with Tab")
 
 
-def test_everything_is_done_by_keys_alone(page: Page, url: str, street: Path, segmenters) -> None:
-    page.on("filechooser", lambda chooser: chooser.set_files(street))  # now: it takes a moment until the browser knows
+def serious_violations(page: Page) -> list[tuple[str, list[str]]]:
+    violations = Axe().run(page).response["violations"]
+    return [
+        (violation["id"], [node["html"] for node in violation["nodes"]])
+        for violation in violations
+        if violation["impact"] in SERIOUS
+    ]
+
+
+def test_segment_page_works_with_keyboard_only(page: Page, url: str, street: Path, segmenters) -> None:
+    page.on("filechooser", lambda chooser: chooser.set_files(street))  # before the page opens: it takes effect with a delay
     page.goto(url)
     expect(page.locator("input[value=ddunet]")).to_be_checked()
     tab_to(page, "#files")
     page.keyboard.press("Space")
-    expect(page.locator(".strip .told")).to_have_text("done")
+    expect(page.locator("#thumbnails .status")).to_have_text("done")
     tab_to(page, "#divider")
     page.keyboard.press("Home")
     expect(page.locator("#divider")).to_have_value("0")
-    tab_to(page, ".stage")
+    tab_to(page, ".viewport")
     page.keyboard.press("ArrowDown")
-    labels = labels_of(segmenters["ddunet"], street)
+    labels = predict_labels(segmenters["ddunet"], street)
     y, x = 64 + round(256 / 40), 128
-    expect(page.locator(".pointed")).to_contain_text(f"x {x}, y {y}")
-    expect(page.get_by_role("status").first).to_have_text(segmenters["ddunet"].labels.names[labels[y, x]])
+    expect(page.locator(".pixel-info")).to_contain_text(f"x {x}, y {y}")
+    expect(page.locator("#announcement")).to_have_text(segmenters["ddunet"].labels.names[labels[y, x]])
     tab_to(page, "#legend .class")
     page.keyboard.press("Space")
     expect(page.locator("#legend .class").first).to_have_attribute("aria-pressed", "false")
-    assert page.evaluate("document.activeElement.matches('#legend .class')")  # the focus stays where it was
+    assert page.evaluate("document.activeElement.matches('#legend .class')")  # although the buttons are new elements
     tab_to(page, "#legend .only")
     page.keyboard.press("Enter")
     expect(page.locator("#legend .only").first).to_have_attribute("aria-pressed", "true")
@@ -52,39 +64,114 @@ def test_everything_is_done_by_keys_alone(page: Page, url: str, street: Path, se
         page.keyboard.press("Enter")
 
 
-def test_a_screen_reader_is_told_what_a_mask_shows(page: Page, url: str, street: Path, segmenters) -> None:
-    given(page, url, street)
-    labels = labels_of(segmenters["ddunet"], street)
-    largest = max(range(19), key=lambda k: (labels == k).sum())
-    expect(page.get_by_role("status").first).to_contain_text(
+@pytest.mark.parametrize("modifier", ["altKey", "ctrlKey", "metaKey"])
+def test_arrow_keys_with_modifier_stay_with_browser(page: Page, url: str, street: Path, modifier: str) -> None:
+    open_with_images(page, url, street)
+    press = "(element, keys) => element.dispatchEvent(new KeyboardEvent('keydown', {cancelable: true, ...keys}))"
+    viewport = page.locator(".viewport")
+    assert viewport.evaluate(press, {"key": "ArrowLeft", modifier: True})  # true: the default action was not prevented
+    expect(page.locator(".pixel-info")).not_to_contain_text(COORDINATES)
+    assert not viewport.evaluate(press, {"key": "ArrowLeft"})
+    expect(page.locator(".pixel-info")).to_contain_text(COORDINATES)
+
+
+def test_screen_reader_announces_largest_class(page: Page, url: str, street: Path, segmenters) -> None:
+    open_with_images(page, url, street)
+    labels = predict_labels(segmenters["ddunet"], street)
+    largest = max(range(19), key=lambda index: (labels == index).sum())
+    expect(page.locator("#announcement")).to_contain_text(
         f"{segmenters['ddunet'].labels.names[largest]} {100 * (labels == largest).mean():.1f}%"
     )
 
 
+def test_navigation_changes_title_and_focus(page: Page, url: str) -> None:
+    page.goto(url)
+    expect(page).to_have_title("Segment – Street-scene segmentation")
+    page.locator("#nav-evaluation").click()
+    expect(page).to_have_title("Evaluation – Street-scene segmentation")
+    expect(page.locator("#evaluation")).to_be_focused()
+    page.go_back()
+    expect(page).to_have_title("Segment – Street-scene segmentation")
+    expect(page.locator("#segment")).to_be_focused()
+
+
+def test_confusion_matrix_is_read_cell_by_cell(page: Page, url: str) -> None:
+    run_evaluation(page, url, "ddunet")
+    tab_to(page, ".confusion td")
+    readout, focused = page.locator(".readout"), page.locator(".confusion td:focus")
+    expect(focused).to_have_attribute("aria-label", readout.inner_text())
+    expect(readout).to_contain_text("road")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    cell = page.locator(".confusion tbody tr").nth(2).locator("td").nth(1)
+    expect(cell).to_be_focused()
+    expect(readout).to_have_text(cell.get_attribute("aria-label") or "no label")
+    page.keyboard.press("Tab")
+    expect(page.locator(".confusion td:focus")).to_have_count(0)  # the matrix is a single stop
+    page.locator(".confusion tbody tr").nth(5).locator("td").nth(6).hover()
+    expect(readout).to_contain_text("pole")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_unusable_model_has_readable_text(page: Page, url: str, scheme: str) -> None:
+    def with_unusable_model(route: Route) -> None:
+        response = route.fetch()
+        content = response.json()
+        content["models"][1] |= {"labels": None, "loaded": False, "error": "the file is damaged"}
+        route.fulfill(response=response, json=content)
+
+    page.emulate_media(color_scheme=scheme)
+    page.route("**/models", with_unusable_model)
+    page.goto(url)
+    unusable = page.locator(".model.unusable")
+    expect(unusable).to_contain_text("Cannot be loaded: the file is damaged")
+    assert min(contrast_ratio(unusable.locator(part)) for part in ("b", "small.error")) >= MIN_CONTRAST
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_confusion_matrix_has_readable_text_on_every_color(page: Page, url: str, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    run_evaluation(page, url, "ddunet")
+    cell = page.locator(".confusion td").last
+    ratios = []
+    for percentage in range(101):
+        cell.evaluate("(cell, percentage) => cell.style.setProperty('--fraction', `${percentage}%`)", percentage)
+        ratios.append(contrast_ratio(cell))
+    assert min(ratios) >= MIN_CONTRAST
+    assert ratios[100] < ratios[50] < ratios[0]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_axe_finds_no_serious_fault(page: Page, url: str, street: Path, scheme: str, width: int) -> None:
+def test_axe_finds_no_serious_violation(page: Page, url: str, street: Path, scheme: str, width: int) -> None:
     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
     page.set_viewport_size({"width": width, "height": 844})
-    given(page, url, street)
+    open_with_images(page, url, street)
     page.locator("input[value=unet]").check()
     expect(page.locator("figure canvas.mask:visible")).to_have_count(2)
-    faults = [fault for fault in Axe().run(page).response["violations"] if fault["impact"] in SERIOUS]
-    started(page, url, "ddunet")
+    violations = serious_violations(page)
+    run_evaluation(page, url, "ddunet")
     expect(page.locator(".report")).to_be_visible()
-    faults += [fault for fault in Axe().run(page).response["violations"] if fault["impact"] in SERIOUS]
-    assert [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in faults] == []
+    assert violations + serious_violations(page) == []
 
 
-def test_a_phone_s_width_is_enough(page: Page, url: str, street: Path) -> None:
-    page.set_viewport_size({"width": 390, "height": 844})
-    given(page, url, street)
+def test_pages_fit_on_phone(page: Page, url: str, street: Path) -> None:
+    def assert_fits() -> None:
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        for button in page.locator("button:visible").all():
+            box = button.bounding_box()
+            assert box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"]
+
+    page.set_viewport_size(PHONE)
+    open_with_images(page, url, street)
     page.locator("input[value=unet]").check()
     expect(page.locator("figure canvas.mask:visible")).to_have_count(2)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    for button in page.locator("button:visible").all():
-        box = button.bounding_box()
-        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
-    started(page, url, "ddunet")
+    assert_fits()
+    run_evaluation(page, url, "ddunet")
     expect(page.locator(".report")).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    expect(page.locator("#evaluations button").first).to_have_text("Hide")
+    assert_fits()
+    name = page.locator("#evaluations tbody td").first
+    name.evaluate("(cell) => { cell.textContent = 'ddunet_width_64_cityscapes_seed_0'; }")  # wider than the screen allows
+    assert_fits()

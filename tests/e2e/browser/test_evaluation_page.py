@@ -1,4 +1,4 @@
-"""The evaluation's page: one is started, followed to its charts, listed, and set beside another."""
+"""The evaluation page: start, follow and cancel evaluations, and read their reports."""
 
 from __future__ import annotations
 
@@ -6,146 +6,118 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from core.data.labels import CITYSCAPES
 from service.app import create_app
 from service.settings import load_settings
-from tests.integration.service.conftest import listening, shut, until
-
-CONTRASTS = """(cell) => {
-  const canvas = document.createElement("canvas").getContext("2d");
-  const light = (colour) => {
-    canvas.fillStyle = colour;
-    canvas.fillRect(0, 0, 1, 1);
-    const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((c) => c / 255)
-      .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  return Array.from({ length: 101 }, (_, share) => {
-    cell.style.setProperty("--of", `${share}%`);
-    const { color, backgroundColor } = getComputedStyle(cell);
-    const [low, high] = [light(color), light(backgroundColor)].sort((a, b) => a - b);
-    return (high + 0.05) / (low + 0.05);
-  });
-}"""  # of the text, at every share of a row, after WCAG 2
+from tests.support.browser import run_evaluation
+from tests.support.fake_backends import block_workers
+from tests.support.live_server import live_server
+from tests.support.wait import wait_until
 
 
-def started(page: Page, url: str, model: str) -> Locator:
-    page.goto(f"{url}#evaluation")
-    expect(page.locator("#start-model option")).to_have_count(3)
-    expect(page.locator("#jobs")).not_to_be_empty()  # the list has come
-    before = page.locator("#jobs tbody tr").count()
-    page.locator("#start-model").select_option(model)
-    page.get_by_role("button", name="Start an evaluation").click()
-    until(lambda: page.locator("#jobs tbody tr").count() > before)
-    row = page.locator("#jobs tbody tr").first
-    expect(row).to_contain_text("done")
-    return row
+def fetch_report(url: str, row: Locator) -> dict:
+    return httpx.get(f"{url}evaluate/{row.get_attribute('id').removeprefix('evaluation-')}").json()["report"]
 
 
-def report_of(url: str, row: Locator) -> dict:
-    return httpx.get(f"{url}evaluate/{row.get_attribute('id').removeprefix('job-')}").json()["report"]
-
-
-def test_from_a_start_to_scores_bars_and_the_confusion_matrix(page: Page, url: str) -> None:
-    row = started(page, url, "unet")
-    report, told = report_of(url, row), page.locator(".report").last
-    expect(told.locator("h2")).to_have_text(f"unet on val of {report['data']['name']}")
-    scores = told.locator(".headlines tbody tr")
-    expect(scores.nth(2)).to_contain_text(f"{report['scores']['pixel_accuracy']:.3f}")
+def test_report_shows_scores_of_evaluation(page: Page, url: str) -> None:
+    row = run_evaluation(page, url, "unet")
+    report, shown = fetch_report(url, row), page.locator(".report").last
+    expect(shown.locator("h2")).to_have_text(f"unet on {report['data']['name']}, split val")
+    for n, key in enumerate(("miou_present", "miou", "pixel_accuracy")):
+        expect(shown.locator(".headlines tbody tr").nth(n)).to_contain_text(f"{report['scores'][key]:.3f}")
     low, high = report["intervals"]["pixel_accuracy"]
-    expect(scores.nth(2)).to_contain_text(f"{low:.3f} to {high:.3f}")
-    for k, found in enumerate(report["classes"]):
-        expect(told.locator(".bars dd:not(.bar)").nth(k)).to_have_text("–" if found["iou"] is None else f"{found['iou']:.3f}")
-    colour = f"rgb({', '.join(map(str, CITYSCAPES.colours[0]))})"
-    expect(told.locator(".bar i").first).to_have_css("background-color", colour)
-    counts = np.array(report["confusion"])
-    shares = 100 * counts[:, :19] / np.maximum(counts.sum(1, keepdims=True), 1)
-    for i, j in ((0, 0), (0, 1), (10, 10)):
-        cell = told.locator(".confusion tbody tr").nth(i).locator("td").nth(j)
-        expect(cell).to_have_attribute("title", f"{CITYSCAPES.names[i]} as {CITYSCAPES.names[j]}: {shares[i, j]:.2f} %")
+    expect(shown.locator(".headlines tbody tr").nth(2)).to_contain_text(f"{low:.3f} to {high:.3f}")
+    for n, scores in enumerate(report["classes"]):
+        iou = "–" if scores["iou"] is None else f"{scores['iou']:.3f}"
+        expect(shown.locator(".bars dd:not(.bar)").nth(n)).to_have_text(iou)
+    color = f"rgb({', '.join(map(str, CITYSCAPES.colors[0]))})"
+    expect(shown.locator(".bars .bar i").first).to_have_css("background-color", color)
 
 
-def test_two_reports_side_by_side_and_the_list_of_earlier_ones(page: Page, url: str) -> None:
-    started(page, url, "ddunet")
-    started(page, url, "r2unet")
+def test_confusion_matrix_shows_exact_values(page: Page, url: str) -> None:
+    row = run_evaluation(page, url, "unet")
+    counts = np.array(fetch_report(url, row)["confusion"])
+    totals = counts.sum(1)
+    largest = int(totals.argmax())
+    for column in (largest, int(counts[largest, :19].argmin())):
+        cell = page.locator(".confusion").last.locator("tbody tr").nth(largest).locator("td").nth(column)
+        percentage = f"{100 * counts[largest, column] / totals[largest]:.2f}%"
+        label = f"{CITYSCAPES.names[largest]} predicted as {CITYSCAPES.names[column]}: {percentage}"
+        pixels = f"{counts[largest, column]:,} of {totals[largest]:,} pixels"
+        expect(cell).to_have_attribute("aria-label", f"{label}, {pixels}")
+
+
+def test_two_reports_are_shown_side_by_side(page: Page, url: str) -> None:
+    run_evaluation(page, url, "ddunet")
+    run_evaluation(page, url, "r2unet")
     page.reload()
-    shows = page.locator("#jobs tbody button").filter(has_text="Show")
-    until(lambda: shows.count() >= 2)
-    shows.first.click()
+    show_buttons = page.locator("#evaluations button").filter(has_text="Show")
+    wait_until(lambda: show_buttons.count() >= 2)
+    show_buttons.first.click()
     expect(page.locator(".report")).to_have_count(1)
-    page.locator("#jobs tbody button").filter(has_text="Show").first.click()
+    show_buttons.first.click()
     expect(page.locator(".report")).to_have_count(2)
     left, right = (page.locator(".report").nth(n).bounding_box() for n in (0, 1))
     assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"]
-    page.locator("#jobs tbody button").filter(has_text="Hide").first.click()
+    page.locator("#evaluations button").filter(has_text="Hide").first.click()
     expect(page.locator(".report")).to_have_count(1)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_share_of_the_confusion_matrix_can_be_read(page: Page, url: str, scheme: str) -> None:
-    page.emulate_media(color_scheme=scheme)
-    started(page, url, "ddunet")
-    contrasts = page.locator(".confusion td").last.evaluate(CONTRASTS)
-    assert min(contrasts) >= 4.5 and contrasts[100] < contrasts[50] < contrasts[0]
-
-
-def test_what_is_queued_takes_no_connection_and_is_shown_when_it_is_done(
-    page: Page, models: Path, scenes: Path, tmp_path: Path
-) -> None:
+def test_queued_evaluations_are_polled_and_their_reports_shown(page: Page, models: Path, scenes: Path, tmp_path: Path) -> None:
     app = create_app(load_settings(checkpoints=[models], data=scenes, state=tmp_path / "state"))
-    asked, ended = [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("requestfinished", lambda request: ended.append(request.url))
-    with listening(app) as port:
+    started, finished = [], []
+    page.on("request", lambda request: started.append(request.url))
+    page.on("requestfinished", lambda request: finished.append(request.url))
+    with live_server(app) as port:
         page.goto(f"http://127.0.0.1:{port}/#evaluation")
-        expect(page.locator("#start-model option")).to_have_count(3)
-        gate = shut(app)
+        expect(page.locator("#evaluations")).to_have_text("No evaluations yet. Choose a model and a split, then start one.")
+        expect(page.locator("#evaluation-model option")).to_have_count(3)
+        backend = block_workers(app)
+        rows = page.locator("#evaluations tbody tr")
         for name in ("ddunet", "unet"):
-            page.locator("#start-model").select_option(name)
-            page.get_by_role("button", name="Start an evaluation").click()
-            expect(page.locator("#jobs tbody tr").first).to_contain_text(name)
-        expect(page.locator("#jobs tbody tr").first.get_by_role("status")).to_have_text("queued")
-        expect(page.locator("#jobs tbody tr").last.get_by_role("status")).to_have_text("running")
-        expect(page.locator("#jobs tbody tr").last).to_contain_text("running, 0 of 5")
+            page.locator("#evaluation-model").select_option(name)
+            page.get_by_role("button", name="Start evaluation").click()
+            expect(rows.first).to_contain_text(name)
+        expect(rows.first.get_by_role("status")).to_have_text("queued")
+        expect(rows.last.get_by_role("status")).to_have_text("running")
+        expect(rows.last).to_contain_text("running, 0 of 5")
         page.wait_for_timeout(100)
-        assert len(asked) - len(ended) <= 1  # a look at them now and then, and no stream for each
-        gate.set()
-        expect(page.locator("#jobs").get_by_role("status").filter(has_text="done")).to_have_count(2)
+        assert len(started) - len(finished) <= 1  # polling holds no connection, as one event stream per evaluation would
+        backend.release()
+        expect(page.locator("#evaluations").get_by_role("status").filter(has_text="done")).to_have_count(2)
         expect(page.locator(".report")).to_have_count(2)
 
 
-def test_after_cancel_the_focus_is_in_the_row_and_only_its_state_is_said(
-    page: Page, models: Path, scenes: Path, tmp_path: Path
-) -> None:
+def test_cancel_moves_focus_to_row_and_announces_state_once(page: Page, models: Path, scenes: Path, tmp_path: Path) -> None:
     app = create_app(load_settings(checkpoints=[models], data=scenes, state=tmp_path / "state"))
-    with listening(app) as port:
+    with live_server(app) as port:
         page.goto(f"http://127.0.0.1:{port}/#evaluation")
-        expect(page.locator("#start-model option")).to_have_count(3)
-        gate = shut(app)
-        page.get_by_role("button", name="Start an evaluation").click()
-        row = page.locator("#jobs tbody tr").first
+        expect(page.locator("#evaluation-model option")).to_have_count(3)
+        backend = block_workers(app)
+        page.get_by_role("button", name="Start evaluation").click()
+        row = page.locator("#evaluations tbody tr").first
         status = row.get_by_role("status")
         expect(status).to_have_text("running")
         status.evaluate("""(status) => {
-          window.said = [];
-          const changes = new MutationObserver(() => said.push(status.textContent));
-          changes.observe(status, { childList: true, characterData: true, subtree: true });
+          window.announced = [];
+          const observer = new MutationObserver(() => announced.push(status.textContent));
+          observer.observe(status, { childList: true, characterData: true, subtree: true });
         }""")
-        with page.expect_response("**/evaluate/*"):  # once more, and nothing has changed
+        with page.expect_response("**/evaluate/*"):  # a poll that finds no change
             pass
         row.get_by_role("button", name="Cancel").focus()
         page.keyboard.press("Enter")
         expect(status).to_have_text("cancelled")
         expect(row).to_be_focused()
-        assert page.evaluate("said") == ["cancelled"]
-        gate.set()
+        assert page.evaluate("announced") == ["cancelled"]
+        backend.release()
 
 
-def test_a_split_that_is_not_there_is_told(page: Page, url: str) -> None:
+def test_unknown_split_is_reported(page: Page, url: str) -> None:
     page.goto(f"{url}#evaluation")
     page.get_by_label("Split").fill("night")
-    page.get_by_role("button", name="Start an evaluation").click()
-    expect(page.get_by_role("alert")).to_contain_text("The data has no such split; found: ")
+    page.get_by_role("button", name="Start evaluation").click()
+    expect(page.get_by_role("alert")).to_have_attribute("data-code", "unknown_split")
+    expect(page.get_by_role("alert")).to_contain_text("val")  # the splits that there are

@@ -1,7 +1,8 @@
-"""The page where the service is gone, busy, stopping, or asks for a key."""
+"""The page while the service is unreachable, busy, behind a broken proxy, or protected by API keys."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,161 +10,216 @@ from playwright.sync_api import Page, expect
 
 from service.app import create_app
 from service.settings import load_settings
-from tests.e2e.browser.test_evaluation_page import started
-from tests.e2e.browser.test_segment_page import done
-from tests.integration.service.conftest import listening, shut, until
-from tests.support.service_process import Process
+from tests.support.browser import open_with_images, run_evaluation, wait_for_masks
+from tests.support.fake_backends import block_workers
+from tests.support.live_server import live_server
+from tests.support.service_process import ServiceProcess
+from tests.support.wait import wait_until
+
+UNREACHABLE = "The service is not responding."
+OVERLOADED = {
+    "status": 503,
+    "content_type": "application/problem+json",
+    "body": '{"code": "overloaded", "detail": "the service is busy"}',
+    "headers": {"Retry-After": "60"},
+}
 
 
-def test_a_service_that_has_gone_is_told_and_the_photograph_is_kept(
-    page: Page, models: Path, street: Path, tmp_path: Path
-) -> None:
-    service = Process(tmp_path, SEGMENT_CHECKPOINTS=models)
+def test_images_are_kept_while_service_is_down(page: Page, models: Path, street: Path, tmp_path: Path) -> None:
+    service = ServiceProcess(tmp_path, SEGMENT_CHECKPOINTS=models)
     try:
-        service.until_ready()
+        service.wait_until_ready()
         page.goto(service.url)
         expect(page.locator("input[value=ddunet]")).to_be_checked()
         service.process.kill()
         service.process.wait()
         page.set_input_files("#files", street)
-        expect(page.get_by_role("alert")).to_contain_text("The service does not answer.")
-        expect(page.locator(".strip .told")).to_contain_text("The service does not answer.")
-        again = Process(tmp_path, SEGMENT_CHECKPOINTS=models, SEGMENT_PORT=service.port)
+        expect(page.get_by_role("alert")).to_contain_text(UNREACHABLE)
+        expect(page.locator("#thumbnails .status")).to_contain_text(UNREACHABLE)
+        restarted = ServiceProcess(tmp_path, SEGMENT_CHECKPOINTS=models, SEGMENT_PORT=service.port)
         try:
-            again.port = service.port
-            again.until_ready()
+            restarted.port = service.port
+            restarted.wait_until_ready()
             page.get_by_role("button", name="Try again").click()
             expect(page.locator("#content")).to_be_focused()
-            done(page)
+            wait_for_masks(page)
             expect(page.get_by_role("alert")).to_be_hidden()
         finally:
-            again.process.kill()
-            again.process.wait()
+            restarted.process.kill()
+            restarted.process.wait()
     finally:
         service.process.kill()
 
 
-def test_that_nobody_answers_is_over_with_the_next_answer(page: Page, url: str) -> None:
-    started(page, url, "ddunet")
-    button = page.locator("#jobs tbody button").first
+def test_notice_disappears_with_next_response(page: Page, url: str) -> None:
+    run_evaluation(page, url, "ddunet")
+    button = page.locator("#evaluations button").first
     expect(button).to_have_text("Hide")
     button.click()
     page.route("**/evaluate/*", lambda route: route.abort())
     button.click()
-    expect(page.get_by_role("alert")).to_contain_text("The service does not answer.")
+    expect(page.get_by_role("alert")).to_contain_text(UNREACHABLE)
     page.unroute("**/evaluate/*")
     button.click()
     expect(page.locator(".report")).to_be_visible()
     expect(page.locator("#notice")).to_be_hidden()
 
 
-def test_a_photograph_that_failed_can_be_tried_again_after_another_one_came_through(page: Page, url: str, street: Path) -> None:
+def test_failed_image_can_be_retried_after_another_succeeded(page: Page, url: str, street: Path) -> None:
     page.goto(url)
     expect(page.locator("input[value=ddunet]")).to_be_checked()
     page.route("**/segment?*", lambda route: route.abort(), times=1)
     page.set_input_files("#files", [street, street])
-    expect(page.locator(".strip .told").filter(has_text="done")).to_have_count(1)
-    expect(page.locator(".strip .told.bad")).to_have_count(1)
+    expect(page.locator("#thumbnails .status").filter(has_text="done")).to_have_count(1)
+    expect(page.locator("#thumbnails .status.error")).to_have_count(1)
     page.get_by_role("button", name="Try again").click()
-    done(page, 2)
+    wait_for_masks(page, 2)
     expect(page.locator("#notice")).to_be_hidden()
 
 
-def test_turning_the_page_ends_its_notice_and_tries_photographs_again(page: Page, url: str, street: Path) -> None:
+def test_navigation_hides_notice_and_retries_images(page: Page, url: str, street: Path) -> None:
     page.goto(url)
     expect(page.locator("input[value=ddunet]")).to_be_checked()
     page.route("**/segment?*", lambda route: route.abort(), times=1)
     page.set_input_files("#files", street)
-    expect(page.get_by_role("alert")).to_contain_text("The service does not answer.")
-    page.locator("#to-evaluation").click()
+    expect(page.get_by_role("alert")).to_contain_text(UNREACHABLE)
+    page.locator("#nav-evaluation").click()
     expect(page.locator("#notice")).to_be_hidden()
-    page.locator("#to-segment").click()
-    done(page)
+    page.locator("#nav-segment").click()
+    wait_for_masks(page)
 
 
-def test_models_that_could_not_be_told_are_asked_for_when_the_page_is_turned(page: Page, url: str) -> None:
+def test_navigation_reloads_models_after_failure(page: Page, url: str) -> None:
     page.route("**/models", lambda route: route.abort(), times=1)
     page.goto(url)
-    expect(page.get_by_role("alert")).to_contain_text("The service does not answer.")
-    page.locator("#to-evaluation").click()
-    expect(page.locator("#start-model option")).to_have_count(3)
+    expect(page.get_by_role("alert")).to_contain_text(UNREACHABLE)
+    page.locator("#nav-evaluation").click()
+    expect(page.locator("#evaluation-model option")).to_have_count(3)
     expect(page.locator("#notice")).to_be_hidden()
 
 
-def test_what_is_not_wanted_before_it_is_sent_is_not_sent(page: Page, url: str) -> None:
-    posted = []
-    page.on("request", lambda asked: posted.append(asked.url) if asked.method == "POST" else None)
+@pytest.mark.parametrize("body", ["null", '""', "[]", '{"detail": ""}', '{"detail": [{"msg": "x"}]}', "<html>"])
+def test_error_body_of_proxy_is_reported_and_queue_continues(page: Page, url: str, street: Path, body: str) -> None:
+    page.goto(url)
+    expect(page.locator("input[value=ddunet]")).to_be_checked()
+    page.route("**/segment?*", lambda route: route.fulfill(status=502, body=body), times=2)
+    page.set_input_files("#files", [street, street, street])
+    expect(page.locator("#thumbnails .status.error")).to_have_text(
+        ["The server answered with HTTP status 502 and no explanation; try again later."] * 2
+    )
+    expect(page.locator("#thumbnails .status").nth(2)).to_have_text("done")
+
+
+def test_response_of_another_server_is_reported(page: Page, url: str, street: Path) -> None:
+    page.goto(url)
+    expect(page.locator("input[value=ddunet]")).to_be_checked()
+    page.route("**/segment?*", lambda route: route.fulfill(status=200, body="<html>Sign in</html>"), times=1)
+    page.set_input_files("#files", street)
+    expect(page.locator("#thumbnails .status.error")).to_contain_text("does not come from the segmentation service")
+
+
+def test_response_without_timing_header_shows_total_time(page: Page, url: str, street: Path) -> None:
+    page.add_init_script("""
+      const { getResponseHeader } = XMLHttpRequest.prototype;
+      XMLHttpRequest.prototype.getResponseHeader = function (name) {
+        return name === "Server-Timing" ? null : getResponseHeader.call(this, name);
+      };
+    """)
+    open_with_images(page, url, street)
+    expect(page.locator(".timing")).to_contain_text("ms total")
+    expect(page.locator(".timing")).not_to_contain_text("server")
+
+
+def test_aborted_upload_is_not_sent(page: Page, url: str) -> None:
+    posts = []
+    page.on("request", lambda request: posts.append(request.url) if request.method == "POST" else None)
     page.goto(url)
     code = page.evaluate("""async () => {
-      const { post } = await import("/static/service.js");
-      const sent = await post("segment", new Blob(["x"]), () => {}, AbortSignal.abort()).catch(({ code }) => code);
-      await fetch("healthz"); // until then a request would have been seen
-      return sent;
+      const { postImage } = await import("/static/api.js");
+      const code = await postImage("segment", new Blob(["x"]), () => {}, AbortSignal.abort()).catch(({ code }) => code);
+      await fetch("healthz"); // a request that was sent before has been recorded by now
+      return code;
     }""")
-    assert (code, posted) == ("aborted", [])
+    assert (code, posts) == ("aborted", [])
 
 
-def test_a_busy_service_is_asked_again(page: Page, models: Path, street: Path, tmp_path: Path) -> None:
+def test_busy_service_is_retried(page: Page, models: Path, street: Path, tmp_path: Path) -> None:
     app = create_app(load_settings(checkpoints=[models], queue=1, state=tmp_path / "state"))
-    with listening(app) as port:
+    with live_server(app) as port:
         page.goto(f"http://127.0.0.1:{port}/")
         expect(page.locator("input[value=ddunet]")).to_be_checked()
-        gate = shut(app)
+        backend = block_workers(app)
         page.set_input_files("#files", [street, street])
-        expect(page.locator(".strip .told").filter(has_text="the service is busy: again in")).to_have_count(1)
-        gate.set()
-        done(page, 2)
+        expect(page.locator("#thumbnails .status").filter(has_text="server busy, retrying in")).to_have_count(1)
+        backend.release()
+        wait_for_masks(page, 2)
+
+
+def test_removing_an_image_that_waits_for_retry_frees_its_slot(page: Page, url: str, street: Path, tmp_path: Path) -> None:
+    next_image = tmp_path / "next.png"
+    next_image.write_bytes(street.read_bytes())
+    page.goto(url)
+    expect(page.locator("input[value=ddunet]")).to_be_checked()
+    page.route("**/segment?*", lambda route: route.fulfill(**OVERLOADED), times=2)
+    page.set_input_files("#files", [street, street])
+    expect(page.locator("#thumbnails .status").filter(has_text="server busy, retrying in 60 s")).to_have_count(2)
+    page.set_input_files("#files", next_image)
+    expect(page.locator("#thumbnails .status").last).to_have_text("waiting")
+    page.locator("#thumbnails .remove").first.click()
+    expect(page.locator("#thumbnails .status").last).to_have_text("done")
 
 
 @pytest.fixture
-def locked(models: Path, scenes: Path, tmp_path: Path):
+def protected_url(models: Path, scenes: Path, tmp_path: Path) -> Iterator[str]:
+    """A service with two API keys, one for each role."""
     settings = load_settings(
         checkpoints=[models],
         data=scenes,
         state=tmp_path / "state",
-        api_keys=f"segment:{'p' * 20},operate:{'o' * 20}",
+        api_keys=f"segment:{'p' * 20},admin:{'o' * 20}",
         allowed_hosts="127.0.0.1",
     )
-    with listening(create_app(settings)) as port:
+    with live_server(create_app(settings)) as port:
         yield f"http://127.0.0.1:{port}/"
 
 
-def test_a_service_with_keys_asks_for_one_and_keeps_it_until_the_tab_is_closed(page: Page, locked: str, street: Path) -> None:
-    page.goto(locked)
-    key = page.get_by_label("This service asks for a key")
+def test_api_key_is_requested_and_kept_in_tab(page: Page, protected_url: str, street: Path) -> None:
+    page.goto(protected_url)
+    key = page.get_by_label("This service requires an API key")
     expect(key).to_be_focused()
     key.fill("wrong" * 4)
     page.keyboard.press("Enter")
-    expect(page.get_by_role("alert")).to_have_text("The service does not know this key.")
+    expect(page.get_by_role("alert")).to_have_text("The service does not accept this API key. Enter another key.")
     expect(key).to_be_visible()
     key.fill("with a space")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("alert")).to_contain_text("no spaces")
+    expect(page.get_by_role("alert")).to_contain_text("without spaces")
     key.fill("p" * 20)
     page.keyboard.press("Enter")
     expect(page.locator("#key-form")).to_be_hidden()
     expect(page.locator("#content")).to_be_focused()
     page.set_input_files("#files", street)
-    done(page)
-    expect(page.locator("#curl")).to_contain_text('-H "Authorization: Bearer $KEY"')
+    wait_for_masks(page)
+    expect(page.locator("#curl-command")).to_contain_text('-H "Authorization: Bearer $KEY"')
     assert "pppp" not in page.content()
     page.reload()
     expect(page.locator("input[value=ddunet]")).to_be_checked()
     assert page.evaluate("localStorage.length") == 0
 
 
-def test_an_evaluation_asks_for_a_key_of_its_own_role(page: Page, locked: str) -> None:
-    page.goto(f"{locked}#evaluation")
-    page.get_by_label("This service asks for a key").fill("p" * 20)
+def test_evaluation_requests_admin_key(page: Page, protected_url: str) -> None:
+    page.goto(f"{protected_url}#evaluation")
+    page.get_by_label("This service requires an API key").fill("p" * 20)
     page.keyboard.press("Enter")
-    expect(page.get_by_role("alert")).to_contain_text("needs a key of the role operate")
-    page.locator("#to-segment").click()
+    expect(page.get_by_role("alert")).to_have_attribute("data-code", "insufficient_scope")
+    expect(page.get_by_role("alert")).to_contain_text("admin")
+    page.locator("#nav-segment").click()
     expect(page.locator("#key-form")).to_be_hidden()
     expect(page.locator("#notice")).to_be_hidden()
-    page.locator("#to-evaluation").click()
-    page.get_by_label("This service asks for a key").fill("o" * 20)
+    page.locator("#nav-evaluation").click()
+    page.get_by_label("This service requires an API key").fill("o" * 20)
     page.keyboard.press("Enter")
-    expect(page.locator("#jobs")).to_contain_text("No evaluation yet.")
-    page.get_by_role("button", name="Start an evaluation").click()
+    expect(page.locator("#evaluations")).to_contain_text("No evaluations yet.")
+    page.get_by_role("button", name="Start evaluation").click()
     expect(page.locator(".report h2")).to_be_visible()
-    until(lambda: page.locator("#jobs tbody tr").count() == 1)
+    wait_until(lambda: page.locator("#evaluations tbody tr").count() == 1)

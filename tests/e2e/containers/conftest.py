@@ -1,112 +1,47 @@
-"""The images, built, and containers of them, run by docker-compose.yml as a user would: asked for by `make fleet`."""
+"""Fixtures that build the container images and run them with docker-compose.yml."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.e2e.containers.engine import Engine, OwnEngine
-from tests.e2e.containers.index import pip_conf
-from tests.e2e.containers.run import Done, leave_out, require_asked
-from training.commands.synthesize import write_scene
-
-ROOT = Path(__file__).parents[3]
-NEEDS = ("dockerd", "debootstrap", "ip", "nsenter")
-FILES = ("docker-compose.yml", "docker-compose.cpu.yml", "docker-compose.tests.yml")
-PROJECT = "segmentation-tests"  # volumes and images of its own: nobody's runs are touched
-OWN = f"""services:
-  train: {{image: {PROJECT}-train}}
-  tensorboard: {{image: {PROJECT}-train}}
-  serve: {{image: {PROJECT}-serve-cpu}}
-"""
-IMAGES = {
-    f"{PROJECT}-train": ("train",),
-    f"{PROJECT}-serve-cpu": ("serve", "--build-arg", "BACKEND=cpu"),
-    f"{PROJECT}-serve": ("serve", "--build-arg", "BACKEND=cuda"),
-}
-
-
-@dataclass
-class Stack:
-    """The project's folder with some data in it, its images, and the compose file's commands."""
-
-    engine: Engine
-    project: Path
-    told: dict[str, str] = field(default_factory=dict)  # by image: what its build said
-
-    def compose(self, *arguments: object, check: bool = True, timeout: float = 600) -> Done:
-        """`docker compose ARGUMENTS` for a machine without a GPU."""
-        files = [part for name in FILES for part in ("-f", self.project / name)]
-        return self.engine.docker("compose", "-p", PROJECT, *files, *arguments, check=check, timeout=timeout)
-
-    def train(self, *flags: object, timeout: float = 600, check: bool = True) -> Done:
-        """`docker compose run train FLAGS`."""
-        return self.compose("run", "--rm", "-T", "train", *flags, timeout=timeout, check=check)
-
-    def runs(self, *command: object) -> str:
-        """What a command that reads the volume of runs prints."""
-        return self.compose("run", "--rm", "-T", "--entrypoint", command[0], "train", *command[1:]).stdout
+from tests.e2e.containers.compose_stack import IMAGES, ComposeStack, build_images, copy_project
+from tests.e2e.containers.docker_engine import DockerEngine, PrivateDockerEngine
+from tests.support.commands import Completed
+from tests.support.prerequisites import require_programs, require_root
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[Engine]:
-    """One that runs already, or one of our own. Where neither is possible the tests are left out, and say so."""
-    require_asked()
-    with TemporaryDirectory(prefix="segmentation-", dir="/var/tmp") as folder:  # images are too large for a disk in memory
-        there = Engine(Path(folder, "there"))
-        if shutil.which("docker") and there.docker("info", check=False).returncode == 0:
-            yield there
+def engine() -> Iterator[DockerEngine]:
+    """The Docker Engine of this computer, or a private one. Without either, the tests are skipped or fail."""
+    with TemporaryDirectory(prefix="segmentation-", dir="/var/tmp") as directory:  # images may be too large for /tmp
+        running = DockerEngine(Path(directory, "running"))
+        if shutil.which("docker") and running.docker("info", check=False).returncode == 0:
+            yield running
             return
-        missing = [name for name in NEEDS if not shutil.which(name)]
-        if os.geteuid() or missing:
-            why = f"root, and Debian's docker.io, debootstrap and iproute2 (missing: {', '.join(missing) or 'root'})"
-            leave_out(f"no Docker Engine answers; what it takes to start one: {why}")
-        yield OwnEngine(Path(folder, "own"))
+        require_root()
+        packages = "docker.io debootstrap iproute2 util-linux"
+        require_programs("dockerd", "debootstrap", "ip", "nsenter", packages=packages)
+        yield PrivateDockerEngine(Path(directory, "private"))
 
 
 @pytest.fixture(scope="session")
-def built(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Stack:
+def built(engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory) -> ComposeStack:
     """The images, built from a copy of the project."""
-    project = tmp_path_factory.mktemp("project") / "segmentation"
-    ignored = shutil.ignore_patterns("__pycache__")
-    for name in ("core", "training", "service"):
-        shutil.copytree(ROOT / name, project / name, ignore=ignored)
-    for path in [
-        ROOT / ".dockerignore",
-        *ROOT.glob("Dockerfile.*"),
-        *ROOT.glob("docker-compose*"),
-        *ROOT.glob("requirements-*"),
-    ]:
-        shutil.copy(path, project)
-    (project / "docker-compose.tests.yml").write_text(OWN)
-    for split, count in (("train", 24), ("val", 8)):
-        for index in range(count):
-            write_scene(project / "datasets" / "cityscapes", split, index, (64, 128), seed=0)
-    stack = Stack(engine, project)
-    with pip_conf(engine.work / "pip.conf"), engine.building():
-        for image, (kind, *flags) in IMAGES.items():
-            began = time.monotonic()
-            stack.told[image] = engine.build(project, kind, image, *flags)
-            size = int(engine.docker("image", "inspect", "-f", "{{.Size}}", image).stdout) / 1e6
-            print(f"{image}: {size:.0f} MB, built in {time.monotonic() - began:.0f} s", flush=True)
-        edited = project / "core" / "__init__.py"
-        edited.write_text(edited.read_text() + "\n# a change of code\n")
-        for image, (kind, *flags) in IMAGES.items():
-            stack.told[f"{image} again"] = engine.build(project, kind, image, *flags)
+    stack = ComposeStack(engine, tmp_path_factory.mktemp("project") / "segmentation")
+    copy_project(stack.project_dir)
+    build_images(stack)
     return stack
 
 
 @pytest.fixture(scope="session")
-def stack(built: Stack) -> Iterator[Stack]:
-    """The same, while containers can be run."""
+def stack(built: ComposeStack) -> Iterator[ComposeStack]:
+    """The images, ready to run; containers, volumes and images are removed at the end."""
     with built.engine.running():
         yield built
         built.compose("--profile", "*", "down", "--volumes")
@@ -114,18 +49,18 @@ def stack(built: Stack) -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="session")
-def trained(stack: Stack) -> str:
-    """The command that the mission is typed as, shortened; what it printed."""
-    done = stack.train("--model", "ddunet", "--data", "synthetic", "--epochs", 1, "--width", 8)
-    return done.stdout + done.stderr
+def trained(stack: ComposeStack) -> str:
+    """The output of a training run of one epoch on generated scenes."""
+    completed = stack.train("--model", "ddunet", "--data", "synthetic", "--epochs", 1, "--width", 8)
+    return completed.stdout + completed.stderr
 
 
 @pytest.fixture(scope="session")
-def serving(stack: Stack, trained: str) -> Iterator[Callable[..., Done]]:
-    """`docker compose up serve`, healthy; `curl` with these arguments."""
+def serving(stack: ComposeStack, trained: str) -> Iterator[Callable[..., Completed]]:
+    """`docker compose up serve tensorboard`, healthy; a function that runs curl with the given arguments."""
     stack.compose("up", "-d", "--no-build", "--wait", "serve", "tensorboard")
 
-    def curl(*arguments: object) -> Done:
+    def curl(*arguments: object) -> Completed:
         command = ["curl", "-sS", "--fail-with-body", "--max-time", "120", *map(str, arguments)]
         return subprocess.run(command, text=True, capture_output=True, check=False, timeout=150)
 

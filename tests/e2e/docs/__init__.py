@@ -1,1 +1,1 @@
-"""Tests that run the documentation's commands."""
+"""Tests that run the documentation's commands and compare its tables with the code."""

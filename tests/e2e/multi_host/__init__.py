@@ -1,1 +1,1 @@
-"""Tests on several hosts (network namespaces)."""
+"""Tests of training, evaluation, prediction and serving on several hosts, which are network namespaces of one computer."""

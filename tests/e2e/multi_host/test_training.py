@@ -1,158 +1,162 @@
-"""Training under torchrun on two and three hosts: as on one, with hosts that are cut off, die or come later."""
+"""Train under torchrun on two and three hosts: as on one host, and with hosts that disconnect, die or join later."""
 
 from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import time
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.multi_host.hosts import Host, hosts
-from tests.support.kill_resume import EPOCHS, STEPS, Victim, differences, lives, write_data
-from training.commands.synthesize import write_scene
+from tests.e2e.multi_host.hosts import Host
+from tests.support.kill_resume import TIMING_COLUMNS, run_differences
+from tests.support.training_process import EPOCHS, STEPS_PER_EPOCH, TrainingRun, is_running, write_scenes
+from tests.support.wait import wait_until
+from training.synthetic.dataset import write_scene
 
-ELASTIC_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"  # docs/scale.md says why
+pytestmark = pytest.mark.timeout(900)
+
+ELASTIC_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"  # docs/scale.md explains it
 TIMEOUT = ("--timeout", 20)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("machines") / "scenes")
+    return write_scenes(tmp_path_factory.mktemp("hosts") / "scenes")
 
 
-@pytest.fixture
-def two() -> Iterator[list[Host]]:
-    with hosts(2) as made:
-        yield made
+def elastic_run(
+    host: Host, data: Path, run_dir: Path, *flags: object, ranks_per_host: int = 1, max_restarts: int = 5
+) -> TrainingRun:
+    """Return the run of one host's torchrun; hosts may leave and join."""
+    elastic = ("--nnodes", "1:4", "--max-restarts", max_restarts, "--nproc-per-node", ranks_per_host)
+    launcher = host.torchrun(run_dir.name, *elastic, environment=(ELASTIC_STORE,))
+    program = (*launcher, "-m", "--", "tests.support.traced_training")
+    return TrainingRun(data, run_dir, 2, (*TIMEOUT, *flags), program=program)
 
 
-@pytest.fixture
-def three() -> Iterator[list[Host]]:
-    with hosts(3) as made:
-        yield made
+def finish_all(runs: list[TrainingRun], processes: list) -> list[int]:
+    """Wait for the torchrun of all hosts; return the exit codes."""
+    return [run.finish(process) for run, process in zip(runs, processes, strict=True)]
 
 
-def agent(host: Host, data: Path, folder: Path, *flags: object, each: int = 1) -> Victim:
-    """torchrun on a host, where hosts may come and go."""
-    elastic = ("--nnodes", "1:4", "--max-restarts", "5", "--nproc-per-node", each)
-    launcher = host.torchrun(folder.name, *elastic, before=(ELASTIC_STORE,))
-    return Victim(data, folder, 2, (*TIMEOUT, *flags), program=(*launcher, "-m", "--", "tests.support.traced_training"))
+def outputs(runs: list[TrainingRun]) -> str:
+    """Return the end of each host's last output, for messages of assertions."""
+    return "\n----\n".join(run.outputs[-1][-6000:] for run in runs if run.outputs)
 
 
-def told(agents: list[Victim]) -> str:
-    return "\n----\n".join(one.out[-1][-6000:] for one in agents if one.out)
+def read_history(run_dir: Path) -> list[dict[str, str]]:
+    """Return the history without timings."""
+    with (run_dir / "history.csv").open() as file:
+        return [{key: value for key, value in row.items() if key not in TIMING_COLUMNS} for row in csv.DictReader(file)]
 
 
-def scores(folder: Path) -> list[dict[str, str]]:
-    rows = list(csv.DictReader((folder / "history.csv").open()))
-    return [{key: value for key, value in row.items() if key not in ("images_per_s", "seconds")} for row in rows]
+def assert_epochs_complete(run_dir: Path, epochs: int = EPOCHS) -> None:
+    assert [row["epoch"] for row in read_history(run_dir)] == [str(epoch) for epoch in range(1, epochs + 1)]
 
 
-@pytest.mark.parametrize("each", [1, 2])
-def test_two_hosts_train_as_the_processes_of_one_do_with_a_cache_each(
-    two: list[Host], data: Path, tmp_path: Path, each: int
+def read_starts(run_dir: Path) -> list[dict]:
+    """Return what config.json records of each start of the run."""
+    return json.loads((run_dir / "config.json").read_text())["starts"]
+
+
+@pytest.mark.parametrize("ranks_per_host", [1, 2])
+def test_two_hosts_train_bitwise_like_one(two_hosts: list[Host], data: Path, tmp_path: Path, ranks_per_host: int) -> None:
+    reference = TrainingRun(data, tmp_path / "reference", 2 * ranks_per_host)
+    reference.run_to_completion()
+    caches = {host: tmp_path / f"cache{host.number}" for host in two_hosts}
+    runs = [
+        elastic_run(host, data, tmp_path / "run", "--cache", cache, ranks_per_host=ranks_per_host)
+        for host, cache in caches.items()
+    ]
+    processes = [run.start() for run in runs]
+    assert finish_all(runs, processes) == [0, 0], outputs(runs)
+    assert run_differences(tmp_path / "run", reference.run_dir) == []
+    for cache in caches.values():
+        assert sorted(path.name.split("-")[1] for path in cache.glob("*.cache")) == ["train", "val"]
+    assert sum(f"epoch {EPOCHS}/{EPOCHS}  loss" in run.outputs[-1] for run in runs) == 1  # one process writes and logs
+
+
+@pytest.mark.parametrize("dead", [1, 2])
+def test_training_continues_without_host_that_died(three_hosts: list[Host], data: Path, tmp_path: Path, dead: int) -> None:
+    runs = [elastic_run(host, data, tmp_path / "run") for host in three_hosts]
+    processes = [run.start() for run in runs]
+    assert runs[0].wait_for_events(processes[0], STEPS_PER_EPOCH + 1), outputs(runs)
+    three_hosts[dead].kill_processes()
+    codes = finish_all(runs, processes)
+    assert codes.pop(dead) != 0 and codes == [0, 0], outputs(runs)
+    assert_epochs_complete(tmp_path / "run")
+    starts = read_starts(tmp_path / "run")
+    assert [start["world_size"] for start in starts] == [3, 2] and starts[1]["epoch"] >= 1
+
+
+def test_training_continues_without_host_that_disconnects_before_the_first_step(
+    two_hosts: list[Host], data: Path, tmp_path: Path
 ) -> None:
-    whole = Victim(data, tmp_path / "whole", 2 * each)
-    whole.whole()
-    agents = [agent(host, data, tmp_path / "r", "--cache", tmp_path / f"disk{host.number}", each=each) for host in two]
-    processes = [one.start() for one in agents]
-    codes = [one.finish(process) for one, process in zip(agents, processes, strict=True)]
-    assert codes == [0, 0], told(agents)
-    assert differences(tmp_path / "r", whole.folder) == []
-    for host in two:
-        assert sorted(path.name.split("-")[1] for path in (tmp_path / f"disk{host.number}").glob("*.cache")) == ["train", "val"]
-    texts = [one.out[-1] for one in agents]
-    assert sum(f"epoch {EPOCHS}/{EPOCHS}  loss" in text for text in texts) == 1  # one process writes and talks
+    """No connection breaks in this case, and torchrun does not check whether hosts are alive."""
+    runs = [elastic_run(host, data, tmp_path / "run") for host in two_hosts]
+    processes = [run.start() for run in runs]
+    while not runs[1].worker_pids(processes[1]):
+        assert processes[1].poll() is None, outputs(runs)
+    two_hosts[1].disconnect()
+    assert runs[0].finish(processes[0]) == 0, outputs(runs)
+    two_hosts[1].kill_processes()
+    runs[1].finish(processes[1])
+    assert_epochs_complete(tmp_path / "run")
 
 
-@pytest.mark.parametrize("last", [1, 2])
-def test_a_host_that_dies_in_mid_epoch_is_done_without(three: list[Host], data: Path, tmp_path: Path, last: int) -> None:
-    agents = [agent(host, data, tmp_path / "r") for host in three]
-    processes = [one.start() for one in agents]
-    assert agents[0].until(processes[0], STEPS + 1), told([agents[0]])
-    three[last].power_off()
-    codes = [one.finish(process) for one, process in zip(agents, processes, strict=True)]
-    assert [code for n, code in enumerate(codes) if n != last] == [0, 0] and codes[last] != 0, told(agents)
-    assert [row["epoch"] for row in scores(tmp_path / "r")] == [str(n + 1) for n in range(EPOCHS)]
-    starts = json.loads((tmp_path / "r" / "config.json").read_text())["starts"]
-    assert [start["ranks"] for start in starts] == [3, 2] and starts[1]["epoch"] >= 1
-
-
-def test_a_host_that_dies_before_the_first_step_is_done_without(two: list[Host], data: Path, tmp_path: Path) -> None:
-    """Nobody is told: no connection breaks, and torchrun does not look for lost hosts."""
-    agents = [agent(host, data, tmp_path / "r") for host in two]
-    processes = [one.start() for one in agents]
-    while not agents[1].workers(processes[1]):
-        assert processes[1].poll() is None, told(agents)
-    two[1].cut_off()
-    assert agents[0].finish(processes[0]) == 0, told(agents)
-    two[1].power_off()
-    agents[1].finish(processes[1])
-    assert [row["epoch"] for row in scores(tmp_path / "r")] == [str(n + 1) for n in range(EPOCHS)]
-
-
-def test_the_other_goes_on_without_a_host_that_is_cut_off_and_what_trains_there_ends(
-    two: list[Host], data: Path, tmp_path: Path
+def test_training_continues_without_disconnected_host_whose_ranks_exit(
+    two_hosts: list[Host], data: Path, tmp_path: Path
 ) -> None:
-    agents = [agent(host, data, tmp_path / "r") for host in two]
-    processes = [one.start() for one in agents]
-    assert agents[0].until(processes[0], STEPS + 1), told([agents[0]])
-    (cut_off,) = agents[1].workers(processes[1])
-    two[1].cut_off()
-    assert agents[0].finish(processes[0]) == 0, told(agents)
-    assert not lives(cut_off)  # torchrun itself waits there for a network that does not come back
-    two[1].power_off()
-    agents[1].finish(processes[1])
-    assert [row["epoch"] for row in scores(tmp_path / "r")] == [str(n + 1) for n in range(EPOCHS)]
+    runs = [elastic_run(host, data, tmp_path / "run") for host in two_hosts]
+    processes = [run.start() for run in runs]
+    assert runs[0].wait_for_events(processes[0], STEPS_PER_EPOCH + 1), outputs(runs)
+    (disconnected_rank,) = runs[1].worker_pids(processes[1])
+    two_hosts[1].disconnect()
+    assert runs[0].finish(processes[0]) == 0, outputs(runs)
+    assert not is_running(disconnected_rank)  # its torchrun does keep waiting for the network
+    two_hosts[1].kill_processes()
+    runs[1].finish(processes[1])
+    assert_epochs_complete(tmp_path / "run")
 
 
-def test_a_job_that_lost_its_first_host_goes_on_when_it_is_started_again(two: list[Host], data: Path, tmp_path: Path) -> None:
-    """The one that keeps the meeting place: a scheduler ends what is left, and starts the same commands again."""
-    agents = [agent(host, data, tmp_path / "r") for host in two]
-    processes = [one.start() for one in agents]
-    assert agents[0].until(processes[0], STEPS + 1), told([agents[0]])
-    (left,) = agents[1].workers(processes[1])
-    two[0].power_off()
-    ended = time.monotonic() + 60
-    while lives(left):  # nothing that trains is left to its own
-        assert time.monotonic() < ended
-        time.sleep(0.1)
-    two[1].power_off()
-    codes = [one.finish(process) for one, process in zip(agents, processes, strict=True)]
-    assert all(codes), told(agents)
-    for one in agents:
-        one.told = False
-    processes = [one.start() for one in agents]
-    assert [one.finish(process) for one, process in zip(agents, processes, strict=True)] == [0, 0], told(agents)
-    assert [row["epoch"] for row in scores(tmp_path / "r")] == [str(n + 1) for n in range(EPOCHS)]
-    starts = json.loads((tmp_path / "r" / "config.json").read_text())["starts"]
-    assert [start["ranks"] for start in starts] == [2, 2] and starts[1]["epoch"] >= 1
+def test_restarted_job_resumes_after_its_first_host_died(two_hosts: list[Host], data: Path, tmp_path: Path) -> None:
+    """The first host keeps the rendezvous: the others can't continue, and a scheduler starts the same commands again."""
+    runs = [elastic_run(host, data, tmp_path / "run") for host in two_hosts]
+    processes = [run.start() for run in runs]
+    assert runs[0].wait_for_events(processes[0], STEPS_PER_EPOCH + 1), outputs(runs)
+    (remaining_rank,) = runs[1].worker_pids(processes[1])
+    two_hosts[0].kill_processes()
+    wait_until(lambda: not is_running(remaining_rank), 60, interval_s=0.1)
+    two_hosts[1].kill_processes()
+    assert all(finish_all(runs, processes)), outputs(runs)
+    for run in runs:
+        run.auto_resume = False  # the job id identifies the run
+    processes = [run.start() for run in runs]
+    assert finish_all(runs, processes) == [0, 0], outputs(runs)
+    assert_epochs_complete(tmp_path / "run")
+    starts = read_starts(tmp_path / "run")
+    assert [start["world_size"] for start in starts] == [2, 2] and starts[1]["epoch"] >= 1
 
 
-def test_a_host_that_comes_later_joins(two: list[Host], data: Path, tmp_path: Path) -> None:
-    agents = [agent(host, data, tmp_path / "r", "--epochs", 30) for host in two]
-    first = agents[0].start()
-    assert agents[0].until(first, 2 * STEPS), told([agents[0]])
-    second = agents[1].start()
-    codes = [agents[0].finish(first), agents[1].finish(second)]
-    assert codes == [0, 0], told(agents)
-    assert [row["epoch"] for row in scores(tmp_path / "r")] == [str(n + 1) for n in range(30)]
-    starts = json.loads((tmp_path / "r" / "config.json").read_text())["starts"]
-    assert [start["ranks"] for start in starts] == [1, 2]
+def test_host_that_starts_later_joins(two_hosts: list[Host], data: Path, tmp_path: Path) -> None:
+    runs = [elastic_run(host, data, tmp_path / "run", "--epochs", 30) for host in two_hosts]
+    first = runs[0].start()
+    assert runs[0].wait_for_events(first, 2 * STEPS_PER_EPOCH), outputs(runs)
+    assert finish_all(runs, [first, runs[1].start()]) == [0, 0], outputs(runs)
+    assert_epochs_complete(tmp_path / "run", 30)
+    assert [start["world_size"] for start in read_starts(tmp_path / "run")] == [1, 2]
 
 
-def test_pictures_that_differ_between_hosts_are_told(two: list[Host], data: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    subprocess.run(["cp", "-r", data, other], check=True)
-    write_scene(other, "train", 0, (32, 64), seed=1)
-    agents = [agent(host, place, tmp_path / "r") for host, place in zip(two, (data, other), strict=True)]
-    agents[0].program = tuple("0" if part == "5" else part for part in agents[0].program)  # it would come again
-    agents[1].program = tuple("0" if part == "5" else part for part in agents[1].program)
-    processes = [one.start() for one in agents]
-    codes = [one.finish(process) for one, process in zip(agents, processes, strict=True)]
-    assert all(codes), told(agents)
-    assert "--data: other pictures, or other ones that can't be read, on" in told(agents)
+def test_training_rejects_hosts_with_different_images(two_hosts: list[Host], data: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(data, changed)
+    write_scene(changed, "train", 0, (32, 64), seed=1)
+    runs = [
+        elastic_run(host, directory, tmp_path / "run", max_restarts=0)  # every restart would fail in the same way
+        for host, directory in zip(two_hosts, (data, changed), strict=True)
+    ]
+    processes = [run.start() for run in runs]
+    assert all(finish_all(runs, processes)), outputs(runs)
+    assert "--data: other images, or other unreadable images, on" in outputs(runs)

@@ -1,79 +1,92 @@
-"""Errors: limits that were set, what is not echoed, unusable models, faults of the service itself."""
+"""Error responses: limits, invalid parameters, unusable models and internal errors; they never echo the input."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from service.api.problems import CODES
-from service.api.request_body import PARAMETERS
-from tests.conftest import make_checkpoint
+from service.api.problems import STATUS_BY_CODE
+from service.api.schemas import SegmentParameters
+from tests.support.checkpoints import make_checkpoint
+from tests.support.live_server import Serve
+from tests.support.sample_images import encode_image
 
-
-def png(width: int = 40, height: int = 30) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(file, "PNG")
-    return file.getvalue()
+PNG = encode_image()
 
 
-def test_a_parameter_that_comes_in_the_form_is_told_and_not_passed_over(serve) -> None:
-    reply = serve().post("/segment", files={"file": png()}, data={"model": "unet", "output": "json", "comment": "x"})
-    assert (reply.status_code, reply.json()["code"]) == (422, "invalid_parameter")
-    assert reply.json()["detail"].startswith("model, output: came in the form; it belongs in the address")
-    assert serve().post("/segment", files={"file": png()}, data={"comment": "x"}).status_code == 200
-    told = serve().get("/openapi.json").json()["paths"]["/segment"]["post"]["parameters"]
-    assert {each["name"] for each in told} == PARAMETERS
+def test_parameter_as_form_field_is_rejected(serve: Serve) -> None:
+    client = serve()
+    response = client.post("/segment", files={"file": PNG}, data={"model": "unet", "output": "json", "comment": "x"})
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_parameter")
+    assert response.json()["detail"].startswith("model, output: sent as a form field; send it in the query string")
+    assert client.post("/segment", files={"file": PNG}, data={"comment": "x"}).status_code == 200
 
 
-def test_a_body_over_the_limit_is_noticed_as_it_arrives(serve) -> None:
+def test_all_parameters_are_documented(serve: Serve) -> None:
+    parameters = serve().get("/openapi.json").json()["paths"]["/segment"]["post"]["parameters"]
+    assert {parameter["name"] for parameter in parameters} == SegmentParameters.model_fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("query", "suggestion"),
+    [("outptu=json", "output"), ("opacity=3", "format"), ("Model=x", "model"), ("flip=true&resolutoin=native", "resolution")],
+)
+def test_unknown_query_parameter_error_suggests_similar_name(serve: Serve, query: str, suggestion: str) -> None:
+    response = serve().post(f"/segment?{query}", content=PNG)
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_parameter")
+    assert f"did you mean {suggestion}?" in response.json()["detail"]
+    assert not {"outptu", "opacity", "Model", "resolutoin"} & set(response.json()["detail"].replace("?", " ").split())
+
+
+def test_streamed_body_over_limit_is_rejected(serve: Serve) -> None:
     chunks = (bytes(10_000) for _ in range(100))
     assert serve(max_bytes=50_000).post("/segment", content=chunks).json()["code"] == "too_large"
 
 
-def test_a_picture_over_the_limit_is_told(serve) -> None:
-    assert serve(max_pixels=20_000).post("/segment", content=png(300, 100)).json()["code"] == "too_large"
+def test_image_over_pixel_limit_is_rejected(serve: Serve) -> None:
+    image = encode_image(image=np.zeros((100, 300, 3), np.uint8))
+    assert serve(max_pixels=20_000).post("/segment", content=image).json()["code"] == "too_large"
 
 
-def test_an_error_does_not_echo_the_input(serve) -> None:
+def test_error_does_not_echo_input(serve: Serve) -> None:
     client = serve()
     for query in ("model=evil%3Cscript%3E", "output=evil%3Cscript%3E"):
-        assert "evil" not in client.post(f"/segment?{query}", content=png()).text
+        response = client.post(f"/segment?{query}", content=PNG)
+        assert response.status_code in (404, 422) and "evil" not in response.text
 
 
 @pytest.mark.parametrize(
     ("method", "path", "code"), [("GET", "/nothing", "not_found"), ("GET", "/segment", "method_not_allowed")]
 )
-def test_unknown_paths_and_methods_are_problems_too(serve, method: str, path: str, code: str) -> None:
-    reply = serve().request(method, path)
-    assert (reply.json()["code"], reply.status_code) == (code, CODES[code])
-    assert "/docs" in reply.json()["detail"]
+def test_unknown_path_or_method_error_refers_to_docs(serve: Serve, method: str, path: str, code: str) -> None:
+    response = serve().request(method, path)
+    assert (response.json()["code"], response.status_code) == (code, STATUS_BY_CODE[code])
+    assert "/docs" in response.json()["detail"]
 
 
-def test_a_model_that_can_t_be_loaded_is_listed_and_answers_503(serve, tmp_path: Path) -> None:
+def test_broken_model_is_listed_and_returns_503(serve: Serve, tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "models" / "good.safetensors")
     (tmp_path / "models" / "worse.safetensors").write_bytes(b"nothing")
     client = serve(checkpoints=[tmp_path / "models"])
-    assert client.post("/segment?model=worse", content=png()).json()["code"] == "model_unusable"
-    listed = {m["name"]: m for m in client.get("/models").json()["models"]}
-    assert listed["good"]["error"] is None
-    assert "worse.safetensors: not a whole safetensors file" in listed["worse"]["error"]
-    assert client.post("/segment", content=png()).status_code == 200
+    assert client.post("/segment?model=worse", content=PNG).json()["code"] == "model_unavailable"
+    models = {model["name"]: model for model in client.get("/models").json()["models"]}
+    assert models["good"]["error"] is None
+    assert "worse.safetensors: not a complete safetensors file" in models["worse"]["error"]
+    assert client.post("/segment", content=PNG).status_code == 200
 
 
-def test_a_fault_of_the_service_is_a_problem_with_the_request_s_id(serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_error_has_request_id(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     client = serve()
-    monkeypatch.setattr("service.inference.pipeline.masks.indexed_png", lambda *_: 1 / 0)
-    reply = client.post("/segment", content=png())
-    assert (reply.status_code, reply.json()["code"]) == (500, "internal_error")
-    assert reply.json()["request_id"] == reply.headers["x-request-id"]
+    monkeypatch.setattr("service.inference.pipeline.encode.encode_indexed_png", lambda *_: 1 / 0)
+    response = client.post("/segment", content=PNG)
+    assert (response.status_code, response.json()["code"]) == (500, "internal_error")
+    assert response.json()["request_id"] == response.headers["x-request-id"]
 
 
-def test_a_model_s_name_may_be_of_any_letters(serve, tmp_path: Path) -> None:
+def test_model_name_may_contain_any_letters(serve: Serve, tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "дорога" / "checkpoints" / "best.safetensors")
-    reply = serve(checkpoints=[tmp_path / "дорога"]).post("/segment?model=дорога", content=png())
-    assert reply.status_code == 200 and unquote(reply.headers["segment-model"]) == "дорога"
+    response = serve(checkpoints=[tmp_path / "дорога"]).post("/segment?model=дорога", content=PNG)
+    assert response.status_code == 200 and unquote(response.headers["segment-model"]) == "дорога"

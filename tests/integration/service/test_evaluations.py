@@ -1,348 +1,354 @@
-"""`/evaluate`: the served artefact on the service's data, as jobs that outlive a restart."""
+"""`/evaluate`: evaluations of served models as jobs that survive a restart of the service."""
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import threading
-import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from service.evaluation.manager import Evaluations
-from service.inference.registry import Loaded
-from tests.conftest import make_checkpoint
-from tests.integration.service.conftest import shut, until
-from tests.support.sample_images import encoded
+from service.evaluation.manager import IO_THREADS
+from service.inference.registry import LoadedModel, ModelEntry
+from tests.support.checkpoints import make_checkpoint, make_checkpoints
+from tests.support.evaluations import on_evaluation_event, read_events, wait_for_evaluation
+from tests.support.fake_backends import block_workers
+from tests.support.live_server import Serve
+from tests.support.sample_images import encode_image
+from tests.support.wait import wait_until
 
 
-def finished(client, location: str) -> dict:
-    for _ in range(400):
-        job = client.get(location).json()
-        if job["state"] not in ("queued", "running"):
-            return job
-        time.sleep(0.05)
-    raise AssertionError("the evaluation did not end")
+def disk_full(*_: object) -> NoReturn:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_job_ends_with_the_report_of_the_command_line(serve, scenes: Path, checkpoint: Path, tmp_path: Path, cli) -> None:
+def names_of_models_in_memory() -> list[str]:
+    """Return the names of all `LoadedModel` objects that are still referenced."""
+    gc.collect()
+    return [model.name for model in gc.get_objects() if type(model) is LoadedModel]
+
+
+def test_report_equals_that_of_evaluate_command(serve: Serve, scenes: Path, checkpoint: Path, tmp_path: Path, cli) -> None:
     client = serve(data=scenes)
     started = client.post("/evaluate")
     assert started.status_code == 202
-    job = finished(client, started.headers["location"])
+    job = wait_for_evaluation(client, started.headers["location"])
     assert (job["state"], job["progress"], job["model"]) == ("done", {"done": 5, "total": 5}, "random")
     cli("evaluate", checkpoint, "--data", scenes, "--json", tmp_path / "r.json")
     report = json.loads((tmp_path / "r.json").read_text())
-    for part in ("checkpoint", "data", "scores", "classes", "confusion", "intervals"):
-        assert job["report"][part] == report[part]
+    for key in ("checkpoint", "data", "scores", "classes", "confusion", "intervals"):
+        assert job["report"][key] == report[key]
 
 
-def test_wait_answers_with_the_report(serve, scenes: Path) -> None:
-    reply = serve(data=scenes).post("/evaluate?wait=true&split=train")
-    assert reply.status_code == 200 and reply.json()["data"] == {"name": scenes.name, "split": "train", "images": 6}
+def test_wait_returns_report(serve: Serve, scenes: Path) -> None:
+    response = serve(data=scenes).post("/evaluate?wait=true&split=train")
+    assert response.status_code == 200
+    assert response.json()["data"] == {"name": scenes.name, "split": "train", "images": 6}
 
 
-def test_without_data_409(serve) -> None:
-    reply = serve().post("/evaluate")
-    assert (reply.status_code, reply.json()["code"]) == (409, "no_data")
+def test_service_without_dataset_returns_409(serve: Serve) -> None:
+    response = serve().post("/evaluate")
+    assert (response.status_code, response.json()["code"]) == (409, "dataset_unavailable")
 
 
 @pytest.mark.parametrize(
     ("query", "code"), [("split=test", "unknown_split"), ("split=../x", "unknown_split"), ("model=x", "unknown_model")]
 )
-def test_unknown_names_404(serve, scenes: Path, query: str, code: str) -> None:
-    reply = serve(data=scenes).post(f"/evaluate?{query}")
-    assert (reply.status_code, reply.json()["code"]) == (404, code)
+def test_unknown_split_or_model_returns_404(serve: Serve, scenes: Path, query: str, code: str) -> None:
+    response = serve(data=scenes).post(f"/evaluate?{query}")
+    assert (response.status_code, response.json()["code"]) == (404, code)
 
 
-def test_data_of_other_classes_409(serve, plain: Path) -> None:
-    assert serve(data=plain).post("/evaluate").json()["code"] == "labels_differ"
+def test_dataset_with_other_classes_returns_409(serve: Serve, plain_dataset: Path) -> None:
+    response = serve(data=plain_dataset).post("/evaluate")
+    assert (response.status_code, response.json()["code"]) == (409, "label_space_mismatch")
 
 
-def test_an_unknown_job_404(serve) -> None:
-    reply = serve().get("/evaluate/nobody")
-    assert (reply.status_code, reply.json()["code"]) == (404, "unknown_evaluation")
+def test_unknown_job_returns_404(serve: Serve) -> None:
+    response = serve().get("/evaluate/unknown")
+    assert (response.status_code, response.json()["code"]) == (404, "unknown_evaluation")
 
 
-def test_a_second_one_of_the_model_409_with_the_first_s_location(serve, scenes: Path) -> None:
+def test_second_evaluation_of_same_model_returns_409_with_location_of_first(serve: Serve, scenes: Path) -> None:
     client = serve(data=scenes)
-    gate = shut(client.app)
+    blocker = block_workers(client.app)
     first = client.post("/evaluate")
     second = client.post("/evaluate")
     assert (second.status_code, second.json()["code"]) == (409, "evaluation_running")
     assert second.headers["location"] == first.headers["location"]
-    gate.set()
-    assert finished(client, first.headers["location"])["state"] == "done"
+    blocker.release()
+    assert wait_for_evaluation(client, first.headers["location"])["state"] == "done"
     assert client.post("/evaluate?wait=true").status_code == 200
 
 
-def test_the_list_has_the_newest_first_and_no_reports(serve, scenes: Path) -> None:
+def test_list_is_newest_first_without_reports(serve: Serve, scenes: Path) -> None:
     client = serve(data=scenes)
     ids = [client.post("/evaluate?wait=true").headers["location"].rpartition("/")[2] for _ in range(2)]
-    listed = client.get("/evaluate").json()["evaluations"]
-    assert [job["id"] for job in listed] == ids[::-1] and "report" not in listed[0]
+    jobs = client.get("/evaluate").json()["evaluations"]
+    assert [job["id"] for job in jobs] == ids[::-1] and "report" not in jobs[0]
 
 
-def test_a_restart_lists_what_was_done_and_what_was_interrupted(serve, scenes: Path, tmp_path: Path) -> None:
+def test_restart_lists_finished_and_interrupted_jobs(serve: Serve, scenes: Path, tmp_path: Path) -> None:
     location = serve(data=scenes, state=tmp_path / "s").post("/evaluate?wait=true").headers["location"]
     path = tmp_path / "s" / "evaluations" / f"{location.rpartition('/')[2]}.json"
     running = {**json.loads(path.read_text()), "id": "20200101T000000-00000000", "state": "running", "report": None}
     path.with_name(f"{running['id']}.json").write_text(json.dumps(running))
     (path.parent / "torn.json").write_text('{"id": "x"')
-    again = serve(data=scenes, state=tmp_path / "s")
-    states = {job["id"]: job["state"] for job in again.get("/evaluate").json()["evaluations"]}
+    restarted = serve(data=scenes, state=tmp_path / "s")
+    states = {job["id"]: job["state"] for job in restarted.get("/evaluate").json()["evaluations"]}
     assert states == {path.stem: "done", running["id"]: "interrupted"}
-    assert again.get(location).json()["report"]["data"]["images"] == 5
+    assert restarted.get(location).json()["report"]["data"]["images"] == 5
 
 
-def test_stopping_writes_a_running_job_as_interrupted(serve, scenes: Path, tmp_path: Path) -> None:
+def test_shutdown_interrupts_running_job(serve: Serve, scenes: Path, tmp_path: Path) -> None:
     client = serve(data=scenes, state=tmp_path / "s")
-    evaluations: Evaluations = client.app.state.evaluations
-    evaluations._stopping.set()
-    assert finished(client, client.post("/evaluate").headers["location"])["state"] == "interrupted"
+    client.app.state.evaluations._stopping.set()
+    assert wait_for_evaluation(client, client.post("/evaluate").headers["location"])["state"] == "interrupted"
 
 
-@pytest.mark.parametrize(("quiet", "rests"), [(0.0, 5), (60.0, 0)])
-def test_an_evaluation_rests_between_photographs_while_requests_come(
-    serve, scenes: Path, monkeypatch: pytest.MonkeyPatch, quiet: float, rests: int
+@pytest.mark.parametrize(("idle_seconds", "pauses"), [(0.0, 5), (60.0, 0)])
+def test_evaluation_pauses_between_images_while_requests_arrive(
+    serve: Serve, scenes: Path, monkeypatch: pytest.MonkeyPatch, idle_seconds: float, pauses: int
 ) -> None:
     client = serve(data=scenes)
-    evaluations, rested = client.app.state.evaluations, []
-    monkeypatch.setattr(evaluations.scoring, "quiet_s", lambda: quiet)
-    monkeypatch.setattr(evaluations.scoring, "_rest", lambda seconds, _: rested.append(seconds))
+    runner = client.app.state.evaluations.runner
+    pause_lengths: list[float] = []
+    monkeypatch.setattr(runner, "idle_seconds", lambda: idle_seconds)
+    monkeypatch.setattr(runner, "_pause", lambda seconds, _: pause_lengths.append(seconds))
     assert client.post("/evaluate?wait=true").status_code == 200
-    assert len(rested) == rests and all(seconds > 0 for seconds in rested)
+    assert len(pause_lengths) == pauses and all(seconds > 0 for seconds in pause_lengths)
 
 
-def test_one_that_comes_while_the_service_ends_is_told_so_and_listed_as_interrupted(serve, scenes: Path) -> None:
+def test_evaluation_during_shutdown_returns_503_and_is_interrupted(serve: Serve, scenes: Path) -> None:
     client = serve(data=scenes)
     client.app.state.evaluations.stop()
-    reply = client.post("/evaluate?wait=true")
-    assert (reply.status_code, reply.json()["code"]) == (503, "shutting_down")
+    response = client.post("/evaluate?wait=true")
+    assert (response.status_code, response.json()["code"]) == (503, "shutting_down")
     (job,) = client.get("/evaluate").json()["evaluations"]
     assert job["state"] == "interrupted"
     assert client.delete(f"/evaluate/{job['id']}").json()["code"] == "evaluation_finished"
 
 
-def events(client, location: str) -> list[tuple[str, dict]]:
-    told = client.get(f"{location}/events").text.strip().split("\n\n")
-    lines = [dict(line.split(": ", 1) for line in event.split("\n")) for event in told]
-    return [(line["event"], json.loads(line["data"])) for line in lines]
-
-
-def test_events_tell_the_progress_and_the_end(serve, scenes: Path) -> None:
+def test_events_report_progress_and_end(serve: Serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = serve(data=scenes)
-    gate = shut(client.app)
+    blocker = block_workers(client.app)
     location = client.post("/evaluate").headers["location"]
-    threading.Timer(0.5, gate.set).start()
-    told = events(client, location)
-    assert told[0][0] in ("queued", "running") and told[-1][0] == "done"
-    assert told[-1][1]["progress"] == {"done": 5, "total": 5} and "report" not in told[-1][1]
-    assert events(client, location) == told[-1:]  # afterwards the end alone
-    assert client.get("/evaluate/nobody/events").status_code == 404
+    on_evaluation_event(monkeypatch, client, blocker.release)
+    events = read_events(client, location)
+    assert events[0][0] in ("queued", "running") and events[-1][0] == "done"
+    assert events[-1][1]["progress"] == {"done": 5, "total": 5} and "report" not in events[-1][1]
+    assert read_events(client, location) == events[-1:]  # The stream of a finished job has one event.
+    assert client.get("/evaluate/unknown/events").status_code == 404
 
 
-def test_a_running_and_a_waiting_one_can_be_cancelled(serve, scenes: Path, tmp_path: Path) -> None:
-    make_checkpoint(tmp_path / "two" / "second.safetensors", seed=2)
-    make_checkpoint(tmp_path / "two" / "first.safetensors", seed=1)
-    client = serve(data=scenes, checkpoints=[tmp_path / "two"])
-    gate = shut(client.app)
-    running, waiting = (client.post(f"/evaluate?model={name}").headers["location"] for name in ("first", "second"))
-    assert client.delete(waiting).status_code == 204
-    assert client.delete(running).status_code == 204  # however long the worker is busy with others
-    gate.set()
-    for location in (running, waiting):
+def test_running_and_queued_jobs_can_be_cancelled(serve: Serve, scenes: Path, tmp_path: Path) -> None:
+    client = serve(data=scenes, checkpoints=[make_checkpoints(tmp_path / "models", "first", "second")])
+    blocker = block_workers(client.app)
+    running, queued = (client.post(f"/evaluate?model={name}").headers["location"] for name in ("first", "second"))
+    assert client.delete(queued).status_code == 204
+    assert client.delete(running).status_code == 204  # Cancellation does not wait for the busy worker.
+    blocker.release()
+    for location in (running, queued):
         job = client.get(location).json()
         assert job["state"] == "cancelled" and job["finished"] and job["report"] is None
         stored = tmp_path / "state" / "evaluations" / f"{location.rpartition('/')[2]}.json"
         assert json.loads(stored.read_text())["state"] == "cancelled"
-        again = client.delete(location)
-        assert (again.status_code, again.json()["code"]) == (409, "evaluation_finished")
+        repeated = client.delete(location)
+        assert (repeated.status_code, repeated.json()["code"]) == (409, "evaluation_finished")
     assert client.post("/evaluate?model=first&wait=true").status_code == 200
 
 
-def three(tmp_path: Path) -> Path:
-    for seed, name in enumerate("abc"):
-        make_checkpoint(tmp_path / "three" / f"{name}.safetensors", seed=seed)
-    return tmp_path / "three"
-
-
-def test_those_that_wait_hold_no_model_in_memory(serve, scenes: Path, tmp_path: Path) -> None:
-    client = serve(data=scenes, checkpoints=[three(tmp_path)], max_loaded=1)
-    gate = shut(client.app)
+def test_queued_jobs_keep_no_model_in_memory(serve: Serve, scenes: Path, tmp_path: Path) -> None:
+    client = serve(data=scenes, checkpoints=[make_checkpoints(tmp_path / "models", "a", "b", "c")], max_loaded=1)
+    blocker = block_workers(client.app)
     locations = [client.post(f"/evaluate?model={name}").headers["location"] for name in "abc"]
-    gc.collect()
-    assert "b" not in [held.name for held in gc.get_objects() if type(held) is Loaded]
-    gate.set()
-    assert [finished(client, location)["report"]["checkpoint"]["name"] for location in locations] == ["a", "b", "c"]
+    assert "b" not in names_of_models_in_memory()
+    blocker.release()
+    assert [wait_for_evaluation(client, location)["report"]["checkpoint"]["name"] for location in locations] == ["a", "b", "c"]
 
 
-def test_who_waits_for_the_report_holds_no_model_in_memory_either(serve, scenes: Path, tmp_path: Path) -> None:
-    client = serve(data=scenes, checkpoints=[three(tmp_path)], max_loaded=1)
-    gate = shut(client.app)
+def test_waiting_requests_keep_no_model_in_memory(serve: Serve, scenes: Path, tmp_path: Path) -> None:
+    client = serve(data=scenes, checkpoints=[make_checkpoints(tmp_path / "models", "a", "b", "c")], max_loaded=1)
+    blocker = block_workers(client.app)
     with ThreadPoolExecutor(3) as pool:
         waiting = []
         for number, name in enumerate("abc"):
             waiting.append(pool.submit(client.post, f"/evaluate?model={name}&wait=true"))
-            until(lambda number=number: len(client.get("/evaluate").json()["evaluations"]) == number + 1)
-        gc.collect()
-        assert "b" not in [held.name for held in gc.get_objects() if type(held) is Loaded]
-        gate.set()
-        assert [each.result().status_code for each in waiting] == [200, 200, 200]
+            wait_until(lambda number=number: len(client.get("/evaluate").json()["evaluations"]) == number + 1)
+        assert "b" not in names_of_models_in_memory()
+        blocker.release()
+        assert [request.result().status_code for request in waiting] == [200, 200, 200]
 
 
-def test_a_reload_is_not_undone_by_an_evaluation_that_was_loading_the_model(
-    serve, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_reload_is_not_undone_by_evaluation_that_loads_same_model(
+    serve: Serve, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = serve(data=scenes, checkpoints=[three(tmp_path)], max_loaded=1)
-    models, gate, begun, go_on = client.app.state.models, shut(client.app), threading.Event(), threading.Event()
+    directory = make_checkpoints(tmp_path / "models", "a", "b", "c")
+    client = serve(data=scenes, checkpoints=[directory], max_loaded=1)
+    registry, blocker = client.app.state.registry, block_workers(client.app)
     client.post("/evaluate?model=a")
-    waiting = client.post("/evaluate?model=b").headers["location"]
-    client.post("/evaluate?model=c")  # b is let go
-    load = models._load
+    queued = client.post("/evaluate?model=b").headers["location"]
+    client.post("/evaluate?model=c")  # evicts b
+    has_read, may_return = threading.Event(), threading.Event()
+    original = registry._load
 
-    def slowly(model):  # type: ignore[no-untyped-def]
-        found = load(model)
-        if model.name == "b" and not begun.is_set():
-            begun.set()
-            go_on.wait(20)
-        return found
+    def load(entry: ModelEntry) -> LoadedModel:
+        model = original(entry)
+        if entry.name == "b" and not has_read.is_set():
+            has_read.set()
+            may_return.wait(20)
+        return model
 
-    monkeypatch.setattr(models, "_load", slowly)
-    gate.set()
-    assert begun.wait(20)  # the evaluation has read the file
-    make_checkpoint(tmp_path / "three" / "b.safetensors", seed=9)
+    monkeypatch.setattr(registry, "_load", load)
+    blocker.release()
+    assert has_read.wait(20)  # The evaluation has read the old file of b.
+    make_checkpoint(directory / "b.safetensors", seed=9)
     with ThreadPoolExecutor(1) as pool:
-        reloaded = pool.submit(client.post, "/models/b/reload")
-        time.sleep(0.2)
-        go_on.set()
-        digest = reloaded.result().json()["digest"]
-    assert finished(client, waiting)["state"] == "done"  # it was scored as it was when it was asked for
-    assert client.post("/segment?model=b", content=encoded()).headers["segment-digest"] == digest
+        reload = pool.submit(client.post, "/models/b/reload")
+        wait_until(registry._loader._work_queue.qsize)  # The reload is queued behind the evaluation's load.
+        may_return.set()
+        digest = reload.result().json()["digest"]
+    assert wait_for_evaluation(client, queued)["state"] == "done"  # It evaluated the weights of the time of its request.
+    assert client.post("/segment?model=b", content=encode_image()).headers["segment-digest"] == digest
 
 
-def test_a_drive_of_the_data_that_hangs_stops_nothing_but_what_needs_it(
-    serve, scenes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client, drive = serve(data=scenes), threading.Event()
-    gate = shut(client.app)
+def test_hung_dataset_blocks_only_new_evaluations(serve: Serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, dataset_responds = serve(data=scenes), threading.Event()
+    blocker = block_workers(client.app)
     location = client.post("/evaluate").headers["location"]
-    monkeypatch.setattr("service.evaluation.manager.list_splits", lambda _: drive.wait(60) and ["val"])
+    hung_threads = []
+
+    def list_splits(_: Path) -> list[str]:
+        hung_threads.append(threading.get_ident())
+        dataset_responds.wait(60)
+        return ["val"]
+
+    monkeypatch.setattr("service.evaluation.manager.list_splits", list_splits)
     with ThreadPoolExecutor(6) as pool:
-        more = [pool.submit(client.post, "/evaluate") for _ in range(6)]
-        time.sleep(0.3)
-        assert client.get(location).json()["state"] in ("queued", "running")
-        assert client.delete(location).status_code == 204
-        drive.set()
-        gate.set()
-        assert {each.result().status_code for each in more} <= {202, 409}
+        new_evaluations = [pool.submit(client.post, "/evaluate") for _ in range(6)]
+        try:
+            wait_until(lambda: len(hung_threads) == IO_THREADS)  # All threads for the dataset hang.
+            assert client.get(location).json()["state"] in ("queued", "running")
+            assert client.delete(location).status_code == 204
+        finally:
+            dataset_responds.set()
+        statuses = sorted(request.result().status_code for request in new_evaluations)
+    blocker.release()
+    assert statuses == [202, *[409] * 5]
 
 
-def test_one_whose_model_is_replaced_while_it_waits_fails_and_says_so(serve, scenes: Path, tmp_path: Path) -> None:
-    client = serve(data=scenes, checkpoints=[three(tmp_path)])
-    gate = shut(client.app)
-    _, waiting = (client.post(f"/evaluate?model={name}").headers["location"] for name in "ab")
-    make_checkpoint(tmp_path / "three" / "b.safetensors", seed=9)
-    client.app.state.models.replace(client.app.state.models._load(client.app.state.models.models["b"]))
-    gate.set()
-    job = finished(client, waiting)
-    assert job["state"] == "failed" and "was replaced while this waited" in job["error"]
+def test_evaluation_fails_if_model_is_reloaded_while_queued(serve: Serve, scenes: Path, tmp_path: Path) -> None:
+    directory = make_checkpoints(tmp_path / "models", "a", "b")
+    client = serve(data=scenes, checkpoints=[directory])
+    registry, blocker = client.app.state.registry, block_workers(client.app)
+    _, queued = (client.post(f"/evaluate?model={name}").headers["location"] for name in "ab")
+    make_checkpoint(directory / "b.safetensors", seed=9)
+    registry.activate(registry._load(registry.models["b"]))  # Not with a request, which warms up the blocked workers.
+    blocker.release()
+    job = wait_for_evaluation(client, queued)
+    assert job["state"] == "failed" and "was reloaded while the evaluation was queued" in job["error"]
 
 
-def test_one_whose_photograph_can_t_be_read_is_cancelled_all_the_same(
-    serve, scenes: Path, monkeypatch: pytest.MonkeyPatch
+def test_evaluation_can_be_cancelled_while_image_file_hangs(
+    serve: Serve, scenes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client, drive = serve(data=scenes), threading.Event()
-    monkeypatch.setattr("core.data.datasets.read_photo", lambda path: drive.wait(60))
+    client, file_responds = serve(data=scenes), threading.Event()
+    monkeypatch.setattr("core.data.datasets.read_image", lambda path: file_responds.wait(60))
     location = client.post("/evaluate").headers["location"]
-    until(lambda: client.get(location).json()["state"] == "running")
+    wait_until(lambda: client.get(location).json()["state"] == "running")
     assert client.delete(location).status_code == 204
-    drive.set()
+    file_responds.set()
 
 
-def test_nothing_is_loaded_for_an_evaluation_that_can_t_be(serve, scenes: Path, tmp_path: Path) -> None:
-    client = serve(data=scenes, checkpoints=[three(tmp_path)])
+def test_invalid_evaluation_loads_no_model(serve: Serve, scenes: Path, tmp_path: Path) -> None:
+    client = serve(data=scenes, checkpoints=[make_checkpoints(tmp_path / "models", "a", "b")])
     assert client.post("/evaluate?model=b&split=x").json()["code"] == "unknown_split"
-    assert [loaded.name for loaded in client.app.state.models.loaded()] == ["a"]
+    assert [model.name for model in client.app.state.registry.loaded()] == ["a"]
 
 
-def test_a_stream_on_which_nothing_happens_is_kept_open(serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.evaluation.manager.QUIET_EVENTS_S", 0.3)
+def test_idle_event_stream_sends_keepalive_comments(serve: Serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastapi.routing._PING_INTERVAL", 0.02)  # a fraction of the manager's poll interval
     client = serve(data=scenes)
-    gate = shut(client.app)
+    blocker, manager = block_workers(client.app), client.app.state.evaluations
     location = client.post("/evaluate").headers["location"]
-    threading.Timer(2, gate.set).start()
-    told = events(client, location)
-    assert sum(job["progress"]["done"] == 0 for _, job in told) >= 4
+    original, polls = manager.run_io, 0
+
+    async def run_io(function: Callable[..., object], *args: object) -> object:
+        nonlocal polls
+        polls += function == manager.job
+        if polls == 8:
+            blocker.release()
+        return await original(function, *args)
+
+    monkeypatch.setattr(manager, "run_io", run_io)
+    assert client.get(f"{location}/events").text.count(": ping") >= 4
 
 
-def test_who_waits_for_one_that_is_cancelled_before_it_begins_is_told_so(serve, scenes: Path, tmp_path: Path) -> None:
-    for seed, name in enumerate(("first", "second")):
-        make_checkpoint(tmp_path / "two" / f"{name}.safetensors", seed=seed)
-    client = serve(data=scenes, checkpoints=[tmp_path / "two"])
-    gate = shut(client.app)
+def test_waiting_request_returns_409_if_queued_job_is_cancelled(serve: Serve, scenes: Path, tmp_path: Path) -> None:
+    client = serve(data=scenes, checkpoints=[make_checkpoints(tmp_path / "models", "first", "second")])
+    blocker = block_workers(client.app)
     client.post("/evaluate?model=first")
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.post, "/evaluate?model=second&wait=true")
-        until(lambda: len(client.get("/evaluate").json()["evaluations"]) == 2)
+        wait_until(lambda: len(client.get("/evaluate").json()["evaluations"]) == 2)
         newest = client.get("/evaluate").json()["evaluations"][0]
         assert (newest["model"], newest["state"]) == ("second", "queued")
         assert client.delete(f"/evaluate/{newest['id']}").status_code == 204
         assert (waiting.result().status_code, waiting.result().json()["code"]) == (409, "evaluation_cancelled")
-    gate.set()
+    blocker.release()
 
 
-def test_one_that_rests_is_cancelled_at_once(serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paused_evaluation_can_be_cancelled(serve: Serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The first pause is longer than the test, so only a cancellation that interrupts it succeeds.
     monkeypatch.setattr("service.evaluation.runner.QUIET_S", 1e9)
-    monkeypatch.setattr("service.evaluation.runner.REST", 1e9)
+    monkeypatch.setattr("service.evaluation.runner.PAUSE_RATIO", 1e9)
     client = serve(data=scenes)
-    client.post("/segment", content=encoded())
+    client.post("/segment", content=encode_image())
     location = client.post("/evaluate").headers["location"]
-    until(lambda: client.get(location).json()["state"] == "running")
+    wait_until(lambda: client.get(location).json()["state"] == "running")
     assert client.delete(location).status_code == 204
 
 
-def test_the_newest_evaluations_are_kept(serve, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.evaluation.manager.KEPT", 2)
+def test_only_newest_jobs_are_kept(serve: Serve, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.evaluation.manager.MAX_FINISHED_JOBS", 2)
     client = serve(data=scenes)
-    made = [client.post("/evaluate?wait=true").headers["location"].rpartition("/")[2] for _ in range(5)]
+    ids = [client.post("/evaluate?wait=true").headers["location"].rpartition("/")[2] for _ in range(5)]
     listed = [job["id"] for job in client.get("/evaluate").json()["evaluations"]]
-    assert listed == made[:-4:-1]  # the last one had not ended as it was begun
+    assert listed == ids[:-4:-1]  # Jobs are deleted when one starts, and the last one was active then.
     assert {path.stem for path in (tmp_path / "state" / "evaluations").iterdir()} == set(listed)
 
 
-def test_data_that_may_not_be_read_is_no_data(serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def locked(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
+def test_unreadable_dataset_returns_409(serve: Serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def permission_denied(*_: object) -> NoReturn:
+        raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("service.evaluation.manager.list_splits", locked)
-    reply = serve(data=scenes).post("/evaluate")
-    assert (reply.status_code, reply.json()["code"]) == (409, "no_data")
+    monkeypatch.setattr("service.evaluation.manager.list_splits", permission_denied)
+    response = serve(data=scenes).post("/evaluate")
+    assert (response.status_code, response.json()["code"]) == (409, "dataset_unavailable")
 
 
-def test_a_state_that_can_t_be_written_does_not_block_the_model(serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_at_start_does_not_block_later_evaluations(
+    serve: Serve, scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = serve(data=scenes)
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr("service.evaluation.store.write_atomically", full)
+        patch.setattr("service.evaluation.store.write_atomically", disk_full)
         assert client.post("/evaluate").status_code == 500
     assert client.get("/evaluate").json() == {"evaluations": []}
     assert client.post("/evaluate?wait=true").status_code == 200
 
 
-def test_a_disk_that_fills_up_on_the_way_still_ends_the_job(serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_that_fills_up_during_evaluation_does_not_stop_it(
+    serve: Serve, scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = serve(data=scenes)
-    gate = shut(client.app)
+    blocker = block_workers(client.app)
     location = client.post("/evaluate").headers["location"]
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("service.evaluation.store.write_atomically", full)
-    gate.set()
-    assert finished(client, location)["state"] == "done"
+    monkeypatch.setattr("service.evaluation.store.write_atomically", disk_full)
+    blocker.release()
+    assert wait_for_evaluation(client, location)["state"] == "done"

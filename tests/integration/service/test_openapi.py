@@ -1,4 +1,4 @@
-"""The service against its own description: Schemathesis makes requests of it, and checks each reply."""
+"""The OpenAPI document, and the service against it: Schemathesis generates requests and validates each response."""
 
 from __future__ import annotations
 
@@ -17,40 +17,63 @@ from schemathesis import GenerationMode
 
 from service.app import create_app
 from service.settings import load_settings
-from tests.integration.service.conftest import listening
-from tests.support.image_fuzzer import GOOD
+from tests.support.image_fuzzer import SEED_IMAGES
+from tests.support.live_server import Serve, live_server
 
-EXAMPLES = int(os.environ.get("OPENAPI_EXAMPLES", "20"))  # for each operation
+MAX_EXAMPLES = int(os.environ.get("OPENAPI_EXAMPLES", "20"))  # per operation
 # Only valid images: the schema does not describe the errors of damaged ones, which test_bad_requests.py covers.
-UNHEALTHY = list(HealthCheck)
-PICTURES = st.sampled_from(GOOD)
-schemathesis.openapi.format("binary", PICTURES)
-for kind in ("image/*", "application/octet-stream"):
-    schemathesis.openapi.media_type(kind, PICTURES)
+IMAGES = st.sampled_from(SEED_IMAGES)
+schemathesis.openapi.format("binary", IMAGES)
+for media_type in ("image/*", "application/octet-stream"):
+    schemathesis.openapi.media_type(media_type, IMAGES)
+KEY = "k" * 16
 
 
 @pytest.fixture(scope="module")
-def described(checkpoint: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def schema(checkpoint: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     app = create_app(load_settings(checkpoints=[checkpoint], data=scenes, state=tmp_path_factory.mktemp("state")))
-    with listening(app) as port:
+    with live_server(app) as port:
         yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
-def test_replies_are_as_described(described: Any, mode: GenerationMode) -> None:
-    tried = 0
-    for operation in (found.ok() for found in described.get_all_operations()):
+def test_responses_conform_to_schema(schema: Any, mode: GenerationMode) -> None:
+    requests = 0
+    for operation in (result.ok() for result in schema.get_all_operations()):
 
         @given(case=operation.as_strategy(generation_mode=mode))
         @settings(
-            max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+            max_examples=MAX_EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
         )
-        def replies(case: Any) -> None:
-            nonlocal tried
-            tried += 1
+        def validate(case: Any) -> None:
+            nonlocal requests
+            requests += 1
             case.call_and_validate(timeout=60)
 
-        with suppress(Unsatisfiable):  # where nothing can be wrong with a request
-            replies()
-    print(f"{tried} requests of {mode.value} data")  # an operation without parameters has one
-    assert tried >= 2 * EXAMPLES
+        with suppress(Unsatisfiable):  # No invalid request exists for an operation without parameters.
+            validate()
+    print(f"{requests} requests with {mode.value} data")
+    assert requests >= 2 * MAX_EXAMPLES  # An operation without parameters counts only once.
+
+
+def test_document_describes_model_list(serve: Serve) -> None:
+    document = serve().get("/openapi.json").json()
+    reference = document["paths"]["/models"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert reference == {"$ref": "#/components/schemas/ModelList"}
+    assert {"name", "digest", "scores", "error"} <= document["components"]["schemas"]["ModelInfo"]["properties"].keys()
+
+
+def test_document_lists_form_and_raw_bodies(serve: Serve) -> None:
+    operation = serve().get("/openapi.json").json()["paths"]["/segment"]["post"]
+    assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "image/*", "application/octet-stream"}
+
+
+@pytest.mark.parametrize("protected", [False, True])
+def test_document_describes_authentication_only_if_keys_are_set(serve: Serve, protected: bool) -> None:
+    client = serve(**({"api_keys": f"admin:{KEY}"} if protected else {}))
+    document = client.get("/openapi.json", headers={"Authorization": f"Bearer {KEY}"}).json()
+    assert ("securitySchemes" in document["components"]) == protected
+    for path, method in (("/segment", "post"), ("/evaluate", "get"), ("/metrics", "get")):
+        operation = document["paths"][path][method]
+        assert ("security" in operation) == ("401" in operation["responses"]) == protected
+    assert "security" not in document["paths"]["/healthz"]["get"]

@@ -1,107 +1,114 @@
-"""Several services that share the folder of their evaluations, as replicas behind a balancer do."""
+"""Several services that share the directory of their evaluations, like replicas behind a load balancer."""
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
-from tests.conftest import make_checkpoint
-from tests.integration.service.conftest import shut, until
-from tests.integration.service.test_evaluations import events, finished
-from tests.support.service_process import Process
-from training.commands.synthesize import write_scene
-
-
-def test_every_replica_lists_the_reports_of_all(serve, scenes: Path, tmp_path: Path) -> None:
-    one, other = (serve(data=scenes, state=tmp_path / "shared") for _ in range(2))
-    location = one.post("/evaluate?wait=true").headers["location"]
-    assert other.get("/evaluate").json() == one.get("/evaluate").json()
-    assert other.get(location).json() == one.get(location).json() and other.get(location).json()["report"]
+from tests.support.checkpoints import make_checkpoints
+from tests.support.evaluations import on_evaluation_event, read_events, wait_for_evaluation
+from tests.support.fake_backends import block_workers
+from tests.support.live_server import Serve
+from tests.support.service_process import ServiceProcess
+from tests.support.wait import wait_until
+from training.synthetic.dataset import write_scene
 
 
-def test_what_runs_elsewhere_is_followed_and_not_begun_twice(serve, scenes: Path, tmp_path: Path) -> None:
-    one, other = (serve(data=scenes, state=tmp_path / "shared") for _ in range(2))
-    gate = shut(one.app)
-    location = one.post("/evaluate").headers["location"]
-    again = other.post("/evaluate")
-    assert (again.status_code, again.headers["location"]) == (409, location)
-    with ThreadPoolExecutor(1) as pool:
-        told = pool.submit(events, other, location)
-        time.sleep(0.5)
-        gate.set()
-        states = [state for state, _ in told.result()]
+@pytest.fixture
+def replicas(serve: Serve, scenes: Path, tmp_path: Path) -> tuple[TestClient, TestClient]:
+    """Two services with the same state directory and dataset."""
+    first, second = (serve(data=scenes, state=tmp_path / "shared") for _ in range(2))
+    return first, second
+
+
+def test_every_replica_lists_all_reports(replicas: tuple[TestClient, TestClient]) -> None:
+    first, second = replicas
+    location = first.post("/evaluate?wait=true").headers["location"]
+    assert second.get("/evaluate").json() == first.get("/evaluate").json()
+    assert second.get(location).json() == first.get(location).json() and second.get(location).json()["report"]
+
+
+def test_replica_follows_evaluation_of_other_and_does_not_start_it_again(
+    replicas: tuple[TestClient, TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = replicas
+    blocker = block_workers(first.app)
+    location = first.post("/evaluate").headers["location"]
+    duplicate = second.post("/evaluate")
+    assert (duplicate.status_code, duplicate.headers["location"]) == (409, location)
+    on_evaluation_event(monkeypatch, second, blocker.release)
+    states = [state for state, _ in read_events(second, location)]
     assert states[0] in ("queued", "running") and states[-1] == "done"
 
 
-def test_a_replica_that_starts_leaves_alone_what_runs_elsewhere(serve, scenes: Path, tmp_path: Path) -> None:
-    one = serve(data=scenes, state=tmp_path / "shared")
-    gate = shut(one.app)
-    location = one.post("/evaluate").headers["location"]
+def test_new_replica_does_not_interrupt_evaluation_of_other(serve: Serve, scenes: Path, tmp_path: Path) -> None:
+    first = serve(data=scenes, state=tmp_path / "shared")
+    blocker = block_workers(first.app)
+    location = first.post("/evaluate").headers["location"]
     assert serve(data=scenes, state=tmp_path / "shared").get(location).json()["state"] in ("queued", "running")
-    gate.set()
-    assert finished(one, location)["state"] == "done"
+    blocker.release()
+    assert wait_for_evaluation(first, location)["state"] == "done"
 
 
-def test_what_runs_elsewhere_can_be_cancelled(serve, scenes: Path, tmp_path: Path) -> None:
-    one, other = (serve(data=scenes, state=tmp_path / "shared") for _ in range(2))
-    gate = shut(one.app)
-    location = one.post("/evaluate").headers["location"]
-    assert other.delete(location).status_code == 204
-    gate.set()
-    until(lambda: one.get(location).json()["state"] == "cancelled")
-    assert other.delete(location).json()["code"] == "evaluation_finished"
+def test_replica_cancels_running_evaluation_of_other(replicas: tuple[TestClient, TestClient], tmp_path: Path) -> None:
+    first, second = replicas
+    blocker = block_workers(first.app)
+    location = first.post("/evaluate").headers["location"]
+    assert second.delete(location).status_code == 204
+    blocker.release()
+    wait_until(lambda: first.get(location).json()["state"] == "cancelled")
+    assert second.delete(location).json()["code"] == "evaluation_finished"
     assert [path.suffix for path in (tmp_path / "shared" / "evaluations").iterdir()] == [".json"]
 
 
-def test_of_two_replicas_that_are_asked_at_once_one_begins(serve, scenes: Path, tmp_path: Path) -> None:
-    replicas = [serve(data=scenes, state=tmp_path / "shared") for _ in range(4)]
-    gates = [shut(replica.app) for replica in replicas]
+def test_only_one_of_several_replicas_starts_simultaneous_evaluation(serve: Serve, scenes: Path, tmp_path: Path) -> None:
+    clients = [serve(data=scenes, state=tmp_path / "shared") for _ in range(4)]
+    blockers = [block_workers(client.app) for client in clients]
     with ThreadPoolExecutor(4) as pool:
-        codes = sorted(reply.status_code for reply in pool.map(lambda replica: replica.post("/evaluate"), replicas))
-    assert codes == [202, 409, 409, 409]
-    for gate in gates:
-        gate.set()
+        statuses = sorted(response.status_code for response in pool.map(lambda client: client.post("/evaluate"), clients))
+    assert statuses == [202, 409, 409, 409]
+    for blocker in blockers:
+        blocker.release()
 
 
-def test_what_a_replica_was_at_when_it_was_killed_is_interrupted_and_begun_anew_by_another(tmp_path: Path) -> None:
+def test_evaluation_of_killed_replica_is_interrupted_and_can_be_restarted(tmp_path: Path) -> None:
     for index in range(60):
         write_scene(tmp_path / "scenes", "val", index, (256, 512), seed=0)
     settings = {"SEGMENT_CHECKPOINTS": "core/pretrained", "SEGMENT_DATA": tmp_path / "scenes"}
-    replicas = [Process(tmp_path, **settings) for _ in range(2)]
+    processes = [ServiceProcess(tmp_path, **settings) for _ in range(2)]
     try:
-        for replica in replicas:
-            replica.until_ready()
-        killed, other = replicas
+        for process in processes:
+            process.wait_until_ready()
+        killed, other = processes
         location = httpx.post(f"{killed.url}/evaluate").headers["location"]
         assert httpx.post(f"{other.url}/evaluate").headers["location"] == location
-        killed.process.kill()
-        killed.process.wait()
+        killed.kill()
         assert httpx.get(f"{other.url}{location}").json()["state"] == "interrupted"
-        again = httpx.post(f"{other.url}/evaluate?wait=true", timeout=60)
-        assert again.status_code == 200 and again.headers["location"] != location
+        restarted = httpx.post(f"{other.url}/evaluate?wait=true", timeout=60)
+        assert restarted.status_code == 200 and restarted.headers["location"] != location
     finally:
-        for replica in replicas:
-            replica.process.kill()
-            replica.process.wait()
+        for process in processes:
+            process.kill()
 
 
-def test_what_waits_in_the_queue_elsewhere_can_be_cancelled(
-    serve, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_replica_cancels_queued_evaluation_of_other(
+    serve: Serve, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.evaluation.manager.STORED_S", 0)
-    for seed, name in enumerate(("first", "second")):
-        make_checkpoint(tmp_path / "two" / f"{name}.safetensors", seed=seed)
-    one, other = (serve(data=scenes, checkpoints=[tmp_path / "two"], state=tmp_path / "shared") for _ in range(2))
-    monkeypatch.setattr(one.app.state.evaluations.scoring, "quiet_s", lambda: 0)  # so that it rests, and takes its time
-    monkeypatch.setattr("service.evaluation.runner.REST", 200.0)
-    running, waiting = (one.post(f"/evaluate?model={name}").headers["location"] for name in ("first", "second"))
+    monkeypatch.setattr("service.evaluation.manager.SAVE_INTERVAL_S", 0)
+    checkpoints = make_checkpoints(tmp_path / "models", "first", "second")
+    first, second = (serve(data=scenes, checkpoints=[checkpoints], state=tmp_path / "shared") for _ in range(2))
+    # Long pauses between images keep the first evaluation running until the queued one has been cancelled.
+    monkeypatch.setattr(first.app.state.evaluations.runner, "idle_seconds", lambda: 0)
+    monkeypatch.setattr("service.evaluation.runner.PAUSE_RATIO", 200.0)
+    running, queued = (first.post(f"/evaluate?model={name}").headers["location"] for name in ("first", "second"))
     with ThreadPoolExecutor(1) as pool:
-        gone = pool.submit(other.delete, waiting)
-        until(lambda: (tmp_path / "shared" / "evaluations" / f"{waiting.rpartition('/')[2]}.cancel").exists())
-        assert gone.result().status_code == 204
-    assert one.get(waiting).json()["state"] == "cancelled" and one.get(waiting).json()["started"] is None
-    one.delete(running)
+        cancellation = pool.submit(second.delete, queued)
+        wait_until(lambda: (tmp_path / "shared" / "evaluations" / f"{queued.rpartition('/')[2]}.cancel").exists())
+        assert cancellation.result().status_code == 204
+    job = first.get(queued).json()
+    assert job["state"] == "cancelled" and job["started"] is None
+    first.delete(running)

@@ -1,19 +1,21 @@
-"""A checkpoint to pass on: half the size, the same masks, and a card that tells where it comes from."""
+"""Tests of `python -m training export --to fp16`: half the size, the same masks, and metadata about the training."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from core.checkpoints.checkpoint import PRETRAINED, read_checkpoint, shipped, write_checkpoint
+from core.checkpoints.checkpoint import PRETRAINED, Checkpoint, bundled_checkpoints, read_checkpoint, write_checkpoint
 from core.data.datasets import open_dataset
 from core.inference.segmenter import Segmenter
+from tests.support.cli import Cli
+from training import evaluation
 from training.__main__ import main
-from training.commands import export
 from training.tracking.history import read_rows, read_table, write_table
 
 TINY = ("--width", 8, "--size", 32, 64, "--batch-size", 2, "--workers", 0, "--epochs", 2)
@@ -21,68 +23,72 @@ TINY = ("--width", 8, "--size", 32, 64, "--batch-size", 2, "--workers", 0, "--ep
 
 @pytest.fixture(scope="module")
 def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    assert main([str(a) for a in ("train", "--model", "r2unet", "--data", scenes, "--run", folder, *TINY)]) == 0
-    return folder
+    """A finished run of an R2U-Net of width 8."""
+    run_dir = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main([str(a) for a in ("train", "--model", "r2unet", "--data", scenes, "--run", run_dir, *TINY)]) == 0
+    return run_dir
 
 
 @pytest.fixture
-def exported(run: Path, scenes: Path, tmp_path: Path, cli) -> Path:
+def exported(run: Path, scenes: Path, tmp_path: Path, cli: Cli) -> Path:
+    """The run's best checkpoint, exported with license and limitations."""
     out = tmp_path / "small.safetensors"
-    flags = ("--to", "fp16", "--data", scenes, "--licence", "for research", "--limits", "scenes only")
+    flags = ("--to", "fp16", "--data", scenes, "--license", "for research", "--limitations", "scenes only")
     assert cli("export", run, "--out", out, *flags)[0] == 0
     return out
 
 
-def test_the_file_is_about_half_and_the_statistics_stay(run: Path, exported: Path) -> None:
-    whole = run / "checkpoints" / "best.safetensors"
-    assert exported.stat().st_size < 0.6 * whole.stat().st_size
-    before, after = read_checkpoint(whole).tensors, read_checkpoint(exported).tensors
+def test_weights_are_fp16_and_statistics_are_fp32(run: Path, exported: Path) -> None:
+    best = run / "checkpoints" / "best.safetensors"
+    assert exported.stat().st_size < 0.6 * best.stat().st_size
+    before, after = read_checkpoint(best).tensors, read_checkpoint(exported).tensors
     for name, array in after.items():
         assert array.dtype == (np.float16 if array.ndim > 1 else before[name].dtype)
         assert np.allclose(array, before[name], rtol=1e-3, atol=1e-6)
     assert any("running_var" in name and array.dtype == np.float32 for name, array in after.items())
 
 
-def test_it_segments_as_before(run: Path, exported: Path, scenes: Path) -> None:
+def test_fp16_predicts_same_labels(run: Path, exported: Path, scenes: Path) -> None:
     before, after = Segmenter(run), Segmenter(exported)
-    same = [(before(rgb).labels == after(rgb).labels).mean() for rgb, _ in open_dataset(scenes, "val")]
-    assert min(same) > 0.99
+    agreement = [(before(rgb).labels == after(rgb).labels).mean() for rgb, _ in open_dataset(scenes, "val")]
+    assert min(agreement) > 0.99
 
 
-def test_the_card_tells_licence_limits_hours_and_scores_of_the_file(exported: Path, scenes: Path, tmp_path: Path, cli) -> None:
-    card = read_checkpoint(exported).card
-    assert (card.licence, card.limits) == ("for research", "scenes only")
-    assert card.scored_on == f"{scenes.name} val, 5 images"
-    assert card.legs[0].hours is not None and card.legs[0].command.startswith("python -m training train --model r2unet")
+def test_metadata_has_license_limitations_hours_and_scores(exported: Path, scenes: Path, tmp_path: Path, cli: Cli) -> None:
+    metadata = read_checkpoint(exported).metadata
+    assert (metadata.license, metadata.limitations) == ("for research", "scenes only")
+    assert metadata.scored_on == f"{scenes.name} val, 5 images"
+    assert metadata.stages[0].hours is not None and metadata.stages[0].command.startswith(
+        "python -m training train --model r2unet"
+    )
     assert cli("evaluate", exported, "--data", scenes, "--json", tmp_path / "r.json")[0] == 0
-    assert card.scores["macro_iou"] == json.loads((tmp_path / "r.json").read_text())["scores"]["macro_iou"]
+    assert metadata.scores["miou"] == json.loads((tmp_path / "r.json").read_text())["scores"]["miou"]
 
 
-def test_the_history_goes_with_it(run: Path, exported: Path) -> None:
+def test_history_is_copied(run: Path, exported: Path) -> None:
     assert exported.with_name("small.history.csv").read_text() == (run / "history.csv").read_text()
 
 
-def test_a_weight_that_fp16_cannot_hold_is_refused(run: Path, tmp_path: Path, cli) -> None:
+def test_weight_outside_fp16_range_is_rejected(run: Path, tmp_path: Path, cli: Cli) -> None:
     source = read_checkpoint(run / "checkpoints" / "best.safetensors")
     tensors = {**source.tensors, "head.weight": source.tensors["head.weight"] * 1e9}
-    write_checkpoint(tmp_path / "large.safetensors", source.card, tensors)
+    write_checkpoint(tmp_path / "large.safetensors", source.metadata, tensors)
     code, _, err = cli("export", tmp_path / "large.safetensors", "--to", "fp16", "--out", tmp_path / "x.safetensors")
     assert code == 2 and "head.weight" in err and "65504" in err and not (tmp_path / "x.safetensors").exists()
 
 
-def test_a_checkpoint_does_not_replace_itself(run: Path, cli) -> None:
+def test_checkpoint_does_not_overwrite_itself(run: Path, cli: Cli) -> None:
     best = run / "checkpoints" / "best.safetensors"
     code, _, err = cli("export", best, "--to", "fp16", "--out", best)
     assert code == 2 and "itself" in err
 
 
-def test_another_ending_is_refused(run: Path, tmp_path: Path, cli) -> None:
+def test_other_file_extension_is_rejected(run: Path, tmp_path: Path, cli: Cli) -> None:
     code, _, err = cli("export", run, "--to", "fp16", "--out", tmp_path / "x.pt")
     assert code == 2 and ".safetensors" in err
 
 
-def test_the_epochs_of_both_legs_go_with_the_second(exported: Path, scenes: Path, tmp_path: Path, cli) -> None:
+def test_history_of_second_stage_includes_first(exported: Path, scenes: Path, tmp_path: Path, cli: Cli) -> None:
     second = tmp_path / "second"
     flags = ("--model", "r2unet", "--data", scenes, "--init", exported, "--run", second, *TINY, "--epochs", 3)
     assert cli("train", *flags)[0] == 0
@@ -92,46 +98,51 @@ def test_the_epochs_of_both_legs_go_with_the_second(exported: Path, scenes: Path
     assert cli("export", second, "--to", "fp16", "--out", tmp_path / "both.safetensors")[0] == 0
     rows = read_rows(tmp_path / "both.history.csv")
     assert [row["epoch"] for row in rows] == [1, 2, 1, 2, 3]
-    legs = read_checkpoint(tmp_path / "both.safetensors").card.legs
-    assert len(legs) == 2 and legs[0].hours is not None
-    assert legs[1].hours == 1 + 2 + 3  # whichever epoch was the best
+    stages = read_checkpoint(tmp_path / "both.safetensors").metadata.stages
+    assert len(stages) == 2 and stages[0].hours is not None
+    assert stages[1].hours == 1 + 2 + 3  # all epochs, whichever is the best
     assert cli("compare", second, "--data", scenes, "--out", tmp_path / "page", "--training-steps", 0)[0] == 0
     (model,) = json.loads((tmp_path / "page" / "report.json").read_text())["models"]
     assert model["history"] == rows
 
 
-def test_the_hours_of_a_leg_that_was_never_exported_are_told_too(run: Path, scenes: Path, tmp_path: Path, cli) -> None:
+def test_hours_include_stage_that_was_not_exported(run: Path, scenes: Path, tmp_path: Path, cli: Cli) -> None:
     second = tmp_path / "second"
     assert cli("train", "--model", "r2unet", "--data", scenes, "--init", run, "--run", second, *TINY)[0] == 0
     for path, hours in ((second / "history.earlier.csv", 2), (second / "history.csv", 1)):
         rows, names = read_table(path)
         write_table(path, [{**row, "seconds": 3600 * hours} for row in rows], names)
     assert cli("export", second, "--to", "fp16", "--out", tmp_path / "both.safetensors")[0] == 0
-    assert [leg.hours for leg in read_checkpoint(tmp_path / "both.safetensors").card.legs] == [2 * 2, 2 * 1]
+    assert [stage.hours for stage in read_checkpoint(tmp_path / "both.safetensors").metadata.stages] == [2 * 2, 2 * 1]
 
 
-def test_a_history_that_is_none_is_told_before_training(exported: Path, scenes: Path, tmp_path: Path, cli) -> None:
+def test_invalid_history_is_rejected_before_training(exported: Path, scenes: Path, tmp_path: Path, cli: Cli) -> None:
     exported.with_name("small.history.csv").write_text("epoch,loss\n,1\n")
     code, _, err = cli("train", "--model", "r2unet", "--data", scenes, "--init", exported, "--run", tmp_path / "second", *TINY)
-    assert code == 2 and "small.history.csv: not the history of a run" in err and not (tmp_path / "second").exists()
+    assert code == 2 and "small.history.csv: not a training history" in err and not (tmp_path / "second").exists()
 
 
-@pytest.mark.parametrize("named", ["ddunet", "core/pretrained/ddunet.safetensors"])
-def test_one_that_ships_is_not_joined_by_another(cli, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+@pytest.mark.parametrize("source", ["ddunet", "core/pretrained/ddunet.safetensors"])
+def test_export_of_bundled_checkpoint_needs_output_path(cli, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     monkeypatch.chdir(PRETRAINED.parents[1])
-    before = shipped()
-    code, _, err = cli("export", named, "--to", "fp16")
-    assert code == 2 and "--out" in err and shipped() == before
+    before = bundled_checkpoints()
+    code, _, err = cli("export", source, "--to", "fp16")
+    assert code == 2 and "--out" in err and bundled_checkpoints() == before
 
 
-def test_its_scores_are_of_its_own_weights_and_not_of_an_artefact_beside_the_source(
-    run: Path, scenes: Path, tmp_path: Path, cli, monkeypatch: pytest.MonkeyPatch
+def test_scores_are_computed_with_exported_weights(
+    run: Path, scenes: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copied = tmp_path / "copied.safetensors"
-    shutil.copy(run / "checkpoints" / "best.safetensors", copied)
-    assert cli("export", copied, "--fp32")[0] == 0
-    ran: list[str] = []
-    scored = export.evaluate
-    monkeypatch.setattr(export, "evaluate", lambda c, s, *more: [ran.append(s.backend.name), scored(c, s, *more)][1])
-    assert cli("export", copied, "--to", "fp16", "--data", scenes, "--out", tmp_path / "half.safetensors")[0] == 0
-    assert ran == ["torch"]
+    source = tmp_path / "copied.safetensors"
+    shutil.copy(run / "checkpoints" / "best.safetensors", source)
+    assert cli("export", source, "--fp32")[0] == 0
+    backends: list[str] = []
+    evaluate = evaluation.evaluate
+
+    def record_backend(checkpoint: Checkpoint, segmenter: Segmenter, *args: Any) -> Any:
+        backends.append(segmenter.backend.name)
+        return evaluate(checkpoint, segmenter, *args)
+
+    monkeypatch.setattr(evaluation, "evaluate", record_backend)
+    assert cli("export", source, "--to", "fp16", "--data", scenes, "--out", tmp_path / "fp16.safetensors")[0] == 0
+    assert backends == ["torch"]

@@ -1,4 +1,4 @@
-"""`predict`: a mask for every photograph, at its place in the tree."""
+"""Tests of `python -m training predict` on images: paths of masks, reuse of earlier masks, and errors."""
 
 from __future__ import annotations
 
@@ -12,207 +12,247 @@ from PIL import Image
 
 from core.checkpoints.checkpoint import read_checkpoint
 from core.data.labels import CITYSCAPES
-from core.images.decode import read_photo
+from core.images.decode import read_image
 from core.inference.segmenter import Segmenter
-from tests.conftest import make_checkpoint
+from tests.support.checkpoints import make_checkpoint
+from tests.support.cli import Cli
 from training.prediction.jobs import Job
-from training.prediction.manifest import Done
+from training.prediction.manifest import PredictionManifest
 
 
 @pytest.fixture
-def folder(tmp_path: Path, photo: np.ndarray) -> Path:
-    root = tmp_path / "photos"
+def image_dir(tmp_path: Path, rgb_image: np.ndarray) -> Path:
+    """A directory with the images one.jpg and a/b/two.png."""
+    root = tmp_path / "images"
     (root / "a" / "b").mkdir(parents=True)
-    Image.fromarray(photo).save(root / "one.jpg")
-    Image.fromarray(photo[:31, :77]).save(root / "a" / "b" / "two.png")
+    Image.fromarray(rgb_image).save(root / "one.jpg")
+    Image.fromarray(rgb_image[:31, :77]).save(root / "a" / "b" / "two.png")
     return root
 
 
-def files(folder: Path) -> set[str]:
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != ".predict.jsonl"}
+def list_files(directory: Path) -> set[str]:
+    """Return the relative paths of all files except for the manifest."""
+    return {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file() and p.name != ".predict.jsonl"}
 
 
-def test_a_folder_s_tree_is_kept(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
-    code, out, _ = cli("predict", checkpoint, folder, "--out", tmp_path / "out", "--overlay")
+def test_directory_tree_is_kept(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    code, out, _ = cli("predict", checkpoint, image_dir, "--out", tmp_path / "out", "--overlay")
     assert code == 0 and "2 of 2 masks" in out
-    assert files(tmp_path / "out") == {"one.png", "one_overlay.png", "a/b/two.png", "a/b/two_overlay.png"}
+    assert list_files(tmp_path / "out") == {"one.png", "one_overlay.png", "a/b/two.png", "a/b/two_overlay.png"}
 
 
-def test_a_mask_holds_the_segmenter_s_indices(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
-    cli("predict", checkpoint, folder / "one.jpg", "--out", tmp_path / "out")
-    expected = Segmenter(checkpoint)(read_photo(folder / "one.jpg")).labels
+def test_mask_has_labels_of_segmenter(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    cli("predict", checkpoint, image_dir / "one.jpg", "--out", tmp_path / "out")
+    expected = Segmenter(checkpoint)(read_image(image_dir / "one.jpg")).labels
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "one.png")), expected)
 
 
-def test_label_ids_are_what_the_official_scripts_want(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
-    cli("predict", checkpoint, folder / "one.jpg", "--out", tmp_path / "out", "--ids", "label")
+def test_ids_label_writes_cityscapes_ids(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    cli("predict", checkpoint, image_dir / "one.jpg", "--out", tmp_path / "out", "--ids", "label")
     written = cv2.imread(str(tmp_path / "out" / "one.png"), cv2.IMREAD_UNCHANGED)
     assert written.dtype == np.uint8
-    assert np.array_equal(written, CITYSCAPES.decode(Segmenter(checkpoint)(read_photo(folder / "one.jpg")).labels))
+    assert np.array_equal(written, CITYSCAPES.decode(Segmenter(checkpoint)(read_image(image_dir / "one.jpg")).labels))
 
 
-def test_a_bad_file_is_told_and_passed_over(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
-    (folder / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    code, out, err = cli("predict", checkpoint, folder, "--out", tmp_path / "out")
+def test_damaged_image_is_reported_and_skipped(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    (image_dir / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    code, out, err = cli("predict", checkpoint, image_dir, "--out", tmp_path / "out")
     assert code == 1 and "bad.png" in err and "2 of 3 masks" in out
-    assert files(tmp_path / "out") == {"one.png", "a/b/two.png"}
+    assert list_files(tmp_path / "out") == {"one.png", "a/b/two.png"}
 
 
-def test_two_masks_of_one_name_are_told(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
-    Image.open(folder / "one.jpg").save(folder / "one.png")
-    code, _, err = cli("predict", checkpoint, folder, "--out", tmp_path / "out")
-    assert code == 2 and "would both become" in err and not (tmp_path / "out").exists()
+def test_images_with_same_stem_have_different_masks(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    Image.open(image_dir / "one.jpg").rotate(180).save(image_dir / "one.png")
+    code, out, err = cli("predict", checkpoint, image_dir, "--out", tmp_path / "out", "--overlay")
+    assert code == 0 and "3 of 3 masks" in out
+    assert err.count("keeps it") == 1 and f"{image_dir}/one.jpg" in err and "one.jpg.png" in err
+    names = {"one.png", "one_overlay.png", "one.jpg.png", "one.jpg_overlay.png"}
+    assert list_files(tmp_path / "out") == {*names, "a/b/two.png", "a/b/two_overlay.png"}
+    for source, mask in (("one.png", "one.png"), ("one.jpg", "one.jpg.png")):
+        expected = Segmenter(checkpoint)(image_dir / source).labels
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / mask)), expected)
+    assert "3 of them from an earlier run" in cli("predict", checkpoint, image_dir, "--out", tmp_path / "out", "--overlay")[1]
 
 
-@pytest.mark.parametrize("given", ["nowhere", "empty"])
-def test_nothing_to_predict_is_told(checkpoint: Path, tmp_path: Path, cli, given: str) -> None:
+def test_images_with_same_name_in_two_directories_are_rejected(
+    checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli
+) -> None:
+    Image.open(image_dir / "one.jpg").save(image_dir / "a" / "one.jpg")
+    code, _, err = cli("predict", checkpoint, image_dir, image_dir / "a", "--out", tmp_path / "out")
+    assert code == 0, err  # A file that is given twice keeps its first output path.
+    code, _, err = cli("predict", checkpoint, image_dir / "one.jpg", image_dir / "a" / "one.jpg", "--out", tmp_path / "out2")
+    assert code == 2 and "would both be written to" in err and not (tmp_path / "out2").exists()
+
+
+def test_conflicting_output_names_are_rejected(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    for name in ("one.png", "one.jpg.png"):
+        Image.open(image_dir / "one.jpg").save(image_dir / name)
+    code, _, err = cli("predict", checkpoint, image_dir, "--out", tmp_path / "out")
+    assert code == 2 and "would both be written to" in err
+
+
+def test_json_is_written_to_stdout_and_messages_to_stderr(
+    checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (image_dir / "bad.jpg").write_bytes(b"nothing")
+    code, out, err = cli("predict", checkpoint, image_dir, "--out", tmp_path / "out", "--json", "-")
+    assert code == 1 and [Path(file["file"]).name for file in json.loads(out)["files"]] == ["two.png", "bad.jpg", "one.jpg"]
+    assert "2 of 3 masks" in err and "bad.jpg" in err and not (tmp_path / "-").exists()
+
+
+@pytest.mark.parametrize("path", ["nowhere", "empty"])
+def test_missing_input_is_rejected(checkpoint: Path, tmp_path: Path, cli: Cli, path: str) -> None:
     (tmp_path / "empty").mkdir()
-    code, _, err = cli("predict", checkpoint, tmp_path / given, "--out", tmp_path / "out")
-    assert code == 2 and given in err
+    code, _, err = cli("predict", checkpoint, tmp_path / path, "--out", tmp_path / "out")
+    assert code == 2 and path in err
 
 
-@pytest.mark.parametrize("out", ["photos", "photos/../photos"])
-def test_a_photograph_is_never_replaced(checkpoint: Path, folder: Path, tmp_path: Path, cli, out: str) -> None:
-    (folder / "one.jpg").unlink()
-    before = (folder / "a" / "b" / "two.png").read_bytes()
-    code, _, err = cli("predict", checkpoint, folder, "--out", tmp_path / out)
-    assert code == 2 and "is a photograph and would be replaced" in err
-    assert (folder / "a" / "b" / "two.png").read_bytes() == before
+@pytest.mark.parametrize("out", ["images", "images/../images"])
+def test_input_image_is_not_overwritten(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli, out: str) -> None:
+    (image_dir / "one.jpg").unlink()
+    before = (image_dir / "a" / "b" / "two.png").read_bytes()
+    code, _, err = cli("predict", checkpoint, image_dir, "--out", tmp_path / out)
+    assert code == 2 and "is an input image and would be overwritten" in err
+    assert (image_dir / "a" / "b" / "two.png").read_bytes() == before
 
 
-def test_an_overlay_never_takes_the_place_of_a_mask(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
-    Image.open(folder / "one.jpg").save(folder / "one_overlay.jpg")
-    assert cli("predict", checkpoint, folder, "--out", tmp_path / "out")[0] == 0
-    code, _, err = cli("predict", checkpoint, folder, "--out", tmp_path / "out2", "--overlay")
-    assert code == 2 and "one.jpg would take the place of another mask" in err
+def test_overlay_does_not_overwrite_mask(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    Image.open(image_dir / "one.jpg").save(image_dir / "one_overlay.jpg")
+    assert cli("predict", checkpoint, image_dir, "--out", tmp_path / "out")[0] == 0
+    code, _, err = cli("predict", checkpoint, image_dir, "--out", tmp_path / "out2", "--overlay")
+    assert code == 2 and "one.jpg would overwrite the mask of another image" in err
 
 
-def test_masks_may_go_beside_the_photographs_folder(checkpoint: Path, folder: Path, cli) -> None:
-    code, out, err = cli("predict", checkpoint, folder, "--out", folder.parent)
+def test_output_directory_may_be_parent_of_input(checkpoint: Path, image_dir: Path, cli: Cli) -> None:
+    code, out, err = cli("predict", checkpoint, image_dir, "--out", image_dir.parent)
     assert code == 0 and out.startswith("2 of 2 masks"), err
 
 
-def test_masks_of_an_earlier_run_are_no_photographs(checkpoint: Path, folder: Path, cli) -> None:
+def test_earlier_masks_are_not_inputs(checkpoint: Path, image_dir: Path, cli: Cli) -> None:
     for _ in range(2):
-        code, out, err = cli("predict", checkpoint, folder, "--out", folder / "masks")
+        code, out, err = cli("predict", checkpoint, image_dir, "--out", image_dir / "masks")
         assert code == 0 and out.startswith("2 of 2 masks"), err
 
 
-def test_a_second_run_passes_over_what_is_done(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
+def test_existing_masks_are_reused_unless_forced(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli) -> None:
     out = tmp_path / "out"
-    cli("predict", checkpoint, folder, "--out", out)
-    (out / "one.png").write_bytes(b"kept")
+    cli("predict", checkpoint, image_dir, "--out", out)
+    (out / "one.png").write_bytes(b"unchanged")
     (out / "a" / "b" / "two.png").unlink()
-    code, told, _ = cli("predict", checkpoint, folder, "--out", out)
-    assert code == 0 and told.startswith("2 of 2 masks") and "1 of them from before (--force makes them anew)" in told
-    assert (out / "one.png").read_bytes() == b"kept" and (out / "a" / "b" / "two.png").is_file()
-    assert cli("predict", checkpoint, folder, "--out", out, "--force")[0] == 0
-    assert (out / "one.png").read_bytes() != b"kept"
+    code, stdout, _ = cli("predict", checkpoint, image_dir, "--out", out)
+    assert code == 0 and stdout.startswith("2 of 2 masks")
+    assert "1 of them from an earlier run (--force repeats them)" in stdout
+    assert (out / "one.png").read_bytes() == b"unchanged" and (out / "a" / "b" / "two.png").is_file()
+    assert cli("predict", checkpoint, image_dir, "--out", out, "--force")[0] == 0
+    assert (out / "one.png").read_bytes() != b"unchanged"
 
 
-def test_an_overlay_that_is_missing_is_made(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
+def test_missing_overlay_is_written(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli) -> None:
     for flags in ((), ("--overlay",)):
-        assert cli("predict", checkpoint, folder, "--out", tmp_path / "out", *flags)[0] == 0
+        assert cli("predict", checkpoint, image_dir, "--out", tmp_path / "out", *flags)[0] == 0
     assert (tmp_path / "out" / "one_overlay.png").is_file()
 
 
-@pytest.mark.parametrize("other", [("--ids", "label"), ("--flip",), ("--resolution", "native")])
-def test_masks_made_otherwise_are_made_anew(checkpoint: Path, folder: Path, tmp_path: Path, cli, other) -> None:
-    cli("predict", checkpoint, folder, "--out", tmp_path / "out")
-    told = cli("predict", checkpoint, folder, "--out", tmp_path / "out", *other)[1]
-    assert told.startswith("2 of 2 masks") and "from before" not in told
-    assert "2 of them from before" in cli("predict", checkpoint, folder, "--out", tmp_path / "out", *other)[1]
+@pytest.mark.parametrize("flags", [("--ids", "label"), ("--flip",), ("--resolution", "native")])
+def test_masks_of_other_options_are_replaced(
+    checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli, flags: tuple[str, ...]
+) -> None:
+    cli("predict", checkpoint, image_dir, "--out", tmp_path / "out")
+    out = cli("predict", checkpoint, image_dir, "--out", tmp_path / "out", *flags)[1]
+    assert out.startswith("2 of 2 masks") and "from an earlier run" not in out
+    assert "2 of them from an earlier run" in cli("predict", checkpoint, image_dir, "--out", tmp_path / "out", *flags)[1]
 
 
-def test_masks_of_another_checkpoint_are_made_anew(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
-    cli("predict", checkpoint, folder, "--out", tmp_path / "out")
+def test_masks_of_other_checkpoint_are_replaced(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    cli("predict", checkpoint, image_dir, "--out", tmp_path / "out")
     other = make_checkpoint(tmp_path / "other.safetensors", seed=5)
-    assert "from before" not in cli("predict", other, folder, "--out", tmp_path / "out")[1]
+    assert "from an earlier run" not in cli("predict", other, image_dir, "--out", tmp_path / "out")[1]
     written = np.asarray(Image.open(tmp_path / "out" / "one.png"))
-    assert np.array_equal(written, Segmenter(other)(folder / "one.jpg").labels)
+    assert np.array_equal(written, Segmenter(other)(image_dir / "one.jpg").labels)
 
 
-def test_a_photograph_that_has_changed_is_segmented_anew(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
-    cli("predict", checkpoint, folder, "--out", tmp_path / "out")
-    Image.open(folder / "one.jpg").rotate(180).save(folder / "one.jpg")
-    assert "1 of them from before" in cli("predict", checkpoint, folder, "--out", tmp_path / "out")[1]
+def test_changed_image_is_segmented_again(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    cli("predict", checkpoint, image_dir, "--out", tmp_path / "out")
+    Image.open(image_dir / "one.jpg").rotate(180).save(image_dir / "one.jpg")
+    assert "1 of them from an earlier run" in cli("predict", checkpoint, image_dir, "--out", tmp_path / "out")[1]
 
 
-def test_a_note_that_was_cut_off_costs_a_mask_and_no_more(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
-    cli("predict", checkpoint, folder, "--out", tmp_path / "out")
-    note = tmp_path / "out" / ".predict.jsonl"
-    note.write_bytes(note.read_bytes()[:-10])
-    assert "1 of them from before" in cli("predict", checkpoint, folder, "--out", tmp_path / "out")[1]
+def test_truncated_manifest_loses_only_last_entry(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    cli("predict", checkpoint, image_dir, "--out", tmp_path / "out")
+    manifest = tmp_path / "out" / ".predict.jsonl"
+    manifest.write_bytes(manifest.read_bytes()[:-10])
+    assert "1 of them from an earlier run" in cli("predict", checkpoint, image_dir, "--out", tmp_path / "out")[1]
 
 
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [("*.jpg", {"one.png"}), ("**/*.png", {"a/b/two.png"}), ("a/?/*", {"b/two.png"}), ("**/*", {"one.png", "a/b/two.png"})],
 )
-def test_a_pattern_that_the_shell_has_left_as_it_is(
-    checkpoint: Path, folder: Path, tmp_path: Path, cli, pattern: str, expected: set[str]
+def test_pattern_is_expanded(
+    checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli, pattern: str, expected: set[str]
 ) -> None:
-    assert cli("predict", checkpoint, folder / pattern, "--out", tmp_path / "out")[0] == 0
-    assert files(tmp_path / "out") == expected
-    code, _, err = cli("predict", checkpoint, folder / "*.webp", "--out", tmp_path / "out")
-    assert code == 2 and "no photograph and no film has such a name" in err
+    assert cli("predict", checkpoint, image_dir / pattern, "--out", tmp_path / "out")[0] == 0
+    assert list_files(tmp_path / "out") == expected
+    code, _, err = cli("predict", checkpoint, image_dir / "*.webp", "--out", tmp_path / "out")
+    assert code == 2 and "no image or video matches the pattern" in err
 
 
 @pytest.mark.parametrize("ids", ["train", "label"])
-def test_json_tells_sizes_and_shares_of_new_and_earlier_masks(
-    checkpoint: Path, folder: Path, tmp_path: Path, cli, ids: str
+def test_json_has_sizes_and_shares_of_new_and_reused_masks(
+    checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli, ids: str
 ) -> None:
-    (folder / "bad.jpg").write_bytes(b"nothing")
-    out, path = tmp_path / "out", tmp_path / "told.json"
-    cli("predict", checkpoint, folder / "one.jpg", "--out", out, "--ids", ids)
-    assert cli("predict", checkpoint, folder, "--out", out, "--json", path, "--ids", ids)[0] == 1
-    told = json.loads(path.read_text())
-    assert told["digest"] == read_checkpoint(checkpoint).digest and told["ids"] == ids
-    by_name = {Path(each["file"]).name: each for each in told["files"]}
-    assert "not a picture" in by_name["bad.jpg"]["error"]
-    for name, source in (("one.jpg", folder / "one.jpg"), ("two.png", folder / "a" / "b" / "two.png")):
+    (image_dir / "bad.jpg").write_bytes(b"nothing")
+    out, path = tmp_path / "out", tmp_path / "report.json"
+    cli("predict", checkpoint, image_dir / "one.jpg", "--out", out, "--ids", ids)
+    assert cli("predict", checkpoint, image_dir, "--out", out, "--json", path, "--ids", ids)[0] == 1
+    report = json.loads(path.read_text())
+    assert report["digest"] == read_checkpoint(checkpoint).digest and report["ids"] == ids
+    by_name = {Path(entry["file"]).name: entry for entry in report["files"]}
+    assert "not an image" in by_name["bad.jpg"]["error"]
+    for name, source in (("one.jpg", image_dir / "one.jpg"), ("two.png", image_dir / "a" / "b" / "two.png")):
         result = Segmenter(checkpoint)(source)
-        assert by_name[name]["size"] == list(result.size) and by_name[name]["shares"] == result.shares
+        assert by_name[name]["size"] == list(result.size) and by_name[name]["shares"] == result.class_fractions
 
 
-def test_a_mask_whose_replacement_was_cut_off_is_not_taken_for_the_old_one(
-    checkpoint: Path, folder: Path, tmp_path: Path, cli, monkeypatch: pytest.MonkeyPatch
+def test_mask_replaced_before_interrupt_is_not_reused(
+    checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    cli("predict", checkpoint, folder / "one.jpg", "--out", out)
+    cli("predict", checkpoint, image_dir / "one.jpg", "--out", out)
     with monkeypatch.context() as patch:
-        noted = Done.add
+        record = PredictionManifest.record
 
-        def killed(done: Done, job: Job, mark: list, told: dict) -> None:
-            if mark:  # the mask is there, and not yet noted
+        def interrupt(manifest: PredictionManifest, job: Job, fingerprint: list, result: dict) -> None:
+            if fingerprint:  # The mask is written, but not recorded yet.
                 raise KeyboardInterrupt
-            noted(done, job, mark, told)
+            record(manifest, job, fingerprint, result)
 
-        patch.setattr(Done, "add", killed)
-        assert cli("predict", checkpoint, folder / "one.jpg", "--out", out, "--ids", "label")[0] == 130
-    assert "from before" not in cli("predict", checkpoint, folder / "one.jpg", "--out", out)[1]
-    assert np.array_equal(np.asarray(Image.open(out / "one.png")), Segmenter(checkpoint)(folder / "one.jpg").labels)
+        patch.setattr(PredictionManifest, "record", interrupt)
+        assert cli("predict", checkpoint, image_dir / "one.jpg", "--out", out, "--ids", "label")[0] == 130
+    assert "from an earlier run" not in cli("predict", checkpoint, image_dir / "one.jpg", "--out", out)[1]
+    assert np.array_equal(np.asarray(Image.open(out / "one.png")), Segmenter(checkpoint)(image_dir / "one.jpg").labels)
 
 
-def test_a_file_named_twice_is_predicted_once(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
-    out = cli("predict", checkpoint, folder, folder / "one.jpg", folder / "a", "--out", tmp_path / "out")[1]
+def test_file_given_twice_is_segmented_once(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    out = cli("predict", checkpoint, image_dir, image_dir / "one.jpg", image_dir / "a", "--out", tmp_path / "out")[1]
     assert out.startswith("2 of 2 masks")
 
 
-def test_a_link_that_leads_nowhere_is_told_and_passed_over(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
-    (folder / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    code, out, err = cli("predict", checkpoint, folder, "--out", tmp_path / "out")
-    assert code == 1 and "gone.jpg" in err and "2 of 3 masks" in out
+def test_broken_link_is_reported_and_skipped(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    (image_dir / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    code, out, err = cli("predict", checkpoint, image_dir, "--out", tmp_path / "out")
+    assert code == 1 and "broken.jpg" in err and "2 of 3 masks" in out
 
 
-def test_what_is_no_pattern_is_told(checkpoint: Path, folder: Path, tmp_path: Path, cli) -> None:
-    code, _, err = cli("predict", checkpoint, f"{folder}/**_left.png", "--out", tmp_path / "out")
-    assert code == 2 and "no pattern" in err
+def test_invalid_pattern_is_rejected(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    code, _, err = cli("predict", checkpoint, f"{image_dir}/**_left.png", "--out", tmp_path / "out")
+    assert code == 2 and "not a valid pattern" in err
 
 
-def test_masks_that_another_model_made_are_replaced_and_told(checkpoint: Path, scenes: Path, tmp_path: Path, cli) -> None:
-    photo = next((scenes / "leftImg8bit" / "val").rglob("*.png"))
+def test_replacing_masks_of_other_checkpoint_is_reported(checkpoint: Path, scenes: Path, tmp_path: Path, cli: Cli) -> None:
+    image_path = next((scenes / "leftImg8bit" / "val").rglob("*.png"))
     other = make_checkpoint(tmp_path / "other.safetensors", seed=5)
-    expected = ((checkpoint, "1 of 1 masks"), (other, "in place of those of another checkpoint"), (other, "from before"))
-    for model, told in expected:
-        assert told in cli("predict", model, photo, "--out", tmp_path / "masks")[1]
+    expected = ((checkpoint, "1 of 1 masks"), (other, "replacing those of another checkpoint"), (other, "from an earlier run"))
+    for model, message in expected:
+        assert message in cli("predict", model, image_path, "--out", tmp_path / "masks")[1]

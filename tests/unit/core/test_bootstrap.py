@@ -1,4 +1,4 @@
-"""Intervals: they cover the truth as often as they say, on simulated films whose frames are alike."""
+"""Tests of core.evaluation.bootstrap: coverage of the intervals on simulated, autocorrelated sequences."""
 
 from __future__ import annotations
 
@@ -7,172 +7,207 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from core.evaluation.bootstrap import STUDENT, Blocks, estimate, intervals, score_intervals, student
-from core.evaluation.metrics import SCORES, five_scores, leading
+from core.evaluation.bootstrap import (
+    T_QUANTILES_975,
+    BlockBootstrap,
+    confidence_intervals,
+    estimate,
+    score_intervals,
+    t_quantile,
+)
+from core.evaluation.metrics import SCORE_NAMES, one_vs_rest_scores, score_vector
 
-CASES = 2000
+TRIALS = 2000
 FRAMES = 101
 K = 11
-Series = Callable[[int], np.ndarray]  # how many series -> (that many, frames), of mean 0 and variance 1
+FAST_SCORES = ("pixel_accuracy", "miou_present", "macro_sensitivity", "micro_iou")  # what `fast_scores` returns
+Sampler = Callable[[int], np.ndarray]  # n -> n series, (n, frames), of mean 0 and variance 1
+Process = Callable[[np.random.Generator, int], Sampler]  # a random process: (generator, frames) -> sampler of its series
 
 
-def smooth(rng: np.random.Generator, frames: int) -> Series:
-    """Series like the shares of classes in a film: autocorrelation 0.98 at one frame, 101 frames are worth 9."""
+def smooth(rng: np.random.Generator, frames: int) -> Sampler:
+    """Sample Gaussian-filtered noise, like class fractions in a video: lag-1 autocorrelation 0.98, 101 frames are worth 9."""
     kernel = np.exp(-((np.arange(-20, 21) / 5) ** 2))
     kernel /= np.sqrt((kernel**2).sum())
-    return lambda count: np.stack([np.convolve(z, kernel, "valid") for z in rng.standard_normal((count, frames + 40))])
+    response = np.zeros((frames + 40, frames))
+    for n in range(frames):
+        response[n : n + 41, n] = kernel
+    return lambda count: rng.standard_normal((count, frames + 40)) @ response
 
 
-def rough(rng: np.random.Generator, frames: int) -> Series:
-    """An autoregressive process of first order, 0.7: 101 frames are worth 18."""
+def autoregressive(rng: np.random.Generator, frames: int) -> Sampler:
+    """Sample a first-order autoregressive process with coefficient 0.7: 101 frames are worth 18."""
 
-    def draw(count: int) -> np.ndarray:
-        x = rng.standard_normal((count, frames))
-        for n in range(1, frames):
-            x[:, n] = 0.7 * x[:, n - 1] + 0.51**0.5 * x[:, n]
-        return x
-
-    return draw
+    # Row j holds the response to the noise of frame j; the later noise is scaled so that the variance stays 1.
+    lag = np.arange(frames) - np.arange(frames)[:, None]
+    response = np.where(lag >= 0, 0.7 ** np.abs(lag), 0)
+    response[1:] *= 0.51**0.5
+    return lambda count: rng.standard_normal((count, frames)) @ response
 
 
-def independent(rng: np.random.Generator, frames: int) -> Series:
+def independent(rng: np.random.Generator, frames: int) -> Sampler:
+    """Sample white noise."""
     return lambda count: rng.standard_normal((count, frames))
 
 
-def model(series: Series, labelled: np.ndarray, skill: np.ndarray) -> np.ndarray:
-    """Counts (frames, 3, K) of a model that finds of each class a share that changes from frame to frame."""
-    found = 1 / (1 + np.exp(-(skill[:, None] + 0.7 * series(K) + 0.5 * series(1))))
-    true = (labelled * found).round()
-    wrong = np.exp(0.4 * series(K)) * labelled.mean(1, keepdims=True) ** 0.5
-    predicted = true + (wrong / wrong.sum(0) * (labelled - true).sum(0)).round()
-    return np.stack((true, labelled, predicted)).transpose(2, 0, 1).astype(np.int64)
+def simulate_labels(sampler: Sampler) -> np.ndarray:
+    """Return label pixels (K, frames): some classes cover most of the image, others few pixels."""
+    weight = np.exp(np.linspace(3, -2, K)[:, None] + 0.7 * sampler(K))
+    return (weight / weight.sum(0) * 1e5).round()
 
 
-def street(series: Series) -> np.ndarray:
-    """Label pixels (K, frames): some classes fill the picture, others are few pixels."""
-    share = np.exp(np.linspace(3, -2, K)[:, None] + 0.7 * series(K))
-    return (share / share.sum(0) * 1e5).round()
+def simulate_model(sampler: Sampler, label_pixels: np.ndarray, skill: np.ndarray) -> np.ndarray:
+    """Return counts (frames, 3, K) of a model whose sensitivity for each class varies from frame to frame."""
+    sensitivity = 1 / (1 + np.exp(-(skill[:, None] + 0.7 * sampler(K) + 0.5 * sampler(1))))
+    true = (label_pixels * sensitivity).round()
+    wrong = np.exp(0.4 * sampler(K)) * label_pixels.mean(1, keepdims=True) ** 0.5
+    predicted = true + (wrong / wrong.sum(0) * (label_pixels - true).sum(0)).round()
+    return np.stack((true, label_pixels, predicted)).transpose(2, 0, 1).astype(np.int64)
 
 
-def few(counts: np.ndarray) -> np.ndarray:
-    """Pixel accuracy, macro IoU, macro sensitivity and micro IoU, where every class is labelled: four of the twelve scores,
-    in a third of the time, which the 2,000 cases need."""
-    true, labelled, predicted = counts[..., 0, :].astype(float), counts[..., 1, :].astype(float), counts[..., 2, :]
-    found, all_ = true.sum(-1), labelled.sum(-1)
-    iou, sensitivity = (true / (labelled + predicted - true)).mean(-1), (true / labelled).mean(-1)
-    return np.stack((found / all_, iou, sensitivity, found / (2 * all_ - found)), -1)
+def fast_scores(counts: np.ndarray) -> np.ndarray:
+    """Return FAST_SCORES, if every class is labeled: four of the twelve scores in a third of the time."""
+    true, labeled, predicted = counts[..., 0, :].astype(float), counts[..., 1, :].astype(float), counts[..., 2, :]
+    correct, total = true.sum(-1), labeled.sum(-1)
+    iou, sensitivity = (true / (labeled + predicted - true)).mean(-1), (true / labeled).mean(-1)
+    return np.stack((correct / total, iou, sensitivity, correct / (2 * total - correct)), -1)
 
 
-SKILLS = np.linspace(2, -0.5, K), np.linspace(1.8, -0.4, K)
+def one_class_counts(true: np.ndarray, labeled: int = 1000) -> np.ndarray:
+    """Return counts (N, 3, 1) of a single class: `true` (N,) of `labeled` pixels in each image are found, none is wrong."""
+    return np.stack((true, np.full_like(true, labeled), true), 1)[..., None]
 
 
-@pytest.mark.parametrize("kind", [smooth, rough, independent])
-def test_intervals_cover_the_truth(kind: Callable[[np.random.Generator, int], Series]) -> None:
-    """Scores of a model and the paired differences of two on the same frames, in 93 to 97 % of the cases."""
-    series, blocks = kind(np.random.default_rng(1), FRAMES), Blocks(["film"] * FRAMES)
-    names = ("pixel_accuracy", "macro_iou_labelled", "macro_sensitivity", "micro_iou")
+def true_pixels(logit: np.ndarray, labeled: int = 1000) -> np.ndarray:
+    """Return the number of true positives in each image (N,), from the logit of the sensitivity."""
+    return (labeled / (1 + np.exp(-logit))).round().astype(np.int64)
+
+
+@pytest.mark.parametrize("process", [smooth, autoregressive, independent])
+def test_intervals_cover_true_value(process: Process) -> None:
+    """The intervals of scores and of paired differences have a coverage of 93 to 97 %."""
+    skills = np.linspace(2, -0.5, K), np.linspace(1.8, -0.4, K)
+    sampler, blocks = process(np.random.default_rng(1), FRAMES), BlockBootstrap(["video"] * FRAMES)
     totals = np.zeros((2, 3, K))
-    for _ in range(2000):  # the truth: a film of so many times the length
-        labelled = street(series)
-        totals += [model(series, labelled, skill).sum(0) for skill in SKILLS]
-    truth = few(totals)
-    assert truth == pytest.approx(leading(totals)[:, [SCORES.index(name) for name in names]])
-    covered, differences = np.zeros(len(names)), np.zeros(len(names))
-    for _ in range(CASES):
-        labelled = street(series)
-        a, b = (model(series, labelled, skill) for skill in SKILLS)
-        found = np.array(score_intervals(blocks, a, few))
-        covered += (found[:, 0] <= truth[0]) & (truth[0] <= found[:, 1])
-        difference = estimate(blocks, [(1, a), (-1, b)], few)
-        differences += abs(difference.value - (truth[0] - truth[1])) <= difference.half_widths()
-    for name, share in zip((*names, *names), (*covered / CASES, *differences / CASES), strict=True):
-        assert 0.93 <= share <= 0.97, (name, covered / CASES, differences / CASES)
+    for _ in range(2000):  # The true scores are those of a much longer video.
+        label_pixels = simulate_labels(sampler)
+        totals += [simulate_model(sampler, label_pixels, skill).sum(0) for skill in skills]
+    expected = fast_scores(totals)
+    assert expected == pytest.approx(score_vector(totals)[:, [SCORE_NAMES.index(name) for name in FAST_SCORES]])
+
+    covered_scores, covered_differences = np.zeros(len(FAST_SCORES)), np.zeros(len(FAST_SCORES))
+    for _ in range(TRIALS):
+        label_pixels = simulate_labels(sampler)
+        a, b = (simulate_model(sampler, label_pixels, skill) for skill in skills)
+        intervals = np.array(score_intervals(blocks, a, fast_scores))
+        covered_scores += (intervals[:, 0] <= expected[0]) & (expected[0] <= intervals[:, 1])
+        difference = estimate(blocks, [(1, a), (-1, b)], fast_scores)
+        covered_differences += abs(difference.value - (expected[0] - expected[1])) <= difference.half_widths()
+    for kind, covered in (("score", covered_scores), ("difference", covered_differences)):
+        for name, coverage in zip(FAST_SCORES, covered / TRIALS, strict=True):
+            assert 0.93 <= coverage <= 0.97, (kind, name, coverage)
 
 
-def test_differences_are_paired() -> None:
-    """Two models that find the same frames hard: their difference is known far better than either score."""
+def test_difference_of_paired_models_is_narrower_than_scores() -> None:
+    """Two models that fail on the same frames: their difference is known much better than either score."""
     rng = np.random.default_rng(2)
-    hard, blocks = smooth(rng, FRAMES)(1)[0], Blocks(["film"] * FRAMES)
-    models = []
-    for skill in (1.2, 1.0):
-        true = (1000 / (1 + np.exp(-skill - hard - 0.05 * rng.standard_normal(FRAMES)))).round().astype(np.int64)
-        models.append(np.stack((true, np.full(FRAMES, 1000), true), 1)[..., None])
-    alone = estimate(blocks, [(1, models[0])]).half_widths()[0]
-    assert estimate(blocks, [(1, models[0]), (-1, models[1])]).half_widths()[0] < alone / 5
+    difficulty, blocks = smooth(rng, FRAMES)(1)[0], BlockBootstrap(["video"] * FRAMES)
+    a, b = (one_class_counts(true_pixels(skill + difficulty + 0.05 * rng.standard_normal(FRAMES))) for skill in (1.2, 1.0))
+    single = estimate(blocks, [(1, a)]).half_widths()[0]
+    assert estimate(blocks, [(1, a), (-1, b)]).half_widths()[0] < single / 5
 
 
-def test_whole_drives_are_drawn_where_there_are_many() -> None:
-    """Twenty drives that differ much and whose frames are all alike: their number counts, not that of the frames."""
+def test_intervals_of_many_sequences_cover_true_value() -> None:
+    """Twenty sequences of nearly identical frames: the width follows from their number, not from that of the frames."""
     rng = np.random.default_rng(3)
-    drives, blocks = np.repeat(np.arange(20), 15), Blocks([f"drive {n:02}" for n in np.repeat(np.arange(20), 15)])
+    sequence = np.repeat(np.arange(20), 15)
+    blocks = BlockBootstrap([f"drive {n:02}" for n in sequence])
     covered = 0
     for _ in range(500):
-        true = (1000 / (1 + np.exp(-rng.standard_normal(20)))).round().astype(np.int64)[drives]
-        counts = np.stack((true, np.full(300, 1000), true), 1)[..., None]
+        counts = one_class_counts(true_pixels(rng.standard_normal(20))[sequence])
         low, high = score_intervals(blocks, counts)[0] or (0, 0)
         covered += low <= 0.5 <= high
     assert 0.92 <= covered / 500 <= 0.98
 
 
-@pytest.mark.parametrize("count", [3, 5, 9])
-def test_few_drives_that_differ_are_covered(count: int) -> None:
-    """Drives of their own difficulty, frames in them alike: what is known of other drives comes from `count` numbers."""
+@pytest.mark.parametrize("num_sequences", [3, 5, 9])
+def test_intervals_of_few_sequences_cover_true_value(num_sequences: int) -> None:
+    """Sequences of different difficulty with similar frames: each sequence is worth about one observation."""
     rng = np.random.default_rng(4)
-    drives = np.repeat(np.arange(count), 15)
-    blocks, covered = Blocks([f"drive {n:02}" for n in drives]), 0
+    sequence = np.repeat(np.arange(num_sequences), 15)
+    blocks = BlockBootstrap([f"drive {n:02}" for n in sequence])
+    covered = 0
     for _ in range(500):
-        skill = rng.standard_normal(count)[drives] + 0.3 * rng.standard_normal(len(drives))
-        true = (1000 / (1 + np.exp(-skill))).round().astype(np.int64)
-        counts = np.stack((true, np.full(len(drives), 1000), true), 1)[..., None]
-        low, high = score_intervals(blocks, counts)[0] or (0, 0)
+        logit = rng.standard_normal(num_sequences)[sequence] + 0.3 * rng.standard_normal(len(sequence))
+        low, high = score_intervals(blocks, one_class_counts(true_pixels(logit)))[0] or (0, 0)
         covered += low <= 0.5 <= high
     assert 0.92 <= covered / 500 <= 0.99
 
 
-@pytest.mark.parametrize(("kind", "width"), [(independent, 0.03), (rough, 0.07)])
-def test_cities_that_differ_do_not_look_like_one_long_film(
-    kind: Callable[[np.random.Generator, int], Series], width: float
-) -> None:
-    """Cityscapes' three of val, where one is eight points harder than another: the truth is of more pictures of the same."""
+@pytest.mark.parametrize(("process", "max_width"), [(independent, 0.03), (autoregressive, 0.07)])
+def test_difference_between_cities_is_no_autocorrelation(process: Process, max_width: float) -> None:
+    """The three cities of Cityscapes val, some eight points harder than others; the true value is that of more of the same."""
     rng, sizes = np.random.default_rng(5), (267, 59, 174)
     skill = np.repeat([0.4, 0.8, 1.2], sizes)
-    blocks = Blocks(np.repeat(["frankfurt", "lindau", "munster"], sizes).tolist())
+    blocks = BlockBootstrap(np.repeat(["frankfurt", "lindau", "munster"], sizes).tolist())
 
-    def found(z: np.ndarray) -> np.ndarray:
+    def sensitivity(z: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-skill - 0.6 * z))
 
-    truth = np.mean([found(rng.standard_normal(500)) for _ in range(4000)])
-    series = [kind(rng, size) for size in sizes]
+    expected = np.mean([sensitivity(rng.standard_normal(500)) for _ in range(4000)])
+    samplers = [process(rng, size) for size in sizes]
     covered, widths = 0, []
     for _ in range(300):
-        true = (1000 * found(np.concatenate([one(1)[0] for one in series]))).round().astype(np.int64)
-        counts = np.stack((true, np.full(500, 1000), true), 1)[..., None]
-        low, high = score_intervals(blocks, counts)[0] or (0, 0)
-        covered += low <= truth <= high
+        z = np.concatenate([sampler(1)[0] for sampler in samplers])
+        low, high = score_intervals(blocks, one_class_counts((1000 * sensitivity(z)).round().astype(np.int64)))[0] or (0, 0)
+        covered += low <= expected <= high
         widths.append(high - low)
-    assert 0.92 <= covered / 300 <= 0.98 and np.median(widths) < width
+    assert 0.92 <= covered / 300 <= 0.98 and np.median(widths) < max_width
 
 
-def test_a_block_is_a_run_of_frames_of_one_drive_around_its_end() -> None:
-    """Fifty frames in five blocks of ten: in each drive the drawn frames form runs, wrapping, whose lengths are tens."""
-    weights = Blocks(["a"] * 30 + ["b"] * 20).weights(10)
+@pytest.mark.parametrize("sizes", [(250, 50), (200, 200, 100)])
+def test_class_of_one_sequence_has_interval_of_that_sequence(sizes: tuple[int, ...]) -> None:
+    """Other sequences say nothing about a class that they do not contain, so they must not narrow its interval."""
+    rng, size = np.random.default_rng(7), sizes[-1]
+    sampler, others = autoregressive(rng, size), sum(sizes[:-1])
+    all_blocks = BlockBootstrap(np.repeat(["a", "b", "c"][: len(sizes)], sizes).tolist())
+    one_block = BlockBootstrap(["c"] * size)
+    labeled = np.stack((np.full(others + size, 5000), np.repeat([0, 1000], [others, size])), 1)
+    expected = (1 / (1 + np.exp(-0.8 - 0.6 * rng.standard_normal(100_000)))).mean()
+    covered, widths = np.zeros(2), np.zeros((2, 200))
+    for trial in range(200):
+        true = labeled.copy()
+        true[others:, 1] = (1000 / (1 + np.exp(-0.8 - 0.6 * sampler(1)[0]))).round()
+        counts = np.stack((true, labeled, true), 1)
+        for row, (blocks, part) in enumerate(((all_blocks, counts), (one_block, counts[others:]))):
+            ious = score_intervals(blocks, part, lambda c: one_vs_rest_scores(c, c[..., 1, :].sum(-1))["iou"])
+            low, high = ious[1] or (0, 1)
+            covered[row] += low <= expected <= high
+            widths[row, trial] = high - low
+    assert covered[0] / 200 >= 0.9 and abs(covered[0] - covered[1]) / 200 <= 0.06
+    assert np.median(widths[0]) == pytest.approx(np.median(widths[1]), rel=0.3)
+
+
+def test_blocks_are_runs_within_a_sequence() -> None:
+    """Fifty frames in five blocks of ten: in each sequence the resampled frames form runs, circular, of tens of frames."""
+    weights = BlockBootstrap(["a"] * 30 + ["b"] * 20).weights(10)
     assert weights.sum(1).tolist() == [50] * 1000
-    for drive in (slice(0, 30), slice(30, 50)):
-        mine = weights[:, drive]
-        assert (mine.sum(1) % 10 == 0).all()  # no block is cut by the drive's end
-        begins = np.clip(mine - np.roll(mine, 1, axis=1), 0, None).sum(1)
-        assert (begins <= mine.sum(1) / 10).all()
-        one = mine[mine.sum(1) == 10]  # one block alone
-        assert (one[:, 0] * one[:, -1] > 0).any()  # and some go around the end
+    for sequence in (slice(0, 30), slice(30, 50)):
+        multiplicity = weights[:, sequence]
+        assert (multiplicity.sum(1) % 10 == 0).all()  # No block is cut off at the end of the sequence.
+        run_starts = np.clip(multiplicity - np.roll(multiplicity, 1, axis=1), 0, None).sum(1)
+        assert (run_starts <= multiplicity.sum(1) / 10).all()
+        single_block = multiplicity[multiplicity.sum(1) == 10]
+        assert (single_block[:, 0] * single_block[:, -1] > 0).any()  # Some blocks wrap around the end.
 
 
-def test_the_order_of_the_drives_in_the_data_set_does_not_matter() -> None:
+def test_order_of_sequences_does_not_matter() -> None:
     rng = np.random.default_rng(0)
     counts = rng.integers(1, 1000, (40, 1, 3)).repeat(3, 1)
     counts[:, 0] //= 2
     names = ["a", "b"] * 20
     order = np.argsort(names, kind="stable")
-    assert intervals(counts, names) == intervals(counts[order], sorted(names))
+    assert confidence_intervals(counts, names) == confidence_intervals(counts[order], sorted(names))
 
 
 def test_intervals_narrow_with_more_images() -> None:
@@ -181,68 +216,45 @@ def test_intervals_narrow_with_more_images() -> None:
     for images in (20, 500):
         true = rng.binomial(1000, 0.8, (images, 2))
         counts = np.stack([true, np.full_like(true, 1000), true + (1000 - true)[:, ::-1]], axis=1)
-        low, high = intervals(counts, ["a"] * images)["pixel_accuracy"] or (0, 0)
+        low, high = confidence_intervals(counts, ["a"] * images)["pixel_accuracy"] or (0, 0)
         assert low < true.sum() / (2000 * images) < high
         widths.append(high - low)
     assert widths[1] < widths[0] / 3
 
 
-def test_one_image_has_no_interval() -> None:
-    assert set(intervals(np.ones((1, 3, 2), np.int64), ["a"]).values()) == {None}
-
-
-@pytest.mark.parametrize("found", [0, 2, 5])
-def test_where_all_images_are_alike_nothing_is_known_of_others(found: int) -> None:
-    """A class that was found nowhere, or everywhere, on five pictures: no interval of no width."""
-    counts = np.stack((np.full((5, 2), found), np.full((5, 2), 5), np.full((5, 2), found)), 1)
-    assert intervals(counts, ["a"] * 5)["macro_iou"] is None
-
-
-def test_a_class_on_one_image_has_no_interval() -> None:
-    counts = np.random.default_rng(0).integers(5, 10, (40, 1, 2)).repeat(3, 1)
-    counts[:, 0] = 4
-    counts[1:, :, 1] = 0
-    first, second = score_intervals(Blocks(["a"] * 40), counts, lambda c: five_scores(c, 1000)["iou"])
-    assert first is not None and second is None
-
-
-def test_no_interval_leaves_0_to_1() -> None:
-    counts = np.array([[[999], [1000], [999]], [[1000], [1000], [1000]], [[600], [1000], [600]]])
-    low, high = intervals(counts, ["a"] * 3)["pixel_accuracy"] or (0, 0)
+def test_intervals_stay_within_0_and_1() -> None:
+    counts = one_class_counts(np.array([999, 1000, 600]))
+    low, high = confidence_intervals(counts, ["a"] * 3)["pixel_accuracy"] or (0, 0)
     assert 0 < low < 0.87 < high < 1
 
 
-def test_blocks_are_long_where_neighbours_are_alike() -> None:
-    rng = np.random.default_rng(0)
-    noise, blocks = rng.normal(size=400), Blocks(["a"] * 400)
-    assert blocks.length(noise) <= 12
-    assert blocks.length(np.convolve(noise, np.ones(20), "same")) >= 40
+def test_single_image_has_no_interval() -> None:
+    assert set(confidence_intervals(np.ones((1, 3, 2), np.int64), ["a"]).values()) == {None}
 
 
-def test_student_s_quantiles() -> None:
-    """Against a table (Abramowitz and Stegun 1972, table 26.10), between the knots too."""
+@pytest.mark.parametrize("true", [0, 2, 5])
+def test_identical_images_have_no_interval(true: int) -> None:
+    """Without variation nothing is known about other images; an interval of width zero would be wrong."""
+    counts = np.stack((np.full((5, 2), true), np.full((5, 2), 5), np.full((5, 2), true)), 1)
+    assert confidence_intervals(counts, ["a"] * 5)["miou"] is None
+
+
+def test_class_in_one_image_has_no_interval() -> None:
+    counts = np.random.default_rng(0).integers(5, 10, (40, 1, 2)).repeat(3, 1)
+    counts[:, 0] = 4
+    counts[1:, :, 1] = 0
+    first, second = score_intervals(BlockBootstrap(["a"] * 40), counts, lambda c: one_vs_rest_scores(c, 1000)["iou"])
+    assert first is not None and second is None
+
+
+def test_block_length_grows_with_autocorrelation() -> None:
+    noise, blocks = np.random.default_rng(0).normal(size=400), BlockBootstrap(["a"] * 400)
+    assert blocks.block_length(noise) <= 12
+    assert blocks.block_length(np.convolve(noise, np.ones(20), "same")) >= 40
+
+
+def test_t_quantiles_match_table() -> None:
+    """Source: Abramowitz and Stegun 1972, table 26.10; also between the values that are stored."""
     table = {3: 3.182, 7: 2.365, 12: 2.179, 15: 2.131, 30: 2.042, 120: 1.980}
-    assert student(np.array(list(table), float)) == pytest.approx(list(table.values()), rel=0.01)
-    assert student(np.array(list(STUDENT), float)) == pytest.approx(list(STUDENT.values()))
-
-
-@pytest.mark.parametrize("sizes", [(250, 50), (200, 200, 100)])
-def test_a_class_of_one_drive_is_known_as_well_as_from_that_drive_alone(sizes: tuple[int, ...]) -> None:
-    """The others tell nothing of it, and their blocks must not count for it."""
-    rng, own = np.random.default_rng(7), sizes[-1]
-    series, others = rough(rng, own), sum(sizes[:-1])
-    together, alone = Blocks(np.repeat(["a", "b", "c"][: len(sizes)], sizes).tolist()), Blocks(["c"] * own)
-    labelled = np.stack((np.full(others + own, 5000), np.repeat([0, 1000], [others, own])), 1)
-    truth = (1 / (1 + np.exp(-0.8 - 0.6 * rng.standard_normal(100_000)))).mean()
-    covered, widths = np.zeros(2), np.zeros((2, 200))
-    for case in range(200):
-        found = labelled.copy()
-        found[others:, 1] = (1000 / (1 + np.exp(-0.8 - 0.6 * series(1)[0]))).round()
-        counts = np.stack((found, labelled, found), 1)
-        for place, (blocks, part) in enumerate(((together, counts), (alone, counts[others:]))):
-            intervals_of_classes = score_intervals(blocks, part, lambda c: five_scores(c, c[..., 1, :].sum(-1))["iou"])
-            low, high = intervals_of_classes[1] or (0, 1)
-            covered[place] += low <= truth <= high
-            widths[place, case] = high - low
-    assert covered[0] / 200 >= 0.9 and abs(covered[0] - covered[1]) / 200 <= 0.06
-    assert np.median(widths[0]) == pytest.approx(np.median(widths[1]), rel=0.3)
+    assert t_quantile(np.array(list(table), float)) == pytest.approx(list(table.values()), rel=0.01)
+    assert t_quantile(np.array(list(T_QUANTILES_975), float)) == pytest.approx(list(T_QUANTILES_975.values()))

@@ -1,9 +1,9 @@
-"""Decoding: what is taken, how it comes out, and one clean error for the rest."""
+"""Tests of core.images.decode: supported formats match Pillow, and everything else is an ImageError with its code."""
 
 from __future__ import annotations
 
-import io
-import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -12,136 +12,156 @@ import pytest
 from PIL import Image
 
 from core.errors import ImageError, InputError
-from core.images.decode import decode_photo, read_label, read_photo
+from core.images.decode import decode_image, read_image, read_label
+from tests.support.paths import ROOT
+from tests.support.sample_images import (
+    BROKEN_PNGS,
+    PNG_SIGNATURE,
+    VALID_PNGS,
+    animated_image,
+    decode_with_pillow,
+    encode_image,
+    huge_png,
+    rotated_image,
+)
 
 
-def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, kind, **options)
-    return file.getvalue()
-
-
-def code(data: bytes, **limits: int) -> str:
+def error_code(data: bytes, **limits: int) -> str:
+    """Return the code of the error that decoding `data` raises."""
     with pytest.raises(ImageError) as error:
-        decode_photo(data, **limits)
+        decode_image(data, **limits)
     return error.value.code
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_lossless_pictures_come_out_as_they_went_in(photo: np.ndarray, kind: str) -> None:
-    assert np.array_equal(decode_photo(encoded(Image.fromarray(photo), kind, lossless=True)), photo)
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_lossless_image_is_unchanged(rgb_image: np.ndarray, format: str) -> None:
+    assert np.array_equal(decode_image(encode_image(format, rgb_image, lossless=True)), rgb_image)
 
 
-def test_jpeg_is_rgb_and_not_bgr() -> None:
+def test_jpeg_is_decoded_as_rgb() -> None:
     red = np.zeros((32, 32, 3), np.uint8) + np.array([250, 10, 20], np.uint8)
-    assert decode_photo(encoded(Image.fromarray(red), "JPEG"))[16, 16, 0] > 200
+    assert decode_image(encode_image("JPEG", red))[16, 16, 0] > 200
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA"])
-def test_every_png_mode_becomes_what_pillow_says(photo: np.ndarray, mode: str) -> None:
-    picture = Image.fromarray(photo).convert(mode)
-    assert np.array_equal(decode_photo(encoded(picture, "PNG")), np.asarray(picture.convert("RGB")))
+def test_png_modes_match_pillow(rgb_image: np.ndarray, mode: str) -> None:
+    image = Image.fromarray(rgb_image).convert(mode)
+    assert np.array_equal(decode_image(encode_image("PNG", image)), np.asarray(image.convert("RGB")))
 
 
-def test_cmyk_jpeg_is_within_a_step_of_pillow(photo: np.ndarray) -> None:
-    data = encoded(Image.fromarray(photo).convert("CMYK"), "JPEG", quality=95)
-    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    assert np.abs(decode_photo(data).astype(int) - expected).max() <= 3
+def test_cmyk_jpeg_is_close_to_pillow(rgb_image: np.ndarray) -> None:
+    data = encode_image("JPEG", Image.fromarray(rgb_image).convert("CMYK"), quality=95)
+    assert np.abs(decode_image(data).astype(int) - decode_with_pillow(data)).max() <= 3
 
 
-def test_sixteen_bit_grey_is_rescaled_and_not_saturated() -> None:
+def test_16_bit_gray_is_rescaled() -> None:
     values = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
-    assert np.array_equal(decode_photo(encoded(Image.fromarray(values), "PNG"))[..., 0], values >> 8)
+    assert np.array_equal(decode_image(encode_image("PNG", values))[..., 0], values >> 8)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_gives_an_upright_picture(orientation: int) -> None:
-    picture = Image.new("RGB", (40, 24), "white")
-    picture.paste("black", (0, 0, 12, 8))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encoded(picture, "PNG", exif=exif)
-    from PIL import ImageOps
-
-    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    assert np.array_equal(decode_photo(data), expected)
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    data = rotated_image(orientation, "PNG")
+    assert np.array_equal(decode_image(data), decode_with_pillow(data))
+    assert decode_image(data).shape[:2] == ((40, 60) if orientation < 5 else (60, 40))
 
 
-@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "PPM"])
-def test_other_formats_are_not_taken(photo: np.ndarray, kind: str) -> None:
-    assert code(encoded(Image.fromarray(photo), kind)) == "not_an_image"
+@pytest.mark.parametrize("path", VALID_PNGS, ids=lambda path: path.stem)
+def test_valid_png_of_pngsuite_matches_pillow(path: Path) -> None:
+    assert np.array_equal(decode_image(path.read_bytes()), decode_with_pillow(path.read_bytes()))
 
 
-@pytest.mark.parametrize("data", [b"", b"x", b"<html></html>", b"%PDF-1.7", b"\0\0\0\x18ftypheic", b"<svg/>"])
-def test_what_is_no_picture_is_told(data: bytes) -> None:
-    assert code(data) == "not_an_image"
+@pytest.mark.parametrize("path", BROKEN_PNGS, ids=lambda path: path.stem)
+def test_broken_png_of_pngsuite_is_rejected(path: Path) -> None:
+    assert error_code(path.read_bytes()) == BROKEN_PNGS[path]
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9, 0.999])
-def test_a_truncated_picture_is_broken(photo: np.ndarray, kind: str, kept: float) -> None:
-    data = encoded(Image.fromarray(photo), kind)
-    assert code(data[: max(12, int(len(data) * kept))]) == "broken_image"
+def test_pngsuite_is_complete() -> None:
+    """The two tests above have as many cases as there are files."""
+    assert (len(VALID_PNGS), len(BROKEN_PNGS)) == (160, 14)
 
 
-def test_magic_alone_is_broken() -> None:
-    assert code(b"\x89PNG\r\n\x1a\n") == "broken_image"
+@pytest.mark.parametrize("format", ["GIF", "TIFF", "BMP", "PPM"])
+def test_other_image_format_is_unsupported(rgb_image: np.ndarray, format: str) -> None:
+    assert error_code(encode_image(format, rgb_image)) == "unsupported_image_format"
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_an_animation_is_told(photo: np.ndarray, kind: str) -> None:
-    frames = [Image.fromarray(photo), Image.fromarray(photo[::-1].copy())]
-    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
-    assert code(data) == "animated_image"
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"x", b"<html></html>", b"%PDF-1.7", b"\0\0\0\x18ftypheic", b"<svg/>"],
+    ids=["empty", "one byte", "html", "pdf", "heic", "svg"],
+)
+def test_other_file_is_unsupported(data: bytes) -> None:
+    assert error_code(data) == "unsupported_image_format"
 
 
-def test_a_huge_png_is_refused_from_its_header() -> None:
-    header = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
-    chunk = b"IHDR" + header
-    data = (
-        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + b"\0\0\0\0IEND\xaeB`\x82"
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9, 0.999])
+def test_truncated_image_is_corrupt(rgb_image: np.ndarray, format: str, fraction: float) -> None:
+    data = encode_image(format, rgb_image)
+    assert error_code(data[: max(12, int(len(data) * fraction))]) == "corrupt_image"
+
+
+def test_signature_without_content_is_corrupt() -> None:
+    assert error_code(PNG_SIGNATURE) == "corrupt_image"
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_animation_is_rejected(format: str) -> None:
+    assert error_code(animated_image(format)) == "animated_image"
+
+
+def test_huge_png_is_rejected_by_its_header() -> None:
+    assert error_code(huge_png(30_000, 30_000)) == "too_large"
+
+
+def test_long_side_is_rejected(rgb_image: np.ndarray) -> None:
+    assert error_code(encode_image("PNG", rgb_image), max_side=100) == "too_large"
+
+
+def test_mutated_images_decode_or_raise_image_error() -> None:
+    """The fuzzer runs in its own process, because a mutated image could crash a decoder."""
+    completed = subprocess.run(
+        [sys.executable, "-m", "tests.support.image_fuzzer", "20000"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert code(data) == "too_large"
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
-def test_a_long_side_is_refused(photo: np.ndarray) -> None:
-    assert code(encoded(Image.fromarray(photo), "PNG"), max_side=100) == "too_large"
-
-
-def test_an_error_of_a_file_names_it(tmp_path: Path) -> None:
+def test_read_image_names_the_file_in_its_error(tmp_path: Path) -> None:
     path = tmp_path / "street.png"
     path.write_bytes(b"nothing")
     with pytest.raises(ImageError, match=r"street\.png"):
-        read_photo(path)
+        read_image(path)
 
 
-def test_labels_keep_palette_indices_and_sixteen_bits(tmp_path: Path) -> None:
+def test_read_label_keeps_palette_indices_and_16_bits(tmp_path: Path) -> None:
     indices = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    palette = Image.fromarray(indices, "P")
-    palette.putpalette(list(range(255, -1, -1)) * 3)
-    palette.save(tmp_path / "p.png")
-    Image.fromarray(indices.astype(np.uint16) * 1000).save(tmp_path / "i.png")
-    assert np.array_equal(read_label(tmp_path / "p.png"), indices)
-    assert np.array_equal(read_label(tmp_path / "i.png"), indices.astype(np.uint16) * 1000)
+    palette_image = Image.fromarray(indices, "P")
+    palette_image.putpalette(list(range(255, -1, -1)) * 3)
+    palette_image.save(tmp_path / "palette.png")
+    Image.fromarray(indices.astype(np.uint16) * 1000).save(tmp_path / "gray16.png")
+    assert np.array_equal(read_label(tmp_path / "palette.png"), indices)
+    assert np.array_equal(read_label(tmp_path / "gray16.png"), indices.astype(np.uint16) * 1000)
 
 
-def test_a_label_of_colours_is_told(tmp_path: Path, photo: np.ndarray) -> None:
-    Image.fromarray(photo).save(tmp_path / "rgb.png")
+def test_read_label_rejects_rgb(tmp_path: Path, rgb_image: np.ndarray) -> None:
+    Image.fromarray(rgb_image).save(tmp_path / "rgb.png")
     with pytest.raises(InputError, match="mode RGB; expected one channel"):
         read_label(tmp_path / "rgb.png")
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_a_grey_label_of_few_bits_is_told_and_a_palette_of_few_is_not(tmp_path: Path, bits: int) -> None:
-    """White is the highest value in one, and 255 to whoever made the file smaller."""
-    values = np.arange(12, dtype=np.uint8).reshape(3, 4) % 2**bits
-    picture = Image.fromarray(values)
-    picture.putpalette(range(48))
-    picture.save(tmp_path / "palette.png", bits=bits)
-    assert np.array_equal(read_label(tmp_path / "palette.png"), values)
+def test_read_label_rejects_gray_below_8_bits(tmp_path: Path, bits: int) -> None:
+    """White in such a gray image can mean the largest value or 255; palette indices have only one meaning."""
+    indices = np.arange(12, dtype=np.uint8).reshape(3, 4) % 2**bits
+    image = Image.fromarray(indices)
+    image.putpalette(range(48))
+    image.save(tmp_path / "palette.png", bits=bits)
+    assert np.array_equal(read_label(tmp_path / "palette.png"), indices)
     data = (tmp_path / "palette.png").read_bytes()
-    header = data[12:25] + b"\0" + data[26:29]  # the same, said to be grey
-    grey = data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:]
-    (tmp_path / "grey.png").write_bytes(grey)
-    with pytest.raises(InputError, match=rf"of {bits} bit a pixel, whose white may mean {2**bits - 1} or 255; save it with 8"):
-        read_label(tmp_path / "grey.png")
+    header = data[12:25] + b"\0" + data[26:29]  # the same header with color type 0: gray
+    (tmp_path / "gray.png").write_bytes(data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:])
+    with pytest.raises(
+        InputError, match=rf"with {bits} bits per pixel is ambiguous \(white can mean {2**bits - 1} or 255\); save it with 8"
+    ):
+        read_label(tmp_path / "gray.png")

@@ -1,4 +1,4 @@
-"""The label space: Cityscapes by its own scripts, and other data sets through classes.json."""
+"""Tests of core.data.labels: Cityscapes against its official scripts, and classes.json files."""
 
 from __future__ import annotations
 
@@ -7,100 +7,104 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cityscapesscripts.helpers.labels import labels as official
+from cityscapesscripts.helpers.labels import labels as official_labels
 
-from core.data.labels import CITYSCAPES, LabelSpace, read_classes
+from core.data.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace, read_classes
 from core.errors import InputError
 
-EVALUATED = sorted((label for label in official if 0 <= label.trainId < 255), key=lambda label: label.trainId)
+TRAIN_LABELS = sorted((label for label in official_labels if 0 <= label.trainId < 255), key=lambda label: label.trainId)
 
 
-def test_names_ids_and_colours_are_the_official_ones() -> None:
-    assert CITYSCAPES.names == tuple(label.name for label in EVALUATED)
-    assert CITYSCAPES.ids == tuple(label.id for label in EVALUATED)
-    assert CITYSCAPES.colours == tuple(label.color for label in EVALUATED)
-
-
-def test_every_official_id_becomes_its_train_id() -> None:
-    ids = np.array([label.id for label in official]).astype(np.uint8)  # -1 is 255 in an 8-bit file
-    expected = [label.trainId if 0 <= label.trainId < 255 else 255 for label in official]
-    assert CITYSCAPES.encode(ids).tolist() == expected
-
-
-def test_sky_has_its_colour() -> None:
-    assert CITYSCAPES.palette[CITYSCAPES.names.index("sky")].tolist() == [70, 130, 180]
-
-
-def test_palette_is_black_where_there_is_no_class() -> None:
-    assert not CITYSCAPES.palette[19:].any()
-
-
-def test_unknown_values_are_named() -> None:
-    with pytest.raises(InputError, match=r"34, 99.*expected 0\.\.33, 255"):
-        CITYSCAPES.encode(np.array([[7, 34], [99, 0]], np.uint8))
-
-
-def test_decode_is_the_inverse_of_encode() -> None:
-    train_ids = np.arange(19, dtype=np.uint8)
-    assert CITYSCAPES.encode(CITYSCAPES.decode(train_ids)).tolist() == train_ids.tolist()
-
-
-def test_void_decodes_to_unlabelled() -> None:
-    assert CITYSCAPES.decode(np.array([255], np.uint8)).tolist() == [0]
-
-
-def write(folder: Path, document: object) -> Path:
-    path = folder / "classes.json"
+def write_classes(directory: Path, document: object) -> Path:
+    path = directory / "classes.json"
     path.write_text(json.dumps(document))
     return path
 
 
-def test_classes_json_gives_names_colours_ids_and_void(tmp_path: Path) -> None:
+def make_classes(names: str) -> list[dict[str, object]]:
+    """Return the class entries of a classes.json for one-letter names, each with its own color."""
+    return [{"name": name, "color": [index, 1, 1]} for index, name in enumerate(names)]
+
+
+def test_cityscapes_names_ids_and_colors_are_official() -> None:
+    assert CITYSCAPES.names == tuple(label.name for label in TRAIN_LABELS)
+    assert CITYSCAPES.ids == tuple(label.id for label in TRAIN_LABELS)
+    assert CITYSCAPES.colors == tuple(label.color for label in TRAIN_LABELS)
+
+
+def test_encode_maps_every_official_id_to_its_train_id() -> None:
+    ids = np.array([label.id for label in official_labels]).astype(np.uint8)  # -1 is 255 in an 8-bit file
+    expected = [label.trainId if 0 <= label.trainId < 255 else IGNORE_INDEX for label in official_labels]
+    assert CITYSCAPES.encode(ids).tolist() == expected
+
+
+def test_encode_rejects_unknown_ids() -> None:
+    with pytest.raises(InputError, match=r"34, 99.*expected 0\.\.33, 255"):
+        CITYSCAPES.encode(np.array([[7, 34], [99, 0]], np.uint8))
+
+
+def test_decode_inverts_encode() -> None:
+    train_ids = np.arange(19, dtype=np.uint8)
+    assert CITYSCAPES.encode(CITYSCAPES.decode(train_ids)).tolist() == train_ids.tolist()
+
+
+def test_decode_maps_void_to_unlabeled() -> None:
+    assert CITYSCAPES.decode(np.array([IGNORE_INDEX], np.uint8)).tolist() == [0]
+
+
+def test_palette_holds_class_colors_and_black() -> None:
+    assert CITYSCAPES.palette.shape == (256, 3)
+    assert CITYSCAPES.palette[:19].tolist() == [list(label.color) for label in TRAIN_LABELS]
+    assert not CITYSCAPES.palette[19:].any()
+
+
+def test_classes_json_defines_names_ids_and_void(tmp_path: Path) -> None:
     classes = [{"name": "road", "color": [1, 2, 3]}, {"name": "lawn", "color": [4, 5, 6], "id": 9}]
-    space = read_classes(write(tmp_path, {"void": 7, "classes": classes}))
+    space = read_classes(write_classes(tmp_path, {"void": 7, "classes": classes}))
     assert (space.names, space.ids, space.void_ids) == (("road", "lawn"), (0, 9), (7,))
-    assert space.encode(np.array([0, 9, 7], np.uint8)).tolist() == [0, 1, 255]
+    assert space.colors == ((1, 2, 3), (4, 5, 6))
+    assert space.encode(np.array([0, 9, 7], np.uint8)).tolist() == [0, 1, IGNORE_INDEX]
 
 
-def test_sixteen_bit_ids_are_known(tmp_path: Path) -> None:
-    space = read_classes(
-        write(tmp_path, {"void": 0, "classes": [{"name": n, "color": [i, 1, 1], "id": 40000 + i} for i, n in enumerate("xy")]})
-    )
-    assert space.encode(np.array([40000, 0, 40001], np.uint16)).tolist() == [0, 255, 1]
+def test_classes_json_may_have_16_bit_ids(tmp_path: Path) -> None:
+    classes = [{**entry, "id": 40000 + index} for index, entry in enumerate(make_classes("xy"))]
+    space = read_classes(write_classes(tmp_path, {"void": 0, "classes": classes}))
+    assert space.encode(np.array([40000, 0, 40001], np.uint16)).tolist() == [0, IGNORE_INDEX, 1]
 
 
-@pytest.mark.parametrize(
-    ("document", "reason"),
-    [
-        ({"classes": [{"name": "a", "color": [1, 1, 1]}, {"name": "b", "color": [1, 1, 1]}]}, "colour .* stands twice"),
-        ({"classes": [{"name": "a", "color": [1, 1, 1]}, {"name": "a", "color": [2, 1, 1]}]}, "name a stands twice"),
-        ({"classes": [{"name": str(n), "color": [n, n // 256, 0]} for n in range(256)]}, "names"),
-        ({"classes": [{"name": "a"}]}, "'color' is missing"),
-        ({"classes": []}, "names"),
-        ({"classes": [{"name": "road", "color": [1, 2, 3]}]}, "one class alone"),
-        (
-            {"void": 0, "classes": [{"name": n, "color": [i, 1, 1]} for i, n in enumerate("ab")]},
-            "id 0 is both void and the class 'a'",
-        ),
-        ({}, "'classes' is missing"),
-        ([], "not a usable"),
-        ({"classes": [{"name": "a", "color": [1, 2]}]}, "colours"),
-        ({"classes": [{"name": "a", "color": [1, 2, 300]}]}, "0 to 255"),
-    ],
-)
-def test_unusable_classes_json_is_told_in_one_line(tmp_path: Path, document: object, reason: str) -> None:
-    with pytest.raises(InputError, match=reason) as error:
-        read_classes(write(tmp_path, document))
-    assert "\n" not in str(error.value)
-
-
-def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
-    path = write(tmp_path, {"classes": [{"name": n, "color": [i, 1, 1]} for i, n in enumerate("ab")]})
+def test_classes_json_may_have_byte_order_mark(tmp_path: Path) -> None:
+    path = write_classes(tmp_path, {"classes": make_classes("ab")})
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert read_classes(path).names == ("a", "b")
 
 
-def test_255_classes_are_taken() -> None:
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"classes": [{"name": "a", "color": [1, 1, 1]}, {"name": "b", "color": [1, 1, 1]}]}, "color .* is used twice"),
+        ({"classes": [{"name": "a", "color": [1, 1, 1]}, {"name": "a", "color": [2, 1, 1]}]}, "name a is used twice"),
+        ({"classes": [{"name": str(n), "color": [n, n // 256, 0]} for n in range(256)]}, "names"),
+        ({"classes": [{"name": "a"}]}, "'color' is missing"),
+        ({"classes": []}, "names"),
+        ({"classes": [{"name": "road", "color": [1, 2, 3]}]}, "a single class"),
+        ({"void": 0, "classes": make_classes("ab")}, "id 0 is both void and the class 'a'"),
+        ({}, "'classes' is missing"),
+        ([], "not a usable"),
+        ({"classes": [{"name": "a", "color": [1, 2]}]}, "colors"),
+        ({"classes": [{"name": "a", "color": [1, 2, 300]}]}, "0 to 255"),
+    ],
+    ids=[
+        "duplicate color", "duplicate name", "256 classes", "no color", "no classes", "one class", "void is a class",
+        "empty object", "list", "two channels", "color above 255",
+    ],
+)  # fmt: skip
+def test_invalid_classes_json_is_rejected_in_one_line(tmp_path: Path, document: object, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        read_classes(write_classes(tmp_path, document))
+    assert "\n" not in str(error.value)
+
+
+def test_255_classes_are_accepted() -> None:
     names = tuple(map(str, range(255)))
-    colours = tuple((n, 1, 2) for n in range(255))
-    assert len(LabelSpace(name="many", names=names, ids=tuple(range(255)), colours=colours)) == 255
+    colors = tuple((n, 1, 2) for n in range(255))
+    assert len(LabelSpace(name="many", names=names, ids=tuple(range(255)), colors=colors)) == 255

@@ -1,21 +1,20 @@
-"""The checkpoints that ship: small, described, and of use on a photograph of a street."""
+"""Tests of core/pretrained: the bundled checkpoints are small, documented and segment a real street image."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from core.checkpoints.checkpoint import PRETRAINED, read_checkpoint, shipped
-from core.checkpoints.exported import read_artefact
+from core.checkpoints.checkpoint import PRETRAINED, bundled_checkpoints, read_checkpoint
+from core.checkpoints.exported import read_exported_model
 from core.data.labels import CITYSCAPES
 from core.inference.segmenter import Segmenter
+from tests.support.paths import ROOT
 
-STREET = Path(__file__).parents[3] / "docs" / "street.jpg"
+STREET_IMAGE = ROOT / "docs" / "street.jpg"
 NAMES = ("ddunet", "r2unet", "unet")
-# what stands where in that photograph: rows and columns
-PLACES = {
+# Regions (rows, columns) of the street image that show one class each.
+REGIONS = {
     "road": (slice(270, 350), slice(230, 360)),
     "sky": (slice(10, 80), slice(230, 290)),
     "car": (slice(215, 280), slice(385, 455)),
@@ -24,12 +23,12 @@ PLACES = {
 }
 
 
-def test_they_are_there() -> None:
-    assert tuple(shipped()) == NAMES
+def test_all_architectures_are_bundled() -> None:
+    assert tuple(bundled_checkpoints()) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_has_at_most_8_mb_half_precision_and_whole_statistics(name: str) -> None:
+def test_file_is_small_with_fp16_weights_and_fp32_statistics(name: str) -> None:
     assert (PRETRAINED / f"{name}.safetensors").stat().st_size <= 8e6
     for key, array in read_checkpoint(PRETRAINED / f"{name}.safetensors").tensors.items():
         if array.dtype.kind == "f":
@@ -37,26 +36,26 @@ def test_a_file_has_at_most_8_mb_half_precision_and_whole_statistics(name: str) 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_card_tells_where_it_comes_from(name: str) -> None:
-    card = read_checkpoint(PRETRAINED / f"{name}.safetensors").card
-    assert card.architecture.name == name and card.labels == CITYSCAPES and card.preprocess.mode == "fit"
-    assert card.legs and all(leg.hours and leg.command and leg.data == "camvid" for leg in card.legs)
-    assert "CamVid" in (card.licence or "") and "never" in (card.limits or "")
-    assert card.scored_on == "camvid val, 101 images" and (card.scores["macro_iou_labelled"] or 0) > 0.5
+def test_metadata_documents_training_data_and_license(name: str) -> None:
+    metadata = read_checkpoint(PRETRAINED / f"{name}.safetensors").metadata
+    assert metadata.architecture.name == name and metadata.labels == CITYSCAPES and metadata.preprocess.mode == "fit"
+    assert metadata.stages and all(stage.hours and stage.command and stage.data == "camvid" for stage in metadata.stages)
+    assert "CamVid" in (metadata.license or "") and "never" in (metadata.limitations or "")
+    assert metadata.scored_on == "camvid val, 101 images" and (metadata.scores["miou_present"] or 0) > 0.5
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_int8_artefact_loses_next_to_nothing(name: str) -> None:
+def test_int8_model_keeps_scores_and_masks(name: str) -> None:
     checkpoint = read_checkpoint(PRETRAINED / f"{name}.safetensors")
-    card = read_artefact(PRETRAINED / f"{name}.int8", checkpoint.digest).card
-    assert card.scored_on == checkpoint.card.scored_on and card.same_pixels is not None
-    before, after = (scores["macro_iou_labelled"] or 0 for scores in (card.source_scores, card.scores))
-    assert before == pytest.approx(checkpoint.card.scores["macro_iou_labelled"], abs=1e-4)
-    assert before - after <= 0.005 and card.same_pixels >= 0.985
+    manifest = read_exported_model(PRETRAINED / f"{name}.int8", checkpoint.digest).manifest
+    assert manifest.scored_on == checkpoint.metadata.scored_on and manifest.pixel_agreement is not None
+    before, after = (scores["miou_present"] or 0 for scores in (manifest.checkpoint_scores, manifest.scores))
+    assert before == pytest.approx(checkpoint.metadata.scores["miou_present"], abs=1e-4)
+    assert before - after <= 0.005 and manifest.pixel_agreement >= 0.985
 
 
-@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", NAMES)
-def test_it_finds_what_stands_in_a_photograph(name: str, place: str) -> None:
-    labels = Segmenter(name)(STREET).labels
-    assert (labels[PLACES[place]] == CITYSCAPES.names.index(place)).mean() > 0.8
+@pytest.mark.parametrize("region", REGIONS)
+def test_street_image_is_segmented(name: str, region: str) -> None:
+    labels = Segmenter(name)(STREET_IMAGE).labels
+    assert (labels[REGIONS[region]] == CITYSCAPES.names.index(region)).mean() > 0.8

@@ -1,0 +1,98 @@
+"""`/evaluate`: evaluations of served models on the service's dataset, as background jobs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import JSONResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from core.data.datasets import DirectoryDataset
+from core.evaluation.report import Report
+from service.api.dependencies import EvaluationsDep, JobDep, RegistryDep
+from service.api.problems import problem_responses
+from service.api.roles import requires_role
+from service.api.schemas import EvaluationList, ModelName
+from service.evaluation.manager import EvaluationManager
+from service.evaluation.store import Job
+from service.inference.registry import ModelRegistry
+
+router = APIRouter()
+
+
+@router.post(
+    "/evaluate",
+    status_code=202,
+    responses={
+        200: {"description": "the report, if wait=true", "model": Report},
+        202: {"description": "started; the Location header is its URL", "model": Job},
+        **problem_responses(
+            "unknown_model", "unknown_split", "evaluation_running", "label_space_mismatch", "dataset_unavailable",
+            "evaluation_cancelled", "invalid_parameter", "evaluation_failed", "model_unavailable", "shutting_down",
+        ),
+    },
+)  # fmt: skip
+@requires_role("admin")
+async def start_evaluation(
+    registry: RegistryDep,
+    evaluations: EvaluationsDep,
+    model: ModelName = None,
+    split: Annotated[str, Query(description="split of the service's dataset", max_length=100)] = "val",
+    wait: Annotated[bool, Query(description="respond with the report when the evaluation has finished")] = False,
+) -> JSONResponse:
+    """Evaluate the served weights of a model on a split of the service's dataset; users' requests have priority."""
+    dataset = await evaluations.open(split)  # Checked first, so that no model is loaded in vain.
+    job = await _start(registry, evaluations, model, dataset)
+    headers = {"Location": f"/evaluate/{job.id}"}
+    if wait:
+        report = await evaluations.wait(job)
+        return JSONResponse(report.model_dump(mode="json"), headers=headers)
+    return JSONResponse(job.model_dump(mode="json"), status_code=202, headers=headers)
+
+
+async def _start(registry: ModelRegistry, evaluations: EvaluationManager, model: str | None, dataset: DirectoryDataset) -> Job:
+    """Start an evaluation. The only reference to the loaded model is here, so that a request that waits holds none."""
+    loaded = await registry.load(model)
+    return await evaluations.run_io(evaluations.start, loaded, dataset, partial(registry.submit_load, loaded.name))
+
+
+@router.get("/evaluate", responses={200: {"model": EvaluationList}})
+@requires_role("admin")
+async def list_evaluations(evaluations: EvaluationsDep) -> Response:
+    """List all evaluations without their reports, newest first."""
+
+    def render() -> str:  # In a thread, because a thousand jobs take 30 ms.
+        jobs = (job.model_dump_json(exclude={"report"}) for job in evaluations.list_jobs(refresh=True))
+        return f'{{"evaluations":[{",".join(jobs)}]}}'
+
+    return Response(await evaluations.run_io(render), media_type="application/json")
+
+
+@router.get("/evaluate/{job_id}", responses=problem_responses("unknown_evaluation"))
+@requires_role("admin")
+async def get_evaluation(job: JobDep) -> Job:
+    """Return the state and the progress of an evaluation, and its report if it is done."""
+    return job
+
+
+@router.get(
+    "/evaluate/{job_id}/events",
+    response_class=EventSourceResponse,
+    responses=problem_responses("unknown_evaluation"),
+)
+@requires_role("admin")
+async def stream_evaluation(evaluations: EvaluationsDep, job: JobDep) -> AsyncIterator[ServerSentEvent]:
+    """Send the evaluation without its report as a server-sent event: now, after every progress, and at its end; `event` is
+    the state. After 15 s without an event, a comment keeps the connection open."""
+    async for current in evaluations.events(job):
+        yield ServerSentEvent(event=current.state, raw_data=current.model_dump_json(exclude={"report"}))
+
+
+@router.delete("/evaluate/{job_id}", status_code=204, responses=problem_responses("unknown_evaluation", "evaluation_finished"))
+@requires_role("admin")
+async def cancel_evaluation(evaluations: EvaluationsDep, job: JobDep) -> None:
+    """Cancel an evaluation that has not finished."""
+    await evaluations.cancel(job)

@@ -1,0 +1,31 @@
+"""Shutdown with requests in flight, kills during evaluations, and overload: a short version of `make soak`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.checkpoints import make_checkpoint
+from tests.support.resilience import problems_after_kills, problems_after_sigterm, run_overload
+from training.synthetic.dataset import write_scene
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_shutdown_loses_no_accepted_request(checkpoint: Path, tmp_path: Path, seed: int) -> None:
+    assert not problems_after_sigterm(checkpoint, tmp_path, seed)
+
+
+def test_restart_after_kill_lists_evaluations(checkpoint: Path, tmp_path: Path) -> None:
+    for index in range(60):
+        write_scene(tmp_path / "scenes", "val", index, (64, 128), seed=0)
+    assert not problems_after_kills(checkpoint, tmp_path / "scenes", tmp_path, 1)
+
+
+def test_overload_is_refused_next_to_200_idle_connections(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "m.safetensors", "unet", 8, size=(128, 128))
+    load = run_overload(checkpoint, tmp_path, 6, 200, SEGMENT_QUEUE=8)
+    assert set(load.responses) == {"200", "503 overloaded"}
+    # Health checks are not queued behind images; `make soak` checks their latency, which varies too much on a busy computer.
+    assert load.responses["200"] and len(load.health_latencies) > 10
+    assert max(load.rss_samples) < 1.5 * load.rss_samples[0]
