@@ -38,6 +38,7 @@ test-e2e: $(READY) ## run the tests of whole processes: kills, web page, documen
 soak: $(READY) ## kill training runs, interrupt saves at every system call, stress the service (45 minutes, needs strace)
 	$(BIN)/python -m tests.soak
 	OPENAPI_EXAMPLES=500 $(BIN)/python -m pytest -q -s --timeout 0 tests/integration/service/test_openapi.py
+	BOOTSTRAP_TRIALS=2000 $(BIN)/python -m pytest -q --timeout 0 tests/unit/core/test_bootstrap.py
 
 # A second environment for other servers, which also sees the packages of the first one.
 $(VENV)/servers/.ready: $(READY) tests/benchmarks/servers/requirements.txt

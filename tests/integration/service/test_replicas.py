@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import pytest
 from fastapi.testclient import TestClient
 
@@ -13,9 +12,7 @@ from tests.support.checkpoints import make_checkpoints
 from tests.support.evaluations import on_evaluation_event, read_events, wait_for_evaluation
 from tests.support.fake_backends import block_workers
 from tests.support.live_server import Serve
-from tests.support.service_process import ServiceProcess
 from tests.support.wait import wait_until
-from training.synthetic.dataset import write_scene
 
 
 @pytest.fixture
@@ -73,26 +70,6 @@ def test_only_one_of_several_replicas_starts_simultaneous_evaluation(serve: Serv
     assert statuses == [202, 409, 409, 409]
     for blocker in blockers:
         blocker.release()
-
-
-def test_evaluation_of_killed_replica_is_interrupted_and_can_be_restarted(tmp_path: Path) -> None:
-    for index in range(60):
-        write_scene(tmp_path / "scenes", "val", index, (256, 512), seed=0)
-    settings = {"SEGMENT_CHECKPOINTS": "core/pretrained", "SEGMENT_DATA": tmp_path / "scenes"}
-    processes = [ServiceProcess(tmp_path, **settings) for _ in range(2)]
-    try:
-        for process in processes:
-            process.wait_until_ready()
-        killed, other = processes
-        location = httpx.post(f"{killed.url}/evaluate").headers["location"]
-        assert httpx.post(f"{other.url}/evaluate").headers["location"] == location
-        killed.kill()
-        assert httpx.get(f"{other.url}{location}").json()["state"] == "interrupted"
-        restarted = httpx.post(f"{other.url}/evaluate?wait=true", timeout=60)
-        assert restarted.status_code == 200 and restarted.headers["location"] != location
-    finally:
-        for process in processes:
-            process.kill()
 
 
 def test_replica_cancels_queued_evaluation_of_other(

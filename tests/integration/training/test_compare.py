@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,18 @@ from torchmetrics.classification import MulticlassCalibrationError
 from core.checkpoints.checkpoint import TrainingStage, read_checkpoint, write_checkpoint
 from core.data.datasets import open_dataset
 from core.data.labels import IGNORE_INDEX
+from core.evaluation.report import ScoringProtocol
 from core.inference.segmenter import Segmenter
 from core.models import build_model
 from tests.support.checkpoints import make_checkpoint
 from tests.support.cli import Cli, usage_error
 from training.__main__ import main
 from training.comparison.costs import training_speeds
+from training.comparison.counting import count_all
 from training.comparison.models import group_by_recipe, open_models
+from training.comparison.schema import Comparison
+from training.comparison.summary import MeasuredCost, summarize
+from training.comparison.text import has_ungrouped_pairs
 from training.config import TrainConfig
 from training.export.openvino import export_fp32
 
@@ -186,10 +192,28 @@ def test_figures_are_written_as_png_and_svg(page: Path) -> None:
     assert {f"figures/{name}.png" for name in names} == set(links)
 
 
-def test_checkpoint_without_run_has_no_curves(checkpoint: Path, scenes: Path, tmp_path: Path, cli: Cli) -> None:
-    code, _, _ = cli("compare", checkpoint, "--data", scenes, "--out", tmp_path, "--training-steps", 0)
-    assert code == 0 and not (tmp_path / "figures" / "curves.png").exists()
-    assert "nothing to compare it with" in (tmp_path / "index.html").read_text()
+@pytest.fixture(scope="module")
+def single_page(checkpoint: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report directory for one checkpoint without a run, with another threshold; it had a figure of other curves."""
+    out = tmp_path_factory.mktemp("single")
+    (out / "figures").mkdir()
+    (out / "figures" / "curves.png").write_bytes(b"from an earlier comparison")
+    flags = ("--threshold", 0.9, "--score-at", "label", "--training-steps", 0)
+    assert main([str(a) for a in ("compare", checkpoint, "--data", scenes, "--out", out, *flags)]) == 0
+    return out
+
+
+def test_single_checkpoint_has_nothing_to_compare_with(single_page: Path) -> None:
+    assert "nothing to compare it with" in (single_page / "index.html").read_text()
+
+
+def test_checkpoint_without_run_has_no_curves(single_page: Path) -> None:
+    assert not (single_page / "figures" / "curves.png").exists()
+
+
+def test_other_threshold_is_named(single_page: Path) -> None:
+    text = (single_page / "index.html").read_text()
+    assert "random, softmax &gt; 0.9" in text and "82.15" not in text
 
 
 def make_trained_checkpoint(path: Path, name: str, seed: int) -> Path:
@@ -201,21 +225,25 @@ def make_trained_checkpoint(path: Path, name: str, seed: int) -> Path:
     return path
 
 
-def test_three_seeds_per_architecture_are_compared_as_group(scenes: Path, tmp_path: Path, cli: Cli) -> None:
+def summarize_files(files: Sequence[Path], scenes: Path) -> Comparison:
+    """Compare checkpoints on the validation scenes without a page, figures, and measured costs."""
+    models, dataset = open_models([str(file) for file in files], "cpu", "auto"), open_dataset(scenes, "val")
+    protocol = ScoringProtocol(threshold=0.5, score_size="input")
+    counts, disagreement = count_all(models, dataset, protocol)
+    return summarize(models, dataset, counts, disagreement, [MeasuredCost(None, None)] * len(models), protocol, "compare")
+
+
+def test_three_seeds_per_architecture_are_compared_as_group(scenes: Path, tmp_path: Path) -> None:
     files = [
         make_trained_checkpoint(tmp_path / f"{name}-{seed}.safetensors", name, seed) for name in NAMES for seed in range(3)
     ]
-    code, _, _ = cli("compare", *files, "--data", scenes, "--out", tmp_path / "r", "--training-steps", 0)
-    document = json.loads((tmp_path / "r" / "report.json").read_text())
-    assert code == 0
-    assert document["architectures"] == {
+    comparison = summarize_files(files, scenes)
+    assert comparison.architectures == {
         "unet of width 4": ["unet-0", "unet-1", "unet-2"], "ddunet of width 4": ["ddunet-0", "ddunet-1", "ddunet-2"],
     }  # fmt: skip
-    (pair,) = document["architecture_pairs"]
-    means = [
-        np.mean([m["report"]["scores"]["pixel_accuracy"] for m in document["models"] if m["architecture"] == a]) for a in NAMES
-    ]
-    assert pair["differences"]["pixel_accuracy"]["value"] == pytest.approx(means[0] - means[1])
+    (pair,) = comparison.architecture_pairs
+    means = [np.mean([m.report.scores.pixel_accuracy for m in comparison.models if m.architecture == a]) for a in NAMES]
+    assert pair.differences["pixel_accuracy"].value == pytest.approx(means[0] - means[1])
 
 
 def test_repeated_seed_does_not_count_for_group(tmp_path: Path) -> None:
@@ -237,16 +265,6 @@ def test_empty_history_value_and_special_characters_in_name(runs: Path, scenes: 
     assert "| _run $x$ \\|&lt;b> |" in (out / "report.md").read_text()
 
 
-def test_other_threshold_is_named_and_old_curves_are_deleted(checkpoint: Path, scenes: Path, tmp_path: Path, cli: Cli) -> None:
-    flags = ("--threshold", 0.9, "--score-at", "label", "--training-steps", 0)
-    (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "curves.png").write_bytes(b"from an earlier comparison")
-    assert cli("compare", checkpoint, "--data", scenes, "--out", tmp_path, *flags)[0] == 0
-    text = (tmp_path / "index.html").read_text()
-    assert "random, softmax &gt; 0.9" in text and "82.15" not in text
-    assert not (tmp_path / "figures" / "curves.png").exists()
-
-
 @pytest.mark.parametrize(("first", "second", "groups"), [
     ("", "", 1),
     (" --learning-rate 0.002", "", 0),  # three recipes with one seed each
@@ -265,12 +283,11 @@ def test_seeds_of_one_recipe_form_group(tmp_path: Path, first: str, second: str,
     assert len(group_by_recipe(open_models(files, "cpu", "auto"))) == groups
 
 
-def test_same_checkpoint_with_two_names_has_equal_scores(checkpoint: Path, scenes: Path, tmp_path: Path, cli: Cli) -> None:
+def test_same_checkpoint_with_two_names_has_equal_scores(checkpoint: Path, scenes: Path, tmp_path: Path) -> None:
     shutil.copy(checkpoint, tmp_path / "copy.safetensors")
-    flags = ("--data", scenes, "--out", tmp_path / "out", "--training-steps", 0)
-    code, out, _ = cli("compare", checkpoint, tmp_path / "copy.safetensors", *flags)
-    assert code == 0 and "random and copy score the same on every image." in out
-    assert "say nothing about architectures" in out
+    comparison = summarize_files([checkpoint, tmp_path / "copy.safetensors"], scenes)
+    assert [pair.verdict for pair in comparison.pairs] == ["random and copy score the same on every image."]
+    assert has_ungrouped_pairs(comparison)
 
 
 def test_recipe_does_not_depend_on_seed_or_architecture(tmp_path: Path) -> None:

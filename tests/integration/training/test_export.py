@@ -16,6 +16,7 @@ from core.inference.segmenter import Segmenter
 from tests.support.cli import Cli
 from training import evaluation
 from training.__main__ import main
+from training.comparison.models import open_models
 from training.tracking.history import read_rows, read_table, write_table
 
 TINY = ("--width", 8, "--size", 32, 64, "--batch-size", 2, "--workers", 0, "--epochs", 2)
@@ -101,9 +102,8 @@ def test_history_of_second_stage_includes_first(exported: Path, scenes: Path, tm
     stages = read_checkpoint(tmp_path / "both.safetensors").metadata.stages
     assert len(stages) == 2 and stages[0].hours is not None
     assert stages[1].hours == 1 + 2 + 3  # all epochs, whichever is the best
-    assert cli("compare", second, "--data", scenes, "--out", tmp_path / "page", "--training-steps", 0)[0] == 0
-    (model,) = json.loads((tmp_path / "page" / "report.json").read_text())["models"]
-    assert model["history"] == rows
+    (model,) = open_models([str(second)], "cpu", "auto")
+    assert model.history == rows
 
 
 def test_hours_include_stage_that_was_not_exported(run: Path, scenes: Path, tmp_path: Path, cli: Cli) -> None:

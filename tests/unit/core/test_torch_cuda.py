@@ -113,16 +113,6 @@ def test_auto_chooses_fp16_if_it_keeps_the_mask(device: str, scale: float, expec
 
 @needs_compiler
 @pytest.mark.parametrize("device", DEVICES)
-def test_compiled_network_keeps_masks(device: str, checkpoint: Path) -> None:
-    compiled, eager = (Segmenter(checkpoint, device, backend) for backend in ("torch-compiled", "torch"))
-    assert compiled.backend.name == "torch-compiled"
-    for size in ((64, 64), (50, 90)):
-        (rgb,) = random_batch(1, *size)
-        assert np.mean(compiled(rgb).labels == eager(rgb).labels) >= 0.999
-
-
-@needs_compiler
-@pytest.mark.parametrize("device", DEVICES)
 def test_compiled_network_runs_many_shapes_in_another_thread(device: str) -> None:
     backend = GpuBackend(nn.Conv2d(3, 19, 1), PREPROCESS, torch.device(device), name="torch-compiled")
     with ThreadPoolExecutor(1) as pool:
