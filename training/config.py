@@ -49,6 +49,18 @@ class TrainConfig(BaseSettings):
 
     model: Annotated[str, AfterValidator(_known_model)] | None = Field(None, description=f"architecture: {', '.join(MODELS)}")
     data: str | None = Field(None, description="data directory (Cityscapes or plain layout), or `synthetic`")
+    train_split: str = Field("train", description="split to train on")
+    val_split: str | None = Field(None, description="split to evaluate on (default: val, valid or validation)")
+    val_fraction: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="fraction of the training split to evaluate on instead of training on it, for data without a validation"
+        " split; whole directories of images if there are several",
+    )
+    label_ids: Literal["auto", "train"] = Field(
+        "auto", description="values of the label files; auto: by file name and classes.json; train: train ids 0, 1, ..."
+    )
     epochs: int = Field(200, ge=1, le=100_000, description="number of passes over the training split")
     batch_size: int = Field(8, ge=1, le=65_536, description="samples per step, summed over all GPUs")
     size: Annotated[tuple[Side, Side], NoDecode, BeforeValidator(_two_numbers)] = Field(
@@ -166,6 +178,8 @@ class TrainConfig(BaseSettings):
             raise ValueError("--crop: classic augmentation does not crop; omit it, or choose --augment street")
         if self.resize == "fit" and self.augment == "classic":
             raise ValueError("--resize fit: classic augmentation resizes every image to --size; choose --augment street")
+        if self.val_fraction and self.val_split:
+            raise ValueError("--val-fraction: holds out a part of the training split, so it can't be combined with --val-split")
         if self.loss == "dice" and self.class_weights != "none":
             raise ValueError("--class-weights: the Dice loss has none; remove it, or use --loss ce+dice")
         return self

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import tempfile
+import unicodedata
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +28,15 @@ LAYOUTS = (
     "expected DIR/leftImg8bit/SPLIT/CITY/*_leftImg8bit.png with DIR/gtFine/SPLIT/CITY/*_gtFine_labelIds.png (Cityscapes),"
     " or DIR/classes.json, DIR/images/SPLIT/*.png|jpg and DIR/labels/SPLIT/*.png"
 )
+
+MAX_PROBLEMS = 20  # in one message
+
+# The label files of Cityscapes by preference; the labels of a split are all of one kind.
+CITYSCAPES_LABELS = {
+    "_gtFine_labelIds": CITYSCAPES,
+    "_gtFine_labelTrainIds": CITYSCAPES.as_train_ids(),
+    "_gtFine_color": CITYSCAPES,
+}
 
 
 class Dataset(Protocol):
@@ -62,6 +74,7 @@ class DirectoryDataset:
     split: str
     labels: LabelSpace
     pairs: Sequence[tuple[Path, Path]]  # (image, label)
+    file_labels: LabelSpace  # the same classes with the ids that the label files have
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -80,28 +93,34 @@ class DirectoryDataset:
             InputError: The file is unreadable or has values outside the label space; the message starts with the path.
         """
         path = self.pairs[index][1]
-        values = read_label(path)
+        label = read_label(path)
         try:
-            return self.labels.encode(values)
+            return self.file_labels.encode_label(label)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
 
-def open_dataset(root: Path | str, split: str) -> DirectoryDataset:
+def open_dataset(root: Path | str, split: str, train_ids: bool = False) -> DirectoryDataset:
     """Open a split of a dataset in one of the two LAYOUTS.
+
+    Args:
+        train_ids: See `find_samples`.
 
     Raises:
         InputError: There is no such directory or split, or some images and labels are not paired; the message lists
             all of these.
     """
-    dataset, pairing_errors = find_samples(root, split)
+    dataset, pairing_errors = find_samples(root, split, train_ids)
     if pairing_errors:
         raise InputError(format_problems(f"{root}: every image needs a label, and every label an image", pairing_errors))
     return dataset
 
 
-def find_samples(root: Path | str, split: str) -> tuple[DirectoryDataset, list[str]]:
+def find_samples(root: Path | str, split: str, train_ids: bool = False) -> tuple[DirectoryDataset, list[str]]:
     """Return a split's paired files as a dataset, and a description of each file that is not part of a pair.
+
+    Args:
+        train_ids: Read the values of the label files as train ids, whatever the files are called.
 
     Raises:
         InputError: There is no such directory or split, or the split has no images or no labels at all.
@@ -113,20 +132,39 @@ def find_samples(root: Path | str, split: str) -> tuple[DirectoryDataset, list[s
     if (root / "leftImg8bit").is_dir():
         classes, label_dir = CITYSCAPES, root / "gtFine" / split
         images, image_problems = _index_by_stem(root / "leftImg8bit" / split, "_leftImg8bit", IMAGE_SUFFIXES)
-        labels, label_problems = _index_by_stem(label_dir, "_gtFine_labelIds", (".png",))
+        labels, label_problems, file_labels = _index_cityscapes_labels(label_dir)
     else:
         classes, label_dir = read_classes(root / "classes.json"), root / "labels" / split
         images, image_problems = _index_by_stem(root / "images" / split, "", IMAGE_SUFFIXES)
         labels, label_problems = _index_by_stem(label_dir, "", (".png",))
+        file_labels = classes
     if images and not labels:
-        raise InputError(f"{root}: the split {split!r} has {len(images)} images but no labels in {label_dir}; {LAYOUTS}")
+        found = _describe_files(label_dir)
+        raise InputError(f"{root}: the split {split!r} has {len(images)} images but no labels in {label_dir}{found}; {LAYOUTS}")
     if not images:
         raise InputError(f"{root}: the split {split!r} has no images; {LAYOUTS}")
     pairing_errors = [f"{images[key]} has no label" for key in sorted(images.keys() - labels.keys())]
     pairing_errors += [f"{labels[key]} has no image" for key in sorted(labels.keys() - images.keys())]
     pairs = [(images[key], labels[key]) for key in sorted(images.keys() & labels.keys())]
-    dataset = DirectoryDataset(root.resolve().name, split, classes, pairs)
+    dataset = DirectoryDataset(root.resolve().name, split, classes, pairs, classes.as_train_ids() if train_ids else file_labels)
     return dataset, [*image_problems, *label_problems, *pairing_errors]
+
+
+def _index_cityscapes_labels(directory: Path) -> tuple[dict[str, Path], list[str], LabelSpace]:
+    """Index the first kind of CITYSCAPES_LABELS that has files; return also the label space of their values."""
+    for ending, file_labels in CITYSCAPES_LABELS.items():
+        labels, problems = _index_by_stem(directory, ending, (".png",))
+        if labels:
+            return labels, problems, file_labels
+    return {}, [], CITYSCAPES
+
+
+def _describe_files(directory: Path) -> str:
+    """Return a phrase about the files of a directory that has no usable label; empty if it has no files."""
+    files = list_files(directory)
+    jpeg = "; JPEG changes the values at the edges of objects, so labels must be PNG files"
+    has_jpeg = any(path.suffix.lower() in (".jpg", ".jpeg") for path in files)
+    return f", only {files[0].name} and the like{jpeg * has_jpeg}" if files else ""
 
 
 def list_splits(root: Path) -> list[str]:
@@ -149,13 +187,15 @@ def list_splits(root: Path) -> list[str]:
 def _index_by_stem(directory: Path, ending: str, suffixes: tuple[str, ...]) -> tuple[dict[str, Path], list[str]]:
     """Map sample keys to the files below `directory` whose stem ends with `ending`, and describe the unusable files.
 
-    The key is the relative path without `ending` and suffix, so that an image and its label have the same key.
+    The key is the relative path without `ending` and suffix, so that an image and its label have the same key. It is in
+    Unicode's normal form C, because macOS writes an accented letter as two characters. The case of `ending` is ignored.
     """
     files: dict[str, Path] = {}
     problems = []
     for path in list_files(directory):
-        if path.suffix.lower() in suffixes and path.stem.endswith(ending):
-            key = path.relative_to(directory).with_suffix("").as_posix().removesuffix(ending)
+        if path.suffix.lower() in suffixes and path.stem.lower().endswith(ending.lower()):
+            stem = path.relative_to(directory).with_suffix("").as_posix()
+            key = unicodedata.normalize("NFC", stem[: len(stem) - len(ending)])
             if not _is_unicode(key):
                 problems.append(f"{directory}/{os.fsencode(key)!r}: the file name is not valid UTF-8; rename the file")
                 continue
@@ -217,8 +257,23 @@ def read_sample(dataset: Dataset, index: int, allow_all_void: bool = False) -> S
 
 
 def format_problems(summary: str, problems: list[str]) -> str:
-    """Return one line: the summary, then all problems."""
-    return f"{summary}: {'; '.join(problems)}"
+    """Return one line: the summary, then all problems, each of which starts with a path.
+
+    Of more than MAX_PROBLEMS problems it has the most frequent kinds with their numbers and examples, and the name of a
+    temporary file that lists all.
+    """
+    if len(problems) <= MAX_PROBLEMS:
+        return f"{summary}: {'; '.join(problems)}"
+    kinds: dict[str, list[str]] = {}
+    for problem in problems:
+        # Problems of one kind differ in the path, which ends at a colon or at the words after it, and in numbers.
+        reason = problem.partition(": ")[2] or " ".join(problem.split()[-3:])
+        kinds.setdefault(re.sub(r"[\d, x.]*\d", "N", reason), []).append(problem)
+    frequent = sorted(kinds.values(), key=len, reverse=True)[:5]
+    shown = [f"{len(kind):,} like {', '.join(kind[:3])}" for kind in frequent]
+    with tempfile.NamedTemporaryFile("w", prefix="problems-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        file.write("\n".join([summary, *problems]) + "\n")
+    return f"{summary}: {'; '.join(shown)}; all are listed in {file.name}"
 
 
 def sequence_ids(dataset: Dataset) -> list[str]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from core.errors import InputError, first_validation_error
+from core.images.decode import LabelImage
 
 IGNORE_INDEX = 255  # train id of void pixels, which count neither in the loss nor in a score
 
@@ -21,8 +22,9 @@ Color = tuple[int, int, int]
 class LabelSpace(BaseModel):
     """Classes in the order of their train ids (0, 1, ...), which are also the channels of the logits.
 
-    `ids[k]` is the value of class k in a label file, and `void_ids` are the values of ignored pixels. Any other value
-    in a label file is an error, so that a wrong dataset is noticed.
+    `ids[k]` is the value of class k in a label file, and `void_ids` are the values of ignored pixels. In a color-coded
+    label file, `colors[k]` is class k, and void pixels have one of `void_colors`, or are black if no class is black. Any
+    other value is an error, so that a wrong dataset is noticed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +34,7 @@ class LabelSpace(BaseModel):
     ids: tuple[int, ...]
     colors: tuple[Color, ...]
     void_ids: tuple[int, ...] = (IGNORE_INDEX,)
+    void_colors: tuple[Color, ...] = Field((), exclude=True)  # not in checkpoints: it only matters for label files
 
     @model_validator(mode="after")
     def _consistent(self) -> LabelSpace:
@@ -43,15 +46,16 @@ class LabelSpace(BaseModel):
         for void in set(self.void_ids) & set(self.ids):
             name = self.names[self.ids.index(void)]
             raise ValueError(f"id {void} is both void and the class {name!r}; set `id` of each class to its label value")
-        for field, values in (("name", self.names), ("color", self.colors), ("id", self.ids + self.void_ids)):
+        colors, ids = self.colors + self.void_colors, self.ids + self.void_ids
+        for field, values in (("name", self.names), ("color", colors), ("id", ids)):
             seen: set[Any] = set()
             for value in values:
                 if value in seen:
                     raise ValueError(f"{field} {value} is used twice; every {field} must be unique")
                 seen.add(value)
-        if any(not 0 <= channel <= 255 for color in self.colors for channel in color):
+        if any(not 0 <= channel <= 255 for color in colors for channel in color):
             raise ValueError("a color must be three numbers from 0 to 255")
-        if any(not 0 <= value <= 65535 for value in self.ids + self.void_ids):
+        if any(not 0 <= value <= 65535 for value in ids):
             raise ValueError("an id must be a number from 0 to 65535")
         return self
 
@@ -64,6 +68,14 @@ class LabelSpace(BaseModel):
             if name != other_name:
                 return f"class {index} is {name!r} in one and {other_name!r} in the other"
         return None if len(self) == len(other) else f"{len(self)} classes in one and {len(other)} in the other"
+
+    def as_train_ids(self) -> LabelSpace:
+        """Return the same classes with their train ids as ids, as in Cityscapes' `*_gtFine_labelTrainIds.png`."""
+        # Not model_copy(), which would also copy the cached lookup table.
+        ids, void_ids = tuple(range(len(self))), (IGNORE_INDEX,)
+        return LabelSpace(
+            name=self.name, names=self.names, ids=ids, colors=self.colors, void_ids=void_ids, void_colors=self.void_colors
+        )
 
     @cached_property
     def _train_ids(self) -> npt.NDArray[np.int16]:
@@ -79,6 +91,22 @@ class LabelSpace(BaseModel):
         table = np.zeros((256, 3), np.uint8)
         table[: len(self)] = self.colors
         return table
+
+    def encode_label(self, label: LabelImage) -> npt.NDArray[np.uint8]:
+        """Map the pixels of a label file to train ids (H, W) uint8, IGNORE_INDEX for void.
+
+        A label with a palette is read by its indices if these are ids, else by its colors.
+
+        Raises:
+            InputError: Some values or colors are neither a class nor void, or ids and palette contradict each other.
+        """
+        if label.values.ndim == 3:
+            return self.encode_colors(label.values)
+        if label.palette is not None:
+            used = np.flatnonzero(np.bincount(label.values.ravel(), minlength=256))
+            if self._must_use_colors(used, label.palette):
+                return self.encode_colors(label.palette[label.values])
+        return self.encode(label.values)
 
     def encode(self, values: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.uint8]:
         """Map label file values (any shape, unsigned) to train ids (same shape, uint8, IGNORE_INDEX for void).
@@ -96,6 +124,55 @@ class LabelSpace(BaseModel):
                 " add the classes or map these ids to a void id"
             )
         return mapped.astype(np.uint8)
+
+    def encode_colors(self, rgb: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.uint8]:
+        """Map label colors (..., 3) uint8 RGB to train ids (...) uint8, IGNORE_INDEX for void.
+
+        Raises:
+            InputError: Some colors are neither a class nor void; the message has the most frequent of them, the number of
+                its pixels, and the class with the nearest color.
+        """
+        packed = _pack_colors(rgb)
+        colors = self.colors + (self.void_colors or ((0, 0, 0),) * ((0, 0, 0) not in self.colors))
+        keys, train_ids = _pack_colors(np.array(colors, np.uint8)), np.full(len(colors), IGNORE_INDEX, np.uint8)
+        train_ids[: len(self)] = np.arange(len(self))
+        order = np.argsort(keys)
+        keys, train_ids = keys[order], train_ids[order]
+        found = np.searchsorted(keys, packed).clip(max=len(keys) - 1)
+        unknown = packed[keys[found] != packed]
+        if unknown.size:
+            different, counts = np.unique(unknown, return_counts=True)
+            color = [int(different[counts.argmax()]) >> shift & 255 for shift in (16, 8, 0)]
+            nearest = int(((np.array(self.colors) - color) ** 2).sum(1).argmin())
+            others = f" (and {different.size - 1} other colors)" if different.size > 1 else ""
+            raise InputError(
+                f"{counts.max():,} pixels have the color {tuple(color)}{others}, which is not in {self.name}; the nearest is"
+                f" {self.names[nearest]!r} with {self.colors[nearest]}; save labels without anti-aliasing and never as JPEG,"
+                ' add the class, or add the color to "void_colors"'
+            )
+        mapped: npt.NDArray[np.uint8] = train_ids[found]
+        return mapped
+
+    def _must_use_colors(self, used: npt.NDArray[np.intp], palette: npt.NDArray[np.uint8]) -> bool:
+        """Return whether a palette label must be read by its colors, as its indices `used` (N,) are not ids.
+
+        Raises:
+            InputError: The indices are ids, but the palette gives one of them the color of another class.
+        """
+        colors = {int(index): tuple(palette[index].tolist()) for index in used if index < len(palette)}
+        if any(self._train_ids[index] < 0 for index in used):
+            return all(color in self.colors or color in (*self.void_colors, (0, 0, 0)) for color in colors.values())
+        if all(color == (index,) * 3 for index, color in colors.items()):  # a gray ramp has no meaning
+            return False
+        for index, color in colors.items():
+            if index in self.ids and color in self.colors and self.ids.index(index) != self.colors.index(color):
+                name, other = self.names[self.ids.index(index)], self.names[self.colors.index(color)]
+                expected = self.colors[self.ids.index(index)]
+                raise InputError(
+                    f"the palette index {index} is the class {name!r} with the color {expected} in {self.name}, but its color"
+                    f" in the file, {color}, is that of {other!r}; correct the ids or the colors in classes.json"
+                )
+        return False
 
     def decode(self, train_ids: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
         """Map train ids (any shape, uint8) to label file values (same shape, uint16); void becomes the first void id."""
@@ -115,25 +192,42 @@ class LabelSpace(BaseModel):
         return "expected " + ", ".join(f"{first}" if first == last else f"{first}..{last}" for first, last in ranges)
 
 
-def read_classes(path: Path) -> LabelSpace:
-    """Read `classes.json`: {"name"?, "void"?, "classes": [{"name", "color": [r, g, b], "id"?}, ...]}.
+def _pack_colors(rgb: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.int32]:
+    """Return colors (..., 3) uint8 as numbers (...) int32: red * 65536 + green * 256 + blue."""
+    red, green, blue = (rgb[..., channel].astype(np.int32) for channel in range(3))
+    packed: npt.NDArray[np.int32] = red << 16 | green << 8 | blue
+    return packed
 
-    `name` defaults to the name of the directory, `void` to 255 (it may also be a list of ids), and `id` to the index of
-    the class in the list.
+
+def _parse_color(color: Any) -> Color:
+    """Return the color of a class, which is written as [128, 64, 128] or "#804080". Raises ValueError."""
+    try:
+        red, green, blue = bytes.fromhex(color.removeprefix("#")) if isinstance(color, str) else color
+    except (TypeError, ValueError):
+        raise ValueError(f'the color {json.dumps(color)} is not usable; expected [128, 64, 128] or "#804080"') from None
+    return red, green, blue
+
+
+def read_classes(path: Path) -> LabelSpace:
+    """Read `classes.json`: {"name"?, "void"?, "void_colors"?, "classes": [{"name", "color", "id"?}, ...]}.
+
+    `name` defaults to the name of the directory, `void` to 255 (it may also be a list of ids), `void_colors` to black
+    unless a class is black, and `id` to the index of the class in the list. A color is [r, g, b] or "#rrggbb".
 
     Raises:
         InputError: The file is missing or invalid; the message describes the first problem.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
+        document = json.loads(path.read_bytes())  # UTF-8, UTF-16 or UTF-32
         classes = document["classes"]
         void = document.get("void", IGNORE_INDEX)
         space = LabelSpace(
             name=document.get("name", path.parent.name),
             names=tuple(c["name"] for c in classes),
             ids=tuple(c.get("id", index) for index, c in enumerate(classes)),
-            colors=tuple(tuple(c["color"]) for c in classes),
+            colors=tuple(_parse_color(c["color"]) for c in classes),
             void_ids=tuple(void) if isinstance(void, list) else (void,),
+            void_colors=tuple(map(_parse_color, document.get("void_colors", ()))),
         )
         if len(space) == 1:
             raise ValueError(
@@ -186,4 +280,8 @@ CITYSCAPES = LabelSpace(
     colors=tuple(color for _, _, color in _CITYSCAPES),
     # 255 is the value of -1 (license plate) in an 8-bit file.
     void_ids=(0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30, 255),
+    void_colors=(
+        *((0, 0, 0), (111, 74, 0), (81, 0, 81), (250, 170, 160), (230, 150, 140), (180, 165, 180), (150, 100, 100)),
+        *((150, 120, 90), (0, 0, 90), (0, 0, 110)),
+    ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -132,16 +133,30 @@ def as_rgb(image: str | Path | bytes | RGB) -> RGB:
     return np.ascontiguousarray(array)
 
 
-def read_label(path: Path) -> npt.NDArray[np.unsignedinteger[Any]]:
-    """Read the values of a label PNG, (H, W) uint8 or uint16: palette indices, or gray values with 8 or 16 bits.
+@dataclass(frozen=True)
+class LabelImage:
+    """The pixels of a label file as they are stored.
+
+    Attributes:
+        values: Gray values or palette indices (H, W) uint8 or uint16, or RGB colors (H, W, 3) uint8.
+        palette: RGB colors (N, 3) uint8 of the palette indices; None without a palette.
+    """
+
+    values: npt.NDArray[np.unsignedinteger[Any]]
+    palette: npt.NDArray[np.uint8] | None = None
+
+
+def read_label(path: Path) -> LabelImage:
+    """Read a label PNG: grayscale with 8 or 16 bits, palette, RGB or RGBA (whose transparency is dropped).
 
     Raises:
-        InputError: The file is not a readable PNG, has color channels, or is grayscale with fewer than 8 bits: some
-            writers scale those values, so that white can mean 255 or the last class.
+        InputError: The file is not a readable PNG, or it is grayscale with alpha or with fewer than 8 bits: some writers
+            scale the latter's values, so that white can mean 255 or the last class.
     """
     try:
         with Image.open(path, formats=("PNG",)) as image:
             mode = image.mode
+            palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3) if mode == "P" else None
             values = np.asarray(image)
         with path.open("rb") as file:
             bit_depth, color_type = file.read(26)[24:]  # in the IHDR chunk, which always comes first
@@ -152,6 +167,8 @@ def read_label(path: Path) -> npt.NDArray[np.unsignedinteger[Any]]:
             f"{path}: a grayscale label PNG with {bit_depth} bits per pixel is ambiguous (white can mean {2**bit_depth - 1}"
             " or 255); save it with 8 bits per pixel or with a palette"
         )
+    if mode in ("RGB", "RGBA"):
+        return LabelImage(np.ascontiguousarray(values[..., :3]))
     if mode not in ("L", "P", "I;16", "I;16B", "I"):
-        raise InputError(f"{path}: a label PNG in mode {mode}; expected one channel of class ids (grayscale or palette)")
-    return values.astype(np.uint8 if mode in ("L", "P") else np.uint16, copy=False)
+        raise InputError(f"{path}: a label PNG in mode {mode}; expected class ids (grayscale or palette) or class colors (RGB)")
+    return LabelImage(values.astype(np.uint8 if mode in ("L", "P") else np.uint16, copy=False), palette)

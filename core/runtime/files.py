@@ -12,6 +12,7 @@ FileVersion = tuple[int, int, int]  # inode, size in bytes, and time of the last
 def list_files(directory: Path, visited: frozenset[Path] = frozenset()) -> list[Path]:
     """Return all files below `directory`, sorted; an empty list if it does not exist.
 
+    Hidden files and directories and `__MACOSX` are skipped: archives made on macOS have `._NAME` beside each file NAME.
     Symbolic links to directories are followed, except to a directory in `visited` (those on the way here and their
     parents), so that a cycle of links ends.
 
@@ -23,10 +24,11 @@ def list_files(directory: Path, visited: frozenset[Path] = frozenset()) -> list[
         return []
     visited |= {resolved, *resolved.parents}
     try:
-        nested = [list_files(path, visited) if path.is_dir() else [path] for path in directory.iterdir()]
+        paths = [path for path in directory.iterdir() if not path.name.startswith(".") and path.name != "__MACOSX"]
+        nested = [list_files(path, visited) if path.is_dir() else [path] for path in paths]
     except OSError as error:
         raise InputError(f"{error.filename}: can't be read ({error.strerror})") from None
-    return sorted(path for paths in nested for path in paths)
+    return sorted(path for files in nested for path in files)
 
 
 def file_version(path: Path) -> FileVersion | None:

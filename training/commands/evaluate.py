@@ -14,6 +14,7 @@ from training.commands.options import (
     add_checkpoint_argument,
     add_device_flags,
     add_inference_flags,
+    add_label_flag,
     add_protocol_flags,
     protocol_from_args,
 )
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_argument(parser)
     parser.add_argument("--data", required=True, metavar="DIR", help="data directory, or `synthetic`")
     parser.add_argument("--split", default="val", help="split to score on (default: val)")
+    add_label_flag(parser)
     parser.add_argument("--json", metavar="FILE", help="file for the whole report; -: standard output")
     parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="number of images per batch (default: 4)")
     add_protocol_flags(parser)
@@ -47,7 +49,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     protocol = protocol_from_args(options)
     if protocol.inference_resolution == "native" and protocol.score_size == "input":
         raise InputError("--score-at input: with --resolution native there is no size but the label's own; remove one of them")
-    dataset = open_split(options.data, options.split)
+    dataset = open_split(options.data, options.split, options.label_ids)
     with init_distributed(use_gpu=options.device != "cpu") as context:
         name, path = find_checkpoint(options.checkpoint)
         checkpoint = read_checkpoint(path, name)

@@ -20,6 +20,16 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_label_flag(parser: argparse.ArgumentParser) -> None:
+    """Add the flag for labels that hold train ids."""
+    parser.add_argument(
+        "--label-ids",
+        choices=("auto", "train"),
+        default="auto",
+        help="values of the label files; auto: by file name and classes.json; train: train ids 0, 1, ... (default: auto)",
+    )
+
+
 def add_protocol_flags(parser: argparse.ArgumentParser, threshold: float | None = None, score_size: str = "label") -> None:
     """Add the flags of the scoring protocol, with the given defaults."""
     parser.add_argument(

@@ -18,13 +18,16 @@ from training.distributed.signals import sigterm_as_interrupt
 
 GROUPS = {
     "model": ("model", "width", "init", "checkpoint_activations"),
-    "data": ("data", "size", "crop", "augment", "scale", "aspect", "resize", "jitter", "workers", "cache", "skip_bad"),
+    "data": (
+        *("data", "train_split", "val_split", "val_fraction", "label_ids", "skip_bad", "workers", "cache"),
+        *("size", "crop", "augment", "scale", "aspect", "resize", "jitter"),
+    ),
     "schedule": ("epochs", "batch_size", "accumulate", "learning_rate", "schedule", "warmup", "patience", "seed"),
     "loss and optimizer": ("loss", "class_weights", "weight_decay", "clip", "ema"),
     "output": ("run", "resume", "keep", "export", "checkpoint_every"),
     "devices": ("gpus", "precision", "compile", "max_restarts", "timeout"),
 }
-METAVARS = {"data": "DIR", "run": "DIR", "cache": "DIR", "init": "CHECKPOINT"}
+METAVARS = {"data": "DIR", "train_split": "SPLIT", "val_split": "SPLIT", "run": "DIR", "cache": "DIR", "init": "CHECKPOINT"}
 PAIRS = {"size": ("H", "W"), "crop": ("H", "W"), "scale": ("MIN", "MAX"), "aspect": ("MIN", "MAX")}  # flags with two values
 
 

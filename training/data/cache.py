@@ -32,7 +32,7 @@ class DecodedCache:
     def __init__(self, dataset: DirectoryDataset, policy: StoragePolicy, directory: Path) -> None:
         self.dataset, self.policy, self.directory = dataset, policy, directory
         location = str(dataset.pairs[0][0].parent.absolute()) if dataset.pairs else ""  # two datasets may have one name
-        preprocess, labels = policy.preprocess.model_dump(), dataset.labels.model_dump()
+        preprocess, labels = policy.preprocess.model_dump(), dataset.file_labels.model_dump()
         key = [VERSION, location, preprocess, policy.factor, policy.full_size_labels, labels]
         self.key_prefix = f"{dataset.name}-{dataset.split}-{_hash(key)[:8]}"
         self.path = directory / f"{self.key_prefix}-{_hash(file_signatures(dataset))[:16]}.cache"

@@ -66,6 +66,8 @@ class SplitIndex(BaseModel):
     digest: str = ""  # SHA-256 (hex) over the digests of the usable samples as they are stored
     # The same before resizing, whose last bits may differ between CPUs. Caches of earlier releases call it `source`.
     original_digest: str = Field("", validation_alias=AliasChoices("original_digest", "source"))
+    # First 8 bytes (hex) of the SHA-256 of each usable image before resizing; empty in caches of earlier releases.
+    image_digests: list[str] = []
     file: str = ""  # name of the cache file, empty without a cache
     sizes: list[tuple[int, int, int, int]] = []  # height and width of image and label, of the usable samples in order
 
@@ -79,6 +81,7 @@ class _ScannedSample:
     sample: Sample  # as it is stored
     digest: bytes
     original_digest: bytes
+    image_digest: str
 
 
 class SplitScanner:
@@ -105,6 +108,7 @@ class SplitScanner:
                 image, labels = result.sample
                 digest.update(result.digest)
                 original_digest.update(result.original_digest)
+                index.image_digests.append(result.image_digest)
                 counts = np.bincount(labels.ravel(), minlength=256)[:num_classes]
                 index.pixels = (np.array(index.pixels) + counts).tolist()
                 index.sizes.append((*image.shape[:2], *labels.shape))
@@ -122,14 +126,17 @@ class SplitScanner:
         except InputError as error:  # Returned, so that the scan continues.
             return error
         stored = self.policy(sample)
-        return _ScannedSample(stored, _digest(stored), _digest(sample))
+        image_digest, original_digest = _digests(sample)
+        return _ScannedSample(stored, _digests(stored)[1], original_digest, image_digest[:8].hex())
 
 
-def _digest(sample: Sample) -> bytes:
-    digest = hashlib.sha256()
-    for array in sample:
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.digest()
+def _digests(sample: Sample) -> tuple[bytes, bytes]:
+    """Return the SHA-256 of the image and that of image and labels."""
+    image, labels = map(np.ascontiguousarray, sample)
+    digest = hashlib.sha256(image.data)
+    image_digest = digest.digest()
+    digest.update(labels.data)
+    return image_digest, digest.digest()
 
 
 class ResizedDataset:

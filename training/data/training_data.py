@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from core.data.datasets import Dataset, DirectoryDataset, check_dataset, find_samples, format_problems, open_dataset
+from core.data.datasets import (
+    Dataset,
+    DirectoryDataset,
+    check_dataset,
+    find_samples,
+    format_problems,
+    list_splits,
+    open_dataset,
+    sequence_ids,
+)
 from core.errors import InputError, TrainingError
 from core.images.resize import Preprocess
 from training.data.augment import make_augmentation
 from training.data.cache import CachedDataset, DecodedCache, file_signatures
+from training.data.checks import check_classes, class_warnings, duplicate_warnings
 from training.data.storage import ResizedDataset, SplitIndex, SplitScanner, StoragePolicy
 from training.synthetic.dataset import SYNTHETIC, open_synthetic
 
@@ -22,9 +32,16 @@ if TYPE_CHECKING:
     from training.config import TrainConfig
 
 
-def open_split(source: str, split: str) -> Dataset:
-    """Open a split of a dataset directory or of the generated scenes. Raises InputError."""
-    return open_synthetic(split) if source == SYNTHETIC else open_dataset(source, split)
+VAL_SPLITS = ("val", "valid", "validation")  # names of the validation split, by preference
+
+
+def open_split(source: str, split: str, label_ids: str = "auto") -> Dataset:
+    """Open a split of a dataset directory or of the generated scenes. Raises InputError.
+
+    Args:
+        label_ids: "train" to read the values of the label files as train ids.
+    """
+    return open_synthetic(split) if source == SYNTHETIC else open_dataset(source, split, label_ids == "train")
 
 
 def validate_samples(dataset: Dataset) -> None:
@@ -46,6 +63,8 @@ class DataScan(BaseModel):
     train: SplitIndex
     val: SplitIndex
     skipped: list[str] = []  # what --skip-bad leaves out, and why
+    held_out: list[str] = []  # images of the training split that --val-fraction holds out
+    warnings: list[str] = []  # about the classes and images of the splits
 
     @property
     def content_ids(self) -> list[tuple[str, list[int]]]:
@@ -63,6 +82,7 @@ class TrainingData:
     val_policy: StoragePolicy
     pairing_errors: tuple[str, ...]  # images without label, labels without image
     cache_dir: Path | None  # directory of the cache files; None to read the dataset's files at each access
+    is_split: bool = False  # whether both splits are parts of the training split
 
     def scan(self, skip_bad: bool, timeout_s: float | None = None, prune: bool = True) -> DataScan:
         """Decode and check every sample once, and write the cache.
@@ -85,7 +105,17 @@ class TrainingData:
         for (dataset, _), index in zip(self._splits, indexes, strict=True):
             if len(index.bad) == len(dataset):
                 raise InputError(format_problems(f"{dataset.name}: no sample of {dataset.split} can be used", problems))
-        return DataScan(train=indexes[0], val=indexes[1], skipped=problems)
+        held_out = [self.val.sample_name(index) for index in range(len(self.val))] if self.is_split else []
+        warnings = self._check_labels(*indexes)
+        return DataScan(train=indexes[0], val=indexes[1], skipped=problems, held_out=held_out, warnings=warnings)
+
+    def _check_labels(self, train: SplitIndex, val: SplitIndex) -> list[str]:
+        """Return warnings about the classes and images of the splits. Raises InputError if the labels can't be meant."""
+        labels = self.train.labels
+        if isinstance(self.train, DirectoryDataset):
+            check_classes(self.train.name, labels, self.train.file_labels, train, val)
+        val_names = [self.val.sample_name(index) for index in val.valid_indices(self.val)]
+        return [*class_warnings(labels, train, val), *duplicate_warnings(train, val, val_names)]
 
     def open(self, scan: DataScan) -> tuple[Dataset, Dataset]:
         """Return the usable samples of both splits as they are stored."""
@@ -125,7 +155,7 @@ class TrainingData:
 
 
 def make_data(config: TrainConfig, preprocess: Preprocess) -> TrainingData:
-    """Open the `train` and `val` splits of a run.
+    """Open the training and the validation split of a run.
 
     Raises:
         InputError: There is no such dataset, or the classes of the splits differ.
@@ -136,7 +166,45 @@ def make_data(config: TrainConfig, preprocess: Preprocess) -> TrainingData:
     if source == SYNTHETIC:
         splits = open_synthetic("train"), open_synthetic("val")
         return TrainingData(*splits, train_policy, val_policy, (), config.cache_dir)
-    (train, train_errors), (val, val_errors) = (find_samples(source, split) for split in ("train", "val"))
-    if train.labels != val.labels:
-        raise InputError(f"{source}: the splits have different classes; they must have the same")
-    return TrainingData(train, val, train_policy, val_policy, (*train_errors, *val_errors), config.cache_dir)
+    train_ids = config.label_ids == "train"
+    samples, errors = find_samples(source, config.train_split, train_ids)
+    if config.val_fraction:
+        train, val = hold_out(samples, config.val_fraction)
+        return TrainingData(train, val, train_policy, val_policy, tuple(errors), config.cache_dir, is_split=True)
+    found = list_splits(Path(source))
+    val_split = config.val_split or next((name for name in VAL_SPLITS if name in found), None)
+    if val_split is None:
+        raise InputError(
+            f"{source}: no validation split; found: {', '.join(found)}; name it with --val-split, or evaluate on a part of the"
+            " training split with --val-fraction 0.1"
+        )
+    val, val_errors = find_samples(source, val_split, train_ids)
+    return TrainingData(samples, val, train_policy, val_policy, (*errors, *val_errors), config.cache_dir)
+
+
+def hold_out(dataset: DirectoryDataset, fraction: float) -> tuple[DirectoryDataset, DirectoryDataset]:
+    """Divide a split into one for training and one for validation, called `train` and `val`.
+
+    Whole sequences are held out if there are several, because frames of one drive are alike; otherwise single images. The
+    choice depends on the file names only: sequences are taken in the order of a hash until no other one fits.
+
+    Raises:
+        InputError: The split has a single image.
+    """
+    sequences: dict[str, list[int]] = {}
+    for index, sequence in enumerate(sequence_ids(dataset)):
+        sequences.setdefault(sequence, []).append(index)
+    if len(sequences) == 1:
+        sequences = {dataset.sample_name(index): [index] for index in range(len(dataset))}
+    if len(sequences) < 2:
+        raise InputError(f"{dataset.name}: --val-fraction needs at least two images in {dataset.split}")
+    hashes = {name: hashlib.sha256(Path(name).name.encode()).digest() for name in sequences}
+    held: set[int] = set()
+    for name in sorted(sequences, key=hashes.__getitem__):
+        if len(held) + len(sequences[name]) <= fraction * len(dataset):
+            held.update(sequences[name])
+    if not held:
+        held.update(sequences[min(sequences, key=lambda name: len(sequences[name]))])
+    parts = [[pair for index, pair in enumerate(dataset.pairs) if (index in held) == is_val] for is_val in (False, True)]
+    train, val = (replace(dataset, split=name, pairs=pairs) for name, pairs in zip(("train", "val"), parts, strict=True))
+    return train, val

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,8 @@ def validate_inputs(config: TrainConfig, world_size: int, is_main: bool = True) 
     with lock_run(config) if is_main and config.run_dir.is_dir() else nullcontext():
         scan = data.scan(config.skip_bad, config.timeout, not is_multi_node())
     DistributedBatchSampler(len(data.train) - len(scan.train.bad), config.batch_size, config.seed, 0, world_size)
+    for warning in scan.warnings:
+        print(f"warning: {data.train.name}: {warning}", file=sys.stderr, flush=True)
     if scan.skipped:
         print(format_problems(f"--skip-bad: training without {len(scan.skipped)} files", scan.skipped), flush=True)
     return scan

@@ -218,7 +218,7 @@ class Trainer:
             self.report_start(progress, resumed=path is not None)
             start = {"epoch": progress.epoch, "step": progress.step, **progress.environment}
             start |= {"bitwise_reproducible": progress.bitwise_reproducible, "job": job_id()}
-            self.run_dir.create(config, start, self.scan.skipped, None if path else lineage(config))
+            self.run_dir.create(config, start, self.scan.skipped, None if path else lineage(config), self.scan.held_out)
             self.run_dir.truncate_after(progress.epoch)
             precision = self.environment["precision"]
             print_run_summary(config, context, precision, self.train_set, self.val_set, self.loader.sampler)

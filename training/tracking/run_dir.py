@@ -79,13 +79,16 @@ class RunDir:
         self.history = path / "history.csv"
         self._fallback_reported = False  # whether a warning about a damaged resume file was printed
 
-    def create(self, config: TrainConfig, start: Metadata, skipped: list[str], lineage: Lineage | None) -> None:
+    def create(
+        self, config: TrainConfig, start: Metadata, skipped: list[str], lineage: Lineage | None, held_out: Sequence[str] = ()
+    ) -> None:
         """Create the directories and write `config.json` and the inherited history.
 
         Args:
             start: Epoch, step and environment of this start; appended to the earlier ones.
-            skipped: Files that --skip-bad left out.
+            skipped: Files that --skip-bad leaves out.
             lineage: Origin of the initial weights; None if the run is resumed and has recorded it.
+            held_out: Images of the training split that --val-fraction holds out.
         """
         for directory in (self.checkpoints, self.resume):
             makedirs_durable(directory)
@@ -100,6 +103,7 @@ class RunDir:
             "schema_version": RUN_SCHEMA,
             "config": config.model_dump(mode="json", exclude={"resume"}),
             "skipped": skipped,
+            "held_out": list(held_out),
             "stages": previous.get("stages", []) if lineage is None else [stage.model_dump() for stage in lineage.stages],
             "starts": [*previous.get("starts", []), start],
             "code_version": __version__,

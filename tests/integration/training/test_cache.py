@@ -236,8 +236,13 @@ def test_unwritable_cache_suggests_flags(scenes: Path, tmp_path: Path, cli: Cli)
     assert code == 1 and "--cache DIR" in err and "--cache none" in err
 
 
-def test_report_of_bad_files_is_not_truncated(plain_dataset: Path, tmp_path: Path, cli: Cli) -> None:
+def test_all_bad_files_are_listed_in_file(
+    plain_dataset: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for number in range(150):
         (plain_dataset / "images" / "train" / f"x{number}.jpg").touch()
     code, _, err = cli("train", "--data", plain_dataset, "--run", tmp_path / "r", *TINY)
-    assert code == 2 and all(f"x{number}.jpg has no label" in err for number in range(150))
+    assert code == 2 and "150 like" in err
+    listed = (tmp_path / err.split()[-1]).read_text()
+    assert all(f"x{number}.jpg has no label" in listed for number in range(150))

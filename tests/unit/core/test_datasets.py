@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.data.datasets import check_dataset, open_dataset, read_sample, shard_batches
+from core.data.datasets import check_dataset, format_problems, open_dataset, read_sample, shard_batches
+from core.data.labels import CITYSCAPES
 from core.errors import InputError
 
 
@@ -138,3 +139,84 @@ def test_shards_cover_every_sample_once(num_samples: int, batch_size: int, world
         for index in batch
     ]
     assert sorted(indices) == list(range(num_samples))
+
+
+def copy_with_labels(scenes: Path, target: Path, ending: str) -> Path:
+    """Copy the scenes' val split; a file of labels with the given ending has the kind of values that it stands for."""
+    dataset = open_dataset(scenes, "val")
+    shutil.copytree(scenes / "leftImg8bit" / "val", target / "leftImg8bit" / "val")
+    for index, (_, path) in enumerate(dataset.pairs):
+        train_ids = dataset[index][1]
+        values = {
+            "_gtFine_labelids": CITYSCAPES.decode(train_ids).astype(np.uint8),
+            "_gtFine_labelTrainIds": train_ids,
+            "_gtFine_color": CITYSCAPES.palette[train_ids],
+        }[ending]
+        copy = target / path.relative_to(scenes).parent / path.name.replace("_gtFine_labelIds", ending)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(copy)
+    return target
+
+
+@pytest.mark.parametrize("ending", ["_gtFine_labelids", "_gtFine_labelTrainIds", "_gtFine_color"])
+def test_other_label_files_of_cityscapes_are_used(scenes: Path, tmp_path: Path, ending: str) -> None:
+    expected, dataset = open_dataset(scenes, "val"), open_dataset(copy_with_labels(scenes, tmp_path, ending), "val")
+    assert len(dataset) == len(expected)
+    assert all(np.array_equal(dataset[index][1], expected[index][1]) for index in range(len(expected)))
+    assert dataset.labels == CITYSCAPES
+
+
+def test_train_ids_in_files_of_label_ids_are_read_on_request(scenes: Path, tmp_path: Path) -> None:
+    copy_with_labels(scenes, tmp_path, "_gtFine_labelTrainIds")
+    for path in (tmp_path / "gtFine").rglob("*.png"):
+        path.rename(path.with_name(path.name.replace("labelTrainIds", "labelIds")))
+    expected, dataset = open_dataset(scenes, "val"), open_dataset(tmp_path, "val", train_ids=True)
+    assert np.array_equal(dataset[0][1], expected[0][1])
+
+
+def test_color_labels_have_colors_of_classes_json(plain_dataset: Path) -> None:
+    dataset = open_dataset(plain_dataset, "val")
+    expected = dataset[0][1]
+    Image.fromarray(dataset.labels.palette[expected]).save(plain_dataset / "labels" / "val" / "0.png")
+    assert np.array_equal(dataset[0][1], expected)
+
+
+def test_unknown_color_is_reported_with_its_file(plain_dataset: Path) -> None:
+    Image.new("RGB", (64, 48), (250, 0, 0)).save(plain_dataset / "labels" / "val" / "0.png")
+    with pytest.raises(InputError, match=r"val/0\.png: 3,072 pixels have the color \(250, 0, 0\).*nearest is 'a'"):
+        check_dataset(open_dataset(plain_dataset, "val"))
+
+
+def test_jpeg_labels_are_refused_with_reason(plain_dataset: Path) -> None:
+    for path in (plain_dataset / "labels" / "val").iterdir():
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    with pytest.raises(InputError, match=r"no labels in .*only 0\.jpg and the like; JPEG changes the values"):
+        open_dataset(plain_dataset, "val")
+
+
+@pytest.mark.parametrize("name", ["._0.jpg", "__MACOSX/0.jpg", ".DS_Store", "Thumbs.db"])
+def test_files_of_operating_systems_are_skipped(plain_dataset: Path, name: str) -> None:
+    path = plain_dataset / "images" / "val" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"\0\5\x16\7")
+    assert len(open_dataset(plain_dataset, "val")) == 2
+
+
+def test_names_in_different_unicode_forms_are_paired(plain_dataset: Path) -> None:
+    composed, decomposed = "stra\u00dfe-\u00fc", "stra\u00dfe-u\u0308"
+    (plain_dataset / "images" / "val" / "0.jpg").rename(plain_dataset / "images" / "val" / f"{composed}.jpg")
+    (plain_dataset / "labels" / "val" / "0.png").rename(plain_dataset / "labels" / "val" / f"{decomposed}.png")
+    assert len(open_dataset(plain_dataset, "val")) == 2
+
+
+def test_many_problems_are_summarized_and_listed_in_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    problems = [f"labels/{n}.png: contains label ids {n}, {n + 1}" for n in range(1000)]
+    problems += [f"images/{n}.png has no label" for n in range(10)]
+    text = format_problems("bad", problems)
+    assert "1,000 like labels/0.png: contains label ids 0, 1, labels/1.png" in text
+    assert "10 like images/0.png has no label" in text and len(text) < 500
+    (listed,) = tmp_path.iterdir()
+    assert text.endswith(f"all are listed in {listed}")
+    assert listed.read_text().splitlines() == ["bad", *problems]

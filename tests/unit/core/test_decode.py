@@ -140,14 +140,22 @@ def test_read_label_keeps_palette_indices_and_16_bits(tmp_path: Path) -> None:
     palette_image.putpalette(list(range(255, -1, -1)) * 3)
     palette_image.save(tmp_path / "palette.png")
     Image.fromarray(indices.astype(np.uint16) * 1000).save(tmp_path / "gray16.png")
-    assert np.array_equal(read_label(tmp_path / "palette.png"), indices)
-    assert np.array_equal(read_label(tmp_path / "gray16.png"), indices.astype(np.uint16) * 1000)
+    label = read_label(tmp_path / "palette.png")
+    assert np.array_equal(label.values, indices)
+    assert label.palette is not None and label.palette[:2].tolist() == [[255, 254, 253], [252, 251, 250]]
+    assert np.array_equal(read_label(tmp_path / "gray16.png").values, indices.astype(np.uint16) * 1000)
 
 
-def test_read_label_rejects_rgb(tmp_path: Path, rgb_image: np.ndarray) -> None:
-    Image.fromarray(rgb_image).save(tmp_path / "rgb.png")
-    with pytest.raises(InputError, match="mode RGB; expected one channel"):
-        read_label(tmp_path / "rgb.png")
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_read_label_keeps_colors(tmp_path: Path, rgb_image: np.ndarray, mode: str) -> None:
+    Image.fromarray(rgb_image).convert(mode).save(tmp_path / "color.png")
+    assert np.array_equal(read_label(tmp_path / "color.png").values, rgb_image)
+
+
+def test_read_label_rejects_gray_with_alpha(tmp_path: Path) -> None:
+    Image.new("LA", (4, 4)).save(tmp_path / "la.png")
+    with pytest.raises(InputError, match="mode LA; expected class ids"):
+        read_label(tmp_path / "la.png")
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
@@ -157,7 +165,7 @@ def test_read_label_rejects_gray_below_8_bits(tmp_path: Path, bits: int) -> None
     image = Image.fromarray(indices)
     image.putpalette(range(48))
     image.save(tmp_path / "palette.png", bits=bits)
-    assert np.array_equal(read_label(tmp_path / "palette.png"), indices)
+    assert np.array_equal(read_label(tmp_path / "palette.png").values, indices)
     data = (tmp_path / "palette.png").read_bytes()
     header = data[12:25] + b"\0" + data[26:29]  # the same header with color type 0: gray
     (tmp_path / "gray.png").write_bytes(data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:])

@@ -11,6 +11,7 @@ from cityscapesscripts.helpers.labels import labels as official_labels
 
 from core.data.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace, read_classes
 from core.errors import InputError
+from core.images.decode import LabelImage
 
 TRAIN_LABELS = sorted((label for label in official_labels if 0 <= label.trainId < 255), key=lambda label: label.trainId)
 
@@ -90,7 +91,7 @@ def test_classes_json_may_have_byte_order_mark(tmp_path: Path) -> None:
         ({"void": 0, "classes": make_classes("ab")}, "id 0 is both void and the class 'a'"),
         ({}, "'classes' is missing"),
         ([], "not a usable"),
-        ({"classes": [{"name": "a", "color": [1, 2]}]}, "colors"),
+        ({"classes": [{"name": "a", "color": [1, 2]}]}, r"the color \[1, 2\] is not usable; expected"),
         ({"classes": [{"name": "a", "color": [1, 2, 300]}]}, "0 to 255"),
     ],
     ids=[
@@ -102,6 +103,67 @@ def test_invalid_classes_json_is_rejected_in_one_line(tmp_path: Path, document: 
     with pytest.raises(InputError, match=message) as error:
         read_classes(write_classes(tmp_path, document))
     assert "\n" not in str(error.value)
+
+
+def test_classes_json_may_be_utf_16(tmp_path: Path) -> None:
+    path = write_classes(tmp_path, {"classes": make_classes("ab")})
+    path.write_bytes(path.read_text().encode("utf-16"))
+    assert read_classes(path).names == ("a", "b")
+
+
+def test_classes_json_may_have_hex_colors(tmp_path: Path) -> None:
+    classes = [{"name": "road", "color": "#804080"}, {"name": "car", "color": "00008e"}]
+    assert read_classes(write_classes(tmp_path, {"classes": classes})).colors == ((128, 64, 128), (0, 0, 142))
+
+
+def test_encode_colors_maps_official_colors(tmp_path: Path) -> None:
+    """The void labels `license plate` and `polegroup` share their colors with `car` and `pole`."""
+    labels = [label for label in official_labels if label.name not in ("license plate", "polegroup")]
+    expected = [label.trainId if 0 <= label.trainId < 255 else IGNORE_INDEX for label in labels]
+    assert CITYSCAPES.encode_colors(np.array([label.color for label in labels], np.uint8)).tolist() == expected
+
+
+def test_encode_colors_names_unknown_color_and_nearest_class() -> None:
+    rgb = np.full((2, 3, 3), (128, 64, 128), np.uint8)
+    rgb[0] = 0, 0, 140
+    with pytest.raises(InputError, match=r"3 pixels have the color \(0, 0, 140\), .* nearest is 'car' with \(0, 0, 142\)"):
+        CITYSCAPES.encode_colors(rgb)
+
+
+def test_black_class_is_not_void() -> None:
+    space = LabelSpace(name="x", names=("a", "b"), ids=(0, 1), colors=((0, 0, 0), (9, 9, 9)), void_colors=((7, 7, 7),))
+    assert space.encode_colors(np.array([[0, 0, 0], [9, 9, 9], [7, 7, 7]], np.uint8)).tolist() == [0, 1, IGNORE_INDEX]
+
+
+PALETTE_SPACE = LabelSpace(name="x", names=("a", "b"), ids=(1, 2), colors=((255, 0, 0), (0, 255, 0)), void_ids=(0,))
+
+
+@pytest.mark.parametrize(
+    ("indices", "palette", "expected"),
+    [
+        ([0, 1, 2], [(0, 0, 0), (255, 0, 0), (0, 255, 0)], [IGNORE_INDEX, 0, 1]),
+        ([0, 1, 2], [(5, 5, 5), (6, 6, 6), (7, 7, 7)], [IGNORE_INDEX, 0, 1]),
+        ([0, 1, 3], [(0, 255, 0), (255, 0, 0), (9, 9, 9), (0, 0, 0)], [1, 0, IGNORE_INDEX]),
+    ],
+    ids=["ids and colors agree", "other colors", "indices are no ids"],
+)
+def test_palette_label_is_read_by_ids_else_by_colors(
+    indices: list[int], palette: list[tuple[int, int, int]], expected: list[int]
+) -> None:
+    label = LabelImage(np.array([indices], np.uint8), np.array(palette, np.uint8))
+    assert PALETTE_SPACE.encode_label(label).tolist() == [expected]
+
+
+def test_palette_that_contradicts_classes_is_rejected() -> None:
+    label = LabelImage(np.array([[1, 2]], np.uint8), np.array([(0, 0, 0), (0, 255, 0), (255, 0, 0)], np.uint8))
+    with pytest.raises(
+        InputError, match=r"index 1 is the class 'a' with the color \(255, 0, 0\).*\(0, 255, 0\), is that of 'b'"
+    ):
+        PALETTE_SPACE.encode_label(label)
+
+
+def test_void_colors_are_not_part_of_metadata() -> None:
+    assert "void_colors" not in CITYSCAPES.model_dump()
 
 
 def test_255_classes_are_accepted() -> None:

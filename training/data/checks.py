@@ -1,0 +1,63 @@
+"""Checks of a scanned dataset for labels that can be read but can't be meant, such as a class without any pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from core.data.labels import CITYSCAPES, LabelSpace
+from core.errors import InputError
+from training.data.storage import SplitIndex
+
+MAX_TRAIN_ID = len(CITYSCAPES) - 1
+
+
+def check_classes(name: str, labels: LabelSpace, file_labels: LabelSpace, train: SplitIndex, val: SplitIndex) -> None:
+    """Raise InputError if the training labels of the dataset `name` can't be what the user means.
+
+    Args:
+        labels: The classes.
+        file_labels: The same classes with the ids that the label files have.
+    """
+    in_train, in_val = np.array(train.pixels) > 0, np.array(val.pixels) > 0
+    if in_train.sum() == 1 and len(labels) > 1:
+        present = labels.names[int(in_train.argmax())]
+        absent = ", ".join(repr(label) for label, is_present in zip(labels.names, in_train, strict=True) if not is_present)
+        void = ", ".join(map(str, labels.void_ids))
+        raise InputError(
+            f"{name}: all labeled pixels of train are {present!r}; no pixel is {absent}. The value {void} in a label file is"
+            ' void: if it means a class, give it that "id" in classes.json and another value to "void"'
+        )
+    if file_labels == CITYSCAPES and not (in_train | in_val)[np.array(CITYSCAPES.ids) > MAX_TRAIN_ID].any():
+        raise InputError(
+            f"{name}: the label files have no value above {MAX_TRAIN_ID} but void, so they probably hold train ids (0 is road)"
+            " instead of label ids (7 is road); rename them to *_gtFine_labelTrainIds.png, or use --label-ids train"
+        )
+
+
+def class_warnings(labels: LabelSpace, train: SplitIndex, val: SplitIndex) -> list[str]:
+    """Return a line about the classes without a pixel in train, and one about those that only val lacks."""
+    in_train, in_val = np.array(train.pixels) > 0, np.array(val.pixels) > 0
+    names = np.array(labels.names)
+    warnings = []
+    if not in_train.all():
+        is_first_missing = not in_train[0] and bool(in_train[1:].all())
+        shifted = "; are the ids in the label files larger by one than in classes.json?" if is_first_missing else ""
+        only_in_val = names[in_val & ~in_train]
+        scored = f"; val has {', '.join(only_in_val)}, which will score 0" if only_in_val.size else ""
+        warnings.append(f"no pixel of train is {', '.join(names[~in_train])}: can't be learned{scored}{shifted}")
+    if (in_train & ~in_val).any():
+        warnings.append(f"no pixel of val is {', '.join(names[in_train & ~in_val])}: no score can be computed")
+    return warnings
+
+
+def duplicate_warnings(train: SplitIndex, val: SplitIndex, val_names: list[str]) -> list[str]:
+    """Return a line about images of val that are also in train, by the digests of their pixels.
+
+    Args:
+        val_names: Names of the usable images of val.
+    """
+    seen = set(train.image_digests)
+    names = [name for name, digest in zip(val_names, val.image_digests, strict=False) if digest in seen]
+    if not names:
+        return []
+    return [f"{len(names):,} images of val are also in train, such as {names[0]}: scores will be too high"]
