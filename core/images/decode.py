@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,18 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import Image
 
 from core.errors import ImageError, InputError
-from core.images.sanitize import JPEG_SIGNATURE, PNG_SIGNATURE, jpeg_size, strip_ancillary_chunks
+from core.images.sanitize import JPEG_SIGNATURE, PNG_SIGNATURE, read_jpeg_header, strip_ancillary_chunks
 
 RGB = npt.NDArray[np.uint8]  # (H, W, 3), channels in RGB order, values 0..255
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 16_384
 PNG_GRAYSCALE = 0  # color type in a PNG header
+CMYK_CHANNELS = 4
+MAX_EXTRANEOUS_BYTES = 64
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 OTHER_FORMATS = (
     (b"GIF8", "a GIF"),
@@ -59,7 +63,8 @@ def decode_image(
     if not has_image_signature(data[:12]):
         raise ImageError(f"{_guess_format(data)}; expected a JPEG, PNG or WebP image", "unsupported_image_format")
     stripped = strip_ancillary_chunks(data)
-    width, height, frames = _read_header(data)
+    jpeg = read_jpeg_header(data) if data.startswith(JPEG_SIGNATURE) else None
+    width, height, frames = (jpeg.width, jpeg.height, 1) if jpeg else _read_header(data)
     if width * height > max_pixels or max(width, height) > max_side:
         raise ImageError(
             f"the image has {width}x{height} pixels; expected at most {max_pixels:,} pixels and {max_side:,} per side",
@@ -68,6 +73,8 @@ def decode_image(
     if frames > 1:
         raise ImageError(f"the image has {frames} frames; expected a still image with one frame", "animated_image")
     on_size(width * height)
+    if jpeg and jpeg.channels != CMYK_CHANNELS:
+        return _rotate_upright(_decode_jpeg(data), jpeg.orientation)
     try:
         rgb = cv2.imdecode(np.frombuffer(stripped, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:
@@ -77,10 +84,45 @@ def decode_image(
     return rgb.astype(np.uint8, copy=False)
 
 
+def _decode_jpeg(data: bytes) -> RGB:
+    """Decode a gray or color JPEG to (H, W, 3) uint8 RGB, the same pixels as OpenCV's.
+
+    Other than OpenCV it does not invent the pixels of damaged parts. Raises ImageError.
+    """
+    try:
+        try:
+            rgb: RGB = simplejpeg.decode_jpeg(data, "RGB")
+        except ValueError as warning:
+            if _is_damage(str(warning)):
+                raise
+            rgb = simplejpeg.decode_jpeg(data, "RGB", strict=False)
+    except ValueError as error:
+        raise ImageError(f"the image is damaged or incomplete ({error}); expected a complete JPEG") from None
+    return rgb
+
+
+def _is_damage(message: str) -> bool:
+    """Return whether a message of libjpeg means wrong pixels; others concern metadata."""
+    extraneous = re.search(r"(\d+) extraneous bytes", message)
+    if extraneous:  # some cameras leave a few bytes between segments
+        return int(extraneous[1]) > MAX_EXTRANEOUS_BYTES
+    return any(
+        text in message.lower() for text in ("premature end", "bad huffman code", "bad arithmetic code", "instead of rst")
+    )
+
+
+def _rotate_upright(rgb: RGB, orientation: int) -> RGB:
+    """Undo the rotation and mirroring that an EXIF orientation states, 1..8."""
+    if orientation in (5, 6, 7, 8):
+        rgb = np.ascontiguousarray(rgb.transpose(1, 0, 2))  # the orientation is now 1, 2, 3 or 4
+        orientation = {5: 1, 6: 2, 7: 3, 8: 4}[orientation]
+    if orientation > 1:
+        return cv2.flip(rgb, {2: 1, 3: -1, 4: 0}[orientation]).astype(np.uint8, copy=False)
+    return rgb
+
+
 def _read_header(data: bytes) -> tuple[int, int, int]:
-    """Return width, height and number of frames (always 1 for a JPEG)."""
-    if data.startswith(JPEG_SIGNATURE):
-        return *jpeg_size(data), 1  # Pillow would read every segment, some of them byte by byte
+    """Return width, height and number of frames of a PNG or WebP."""
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
             return image.width, image.height, int(getattr(image, "n_frames", 1))

@@ -6,6 +6,7 @@ Source: W3C PNG specification, section 5 (chunks); ITU-T T.81, annex B (JPEG seg
 from __future__ import annotations
 
 import re
+from typing import Literal, NamedTuple
 
 from core.errors import ImageError
 
@@ -20,6 +21,7 @@ KEPT_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
 MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
 STANDALONE_MARKERS = {0x00, 0x01, *range(0xD0, 0xDA)}  # second bytes of markers that no length follows
 SOF_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # start of frame: holds the image size
+ORIENTATION_TAG = 0x0112
 UNSUPPORTED_MARKERS = {*range(0x02, 0xC0), 0xC8, 0xDE, 0xDF, *range(0xF0, 0xFE)}  # reserved or hierarchical JPEG
 
 
@@ -38,13 +40,23 @@ def strip_ancillary_chunks(data: bytes) -> bytes:
     return data
 
 
-def jpeg_size(data: bytes) -> tuple[int, int]:
-    """Return (width, height) of a JPEG from its only frame header before the first scan; skip every other segment.
+class JpegHeader(NamedTuple):
+    """What the segments before the first scan of a JPEG state."""
+
+    width: int
+    height: int
+    channels: int  # 1 gray, 3 color, 4 CMYK
+    orientation: int  # EXIF orientation, 1..8; 1 is upright
+
+
+def read_jpeg_header(data: bytes) -> JpegHeader:
+    """Read the only frame header and the EXIF orientation before the first scan; skip every other segment.
 
     Raises:
         ImageError: There is no frame header, or more segments precede it than a camera or an editor writes.
     """
-    size, offset = None, 2
+    width = height = channels = orientation = 0
+    offset = 2
     for _ in range(MAX_HEADER_SEGMENTS):
         if offset + 4 > len(data):
             break
@@ -54,21 +66,39 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
         elif kind in STANDALONE_MARKERS:
             offset += 2
         elif kind == 0xDA:  # start of scan
-            if size is None or 0 in size:
+            if not width or not height:
                 break
-            return size
-        elif kind in UNSUPPORTED_MARKERS or length < 2 or (kind in SOF_MARKERS and size):
+            return JpegHeader(width, height, channels, orientation or 1)
+        elif kind in UNSUPPORTED_MARKERS or length < 2 or (kind in SOF_MARKERS and channels):
             raise ImageError("the image is damaged or an unsupported kind of JPEG; expected a baseline or progressive JPEG")
         else:
+            segment = data[offset + 4 : offset + 2 + length]
             if kind in SOF_MARKERS:
-                height, width = data[offset + 5 : offset + 7], data[offset + 7 : offset + 9]
-                size = int.from_bytes(width, "big"), int.from_bytes(height, "big")
+                height, width = int.from_bytes(segment[1:3], "big"), int.from_bytes(segment[3:5], "big")
+                channels = segment[5] if len(segment) > 5 else 0
+            elif kind == 0xE1 and segment.startswith(b"Exif\0\0") and not orientation:
+                orientation = _exif_orientation(segment[6:])
             offset += 2 + length
     else:
         raise ImageError(
             f"the image has more than {MAX_HEADER_SEGMENTS:,} segments before its first scan; save it again without metadata"
         )
     raise ImageError("the image is damaged: it has no size or no pixels; expected a complete JPEG")
+
+
+def _exif_orientation(tiff: bytes) -> int:
+    """Return the tag Orientation (0x0112) of the first directory of EXIF data, 1 if it is missing or invalid.
+
+    Source: CIPA DC-008 (EXIF 2.32), section 4.6.
+    """
+    order: Literal["big", "little"] = "big" if tiff.startswith(b"MM") else "little"
+    directory = int.from_bytes(tiff[4:8], order)
+    entries = int.from_bytes(tiff[directory : directory + 2], order)
+    for start in range(directory + 2, min(directory + 2 + 12 * entries, len(tiff) - 11), 12):
+        if int.from_bytes(tiff[start : start + 2], order) == ORIENTATION_TAG:
+            value = int.from_bytes(tiff[start + 8 : start + 10], order)
+            return value if 1 <= value <= 8 else 1
+    return 1
 
 
 def count_scans(data: bytes) -> int:

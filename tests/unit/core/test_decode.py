@@ -6,7 +6,9 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -100,6 +102,55 @@ def test_other_file_is_unsupported(data: bytes) -> None:
 def test_truncated_image_is_corrupt(rgb_image: np.ndarray, format: str, fraction: float) -> None:
     data = encode_image(format, rgb_image)
     assert error_code(data[: max(12, int(len(data) * fraction))]) == "corrupt_image"
+
+
+def opencv_rgb(data: bytes) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+
+
+@pytest.mark.parametrize("orientation", [*range(0, 10), 0x0600])
+@pytest.mark.parametrize("order", ["<", ">"], ids=["little endian", "big endian"])
+def test_jpeg_has_pixels_and_orientation_of_opencv(rgb_image: np.ndarray, orientation: int, order: str) -> None:
+    exif = Image.Exif()
+    exif.endian = order
+    exif[0x010F], exif[0x0112] = "maker", orientation
+    data = encode_image("JPEG", rgb_image, exif=exif)
+    assert np.array_equal(decode_image(data), opencv_rgb(data))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"progressive": True},
+        {"subsampling": 0},
+        {"subsampling": 1},
+        {"subsampling": 2, "quality": 30},
+        {"restart_marker_blocks": 2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_jpeg_has_pixels_of_opencv(rgb_image: np.ndarray, mode: str, options: dict[str, Any]) -> None:
+    data = encode_image("JPEG", Image.fromarray(rgb_image).convert(mode), **options)
+    assert np.array_equal(decode_image(data), opencv_rgb(data))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 4}], ids=str)
+@pytest.mark.parametrize("damage", ["zeroed", "missing"])
+def test_jpeg_with_damaged_middle_is_corrupt(options: dict[str, Any], damage: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    data = encode_image("JPEG", noise, **options)
+    middle = len(data) // 2
+    damaged = data[:middle] + bytes(4096) * (damage == "zeroed") + data[middle + 4096 :]
+    assert opencv_rgb(damaged) is not None  # which invents the lower half
+    assert error_code(damaged) == "corrupt_image"
+
+
+def test_jpeg_with_bytes_before_its_end_is_accepted(rgb_image: np.ndarray) -> None:
+    """Some cameras write them; libjpeg warns of them as of damage."""
+    data = encode_image("JPEG", rgb_image)
+    assert np.array_equal(decode_image(data[:-2] + b"\x00" * 20 + data[-2:]), decode_image(data))
 
 
 def test_signature_without_content_is_corrupt() -> None:
