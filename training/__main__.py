@@ -1,10 +1,11 @@
-"""Street-scene semantic segmentation: train, evaluate, compare, predict, export.
+"""Street-scene semantic segmentation: train, evaluate, compare, predict, export, inspect.
 
 python -m training train --model ddunet --data datasets/cityscapes
 python -m training evaluate runs/ddunet --data datasets/cityscapes --split val --json report.json
 python -m training compare runs/unet runs/r2unet runs/ddunet --data datasets/cityscapes --out report
 python -m training predict runs/ddunet street.jpg --out masks --overlay
 python -m training export runs/ddunet --to fp16 --out ddunet.safetensors --data datasets/cityscapes
+python -m training inspect --data datasets/cityscapes
 python -m training synthesize datasets/scenes
 """
 
@@ -34,6 +35,7 @@ COMMANDS = {
     "compare": "compare checkpoints on one page",
     "predict": "segment images and videos",
     "export": "convert a checkpoint to fp16, or its network to OpenVINO",
+    "inspect": "show what a dataset contains, and what is wrong with it",
     "synthesize": "write a dataset of generated scenes",
 }
 IMAGE_COMMANDS = "use smaller images, or the host's memory with --device cpu"

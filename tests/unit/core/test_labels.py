@@ -166,6 +166,15 @@ def test_void_colors_are_not_part_of_metadata() -> None:
     assert "void_colors" not in CITYSCAPES.model_dump()
 
 
+def test_label_spaces_are_equal_after_use() -> None:
+    """The lookup tables are cached in the object and must not be compared."""
+    first, second = (LabelSpace(name="x", names=("a", "b"), ids=(1, 2), colors=((1, 1, 1), (2, 2, 2))) for _ in range(2))
+    for space in (first, second):
+        space.encode(np.array([1, 2], np.uint8))
+    assert first == second and hash(first) == hash(second)
+    assert first != first.as_train_ids()
+
+
 def test_255_classes_are_accepted() -> None:
     names = tuple(map(str, range(255)))
     colors = tuple((n, 1, 2) for n in range(255))
