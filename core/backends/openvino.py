@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -54,12 +55,9 @@ class OpenVinoBackend(Backend):
     def forward(self, batch: ImageBatch) -> list[npt.NDArray[np.float32]]:
         """Return the logits (K, h, w) float32 of each image of a batch (N, h, w, 3) uint8 RGB of any h and w."""
         height, width = batch.shape[1:3]
-        bottom, right = -height % self.preprocess.stride, -width % self.preprocess.stride
-        if bottom or right:  # Repeat the last row and column up to a multiple of the stride, as the networks do in training.
-            batch = np.pad(batch, ((0, 0), (0, bottom), (0, right), (0, 0)), "edge")
-        request, inputs = self._request(), map(self.preprocess.normalize, batch)
+        request = self._request()
         # `infer` copies the outputs, so the next run does not overwrite them.
-        outputs = [request.infer([x[None]], share_inputs=True)[0] for x in inputs]
+        outputs = [request.infer([x], share_inputs=True)[0] for x in network_inputs(batch, self.preprocess)]
         return [logits[0, :, :height, :width] for logits in outputs]
 
     def _request(self) -> openvino.InferRequest:
@@ -67,6 +65,18 @@ class OpenVinoBackend(Backend):
             self._thread_local.request = self._compiled.create_infer_request()
         request: openvino.InferRequest = self._thread_local.request
         return request
+
+
+def network_inputs(batch: ImageBatch, preprocess: Preprocess) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield what a converted network gets for each image of a batch (N, h, w, 3) uint8 RGB: (1, 3, H, W) float32.
+
+    The last row and column are repeated until H and W are multiples of the stride, as the networks do in training.
+    """
+    bottom, right = -batch.shape[1] % preprocess.stride, -batch.shape[2] % preprocess.stride
+    if bottom or right:
+        batch = np.pad(batch, ((0, 0), (0, bottom), (0, right), (0, 0)), "edge")
+    for rgb in batch:
+        yield preprocess.normalize(rgb)[None]
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -20,6 +21,7 @@ def make_checkpoint(
     labels: LabelSpace = CITYSCAPES,
     seed: int = 0,
     size: tuple[int, int] = (64, 64),
+    resize: Literal["fit", "stretch"] = "fit",
 ) -> Path:
     """Write a checkpoint with random weights to `path` and return `path`.
 
@@ -33,6 +35,7 @@ def make_checkpoint(
         labels: label space; its length is the number of classes.
         seed: random seed of the weights.
         size: network input size as (height, width) in pixels.
+        resize: whether an image keeps its aspect ratio or is stretched to `size`.
     """
     torch.manual_seed(seed)
     network = build_model(name, len(labels), width)
@@ -43,7 +46,7 @@ def make_checkpoint(
     metadata = CheckpointMetadata(
         architecture=Architecture(name=name, width=width),
         labels=labels,
-        preprocess=Preprocess(mode="fit", size=size, stride=network.stride),
+        preprocess=Preprocess(mode=resize, size=size, stride=network.stride),
         data="random",
         epoch=0,
     )

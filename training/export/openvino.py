@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import openvino
 import torch
 from torch import nn
 
 from core.backends.base import OPENVINO, TORCH
-from core.backends.openvino import OpenVinoBackend
+from core.backends.openvino import OpenVinoBackend, network_inputs
 from core.backends.torch_weights import load_weights
 from core.checkpoints.checkpoint import Checkpoint, headline_scores
 from core.checkpoints.exported import BIN_FILE, XML_FILE, ExportManifest, Precision, export_dir, write_exported_model
@@ -79,7 +80,12 @@ def export_int8(checkpoint: Checkpoint, calibration_set: Dataset, dataset: Datas
     model = convert(checkpoint)
     count = min(CALIBRATION_IMAGES, len(calibration_set))
     indices = np.linspace(0, len(calibration_set) - 1, count).round().astype(int).tolist()
-    inputs = nncf.Dataset(indices, lambda index: checkpoint.metadata.preprocess(calibration_set[index][0])[None])
+    preprocess = checkpoint.metadata.preprocess
+
+    def network_input(index: int) -> npt.NDArray[np.float32]:
+        return next(network_inputs(preprocess.resize(calibration_set[index][0])[None], preprocess))
+
+    inputs = nncf.Dataset(indices, network_input)
     quantized = quantize(model, inputs, count)
     scores = measure(checkpoint, quantized, "int8", dataset)
     if scores.miou_drop > MAX_MIOU_DROP:

@@ -146,6 +146,12 @@ def test_openvino_rejects_gpu(exported: Path) -> None:
         Segmenter(exported, device="cuda", backend="openvino-int8")
 
 
+def test_int8_of_size_that_is_no_multiple_of_stride_is_exported(tmp_path: Path, scenes: Path, cli: Cli) -> None:
+    path = make_checkpoint(tmp_path / "random.safetensors", size=(36, 52), resize="stretch")
+    assert cli("export", path, "--int8", "--data", scenes)[0] == 0
+    assert Segmenter(path, backend="openvino-int8")(open_dataset(scenes, "val")[0][0]).size == (64, 128)
+
+
 def test_inaccurate_int8_is_not_written(tmp_path: Path, scenes: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_checkpoint(tmp_path / "random.safetensors")
     monkeypatch.setattr("training.export.openvino.MAX_MIOU_DROP", -0.9)
