@@ -91,6 +91,7 @@ class TrainLoop:
                 if self.checkpoint_every and finished % self.checkpoint_every == 0 and finished < num_steps:
                     self.check_finite(epoch, finished)
                     save(finished)
+        self.eta_printer.end_epoch(finished - start_step)
         return time.perf_counter() - start
 
     def check_finite(self, epoch: int, step: int) -> None:

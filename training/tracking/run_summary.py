@@ -20,6 +20,7 @@ from training.distributed.context import DistributedContext
 SLOW_WIDTH = 32  # above this width, a training step takes seconds on a CPU
 BYTES_PER_PARAMETER = 16  # the weight, its gradient and Adam's two moments, in fp32
 WARMUP_STEPS = 20  # steps before the time is estimated; an epoch with fewer steps is measured as a whole
+SLOW_FACTOR, SLOW_SECONDS = 1.5, 10.0  # an epoch that exceeds its estimate by both is reported
 
 
 def print_run_summary(
@@ -118,26 +119,40 @@ def _meta_network(architecture: Architecture, num_classes: int) -> nn.Module:
 
 
 class EtaPrinter:
-    """Measures the first training steps and prints the estimated training time once."""
+    """Measures the first training steps, prints the estimated training time once, and once that an epoch takes far longer."""
 
     def __init__(self, epochs: int, enabled: bool = True) -> None:
         """Estimate for `epochs` remaining epochs; without `enabled`, print nothing."""
         self.epochs = epochs
-        self.done = not enabled
+        self.estimate_due = self.warning_due = enabled
         self._started = 0.0
+        self._estimated_step_s: float | None = None
 
     def step(self, step: int, steps_per_epoch: int) -> None:
-        """Record the end of the `step`-th step (1, 2, ...) of this process, and print the estimate when it is due."""
+        """Record the end of the `step`-th step (1, 2, ...) of this process in an epoch; print the estimate when it is due."""
         if step == 1:
             self._started = time.perf_counter()  # the first step is slower than the others and not measured
-        if self.done or step < min(WARMUP_STEPS, steps_per_epoch) or step < 2:
+        if not self.estimate_due or step < min(WARMUP_STEPS, steps_per_epoch) or step < 2:
             return
-        self.done = True
-        epoch_s = (time.perf_counter() - self._started) / (step - 1) * steps_per_epoch
+        self.estimate_due = False
+        self._estimated_step_s = (time.perf_counter() - self._started) / (step - 1)
+        epoch_s = self._estimated_step_s * steps_per_epoch
         total = format_duration(epoch_s * self.epochs)
         tqdm.write(
             f"{'time':>10}  about {format_duration(epoch_s)} per epoch, {total} for {self.epochs} epochs, plus validation"
         )
+
+    def end_epoch(self, steps: int) -> None:
+        """Print a warning if the steps of an epoch, of which this process did `steps`, took far longer than estimated."""
+        if not self.warning_due or self._estimated_step_s is None:
+            return
+        seconds, estimate = time.perf_counter() - self._started, self._estimated_step_s * (steps - 1)
+        if seconds > SLOW_FACTOR * estimate and seconds - estimate > SLOW_SECONDS:
+            self.warning_due = False
+            tqdm.write(
+                f"warning: the steps of this epoch took {seconds / estimate:.1f} times as long as estimated; other processes"
+                " may be using the CPU (docs/troubleshooting.md)"
+            )
 
 
 def format_duration(seconds: float) -> str:

@@ -54,3 +54,32 @@ def test_eta_is_printed_once_after_warmup(capsys: pytest.CaptureFixture[str]) ->
     for step in range(1, 50):
         eta.step(step, 100)
         assert bool(capsys.readouterr().out) == (step == WARMUP_STEPS)
+
+
+def run_epoch(eta: EtaPrinter, clock: list[float], steps: int, seconds_per_step: float) -> None:
+    """Let an EtaPrinter see an epoch whose steps take `seconds_per_step` by a clock that is stopped otherwise."""
+    for step in range(1, steps + 1):
+        clock[0] += seconds_per_step
+        eta.step(step, steps)
+    eta.end_epoch(steps)
+
+
+def test_epoch_that_takes_twice_the_estimate_is_reported_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock, eta = [0.0], EtaPrinter(4)
+    monkeypatch.setattr("training.tracking.run_summary.time.perf_counter", lambda: clock[0])
+    for seconds_per_step, expected in ((1, 0), (1.4, 0), (2, 1), (3, 0)):
+        run_epoch(eta, clock, 101, seconds_per_step)
+        out = capsys.readouterr().out
+        assert out.count("took 2.0 times as long as estimated") == out.count("warning") == expected
+
+
+def test_slow_epoch_of_a_few_seconds_is_not_reported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock, eta = [0.0], EtaPrinter(2)
+    monkeypatch.setattr("training.tracking.run_summary.time.perf_counter", lambda: clock[0])
+    for seconds_per_step in (0.1, 1):
+        run_epoch(eta, clock, 3, seconds_per_step)
+    assert "warning" not in capsys.readouterr().out
