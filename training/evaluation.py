@@ -35,7 +35,7 @@ def evaluate(
     segmenter(dataset[0][0])  # Warm up: the first run is slower than the others.
     scored = InputSizeDataset(dataset, segmenter.preprocess) if protocol.score_size == "input" else dataset
     counts = evaluate_rank_shard(segment, scored, batch_size, context)
-    context.gather_to_main(None)  # Detects a lost node by its heartbeat; the collectives below would wait for the timeout.
+    context.wait_for_all()  # The collectives below have a timeout, for which they would also wait if a node is lost.
     context.all_reduce_counts(counts)
     return build_report(counts, checkpoint_info(checkpoint, segmenter), dataset, protocol)
 

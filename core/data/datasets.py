@@ -210,21 +210,35 @@ def _is_unicode(name: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
-def check_dataset(dataset: DirectoryDataset) -> None:
-    """Decode every sample once, so that unusable ones are reported before the work starts.
+def find_problems(
+    dataset: DirectoryDataset, rank: int = 0, world_size: int = 1, timeout_s: float | None = None
+) -> list[tuple[int, str]]:
+    """Decode every sample of a rank's shard once; return the index of each that can't be used, and why.
 
     Samples whose label is entirely void are valid here: scores can skip them.
 
+    Args:
+        rank: Which shard to check, 0..world_size - 1.
+        world_size: Number of shards.
+        timeout_s: Maximum time to read a sample, in seconds.
+
     Raises:
-        InputError: Some samples are unusable; the message lists the reason for each.
+        TimeoutError: A sample takes longer than `timeout_s` to read.
     """
-    with ThreadPoolExecutor(NUM_CPUS) as pool:
-        results = prefetch(pool, lambda i: sample_problem(dataset, i, allow_all_void=True), range(len(dataset)), max_pending=8)
-        problems = [problem for problem in results if problem is not None]
-    if problems:
-        raise InputError(
-            format_problems(f"{len(problems)} of the {len(dataset)} samples of {dataset.split} can't be used", problems)
-        )
+    indices = range(rank, len(dataset), world_size)
+    problems: list[tuple[int, str]] = []
+    checked = 0
+    pool = ThreadPoolExecutor(NUM_CPUS)
+    try:
+        for problem in prefetch(pool, lambda i: sample_problem(dataset, i, allow_all_void=True), indices, 8, timeout_s):
+            problems += [(indices[checked], problem)] if problem is not None else []
+            checked += 1
+    except TimeoutError:
+        name = dataset.sample_name(indices[checked])
+        raise TimeoutError(f"{name}: could not be read in {timeout_s:g} s; check its drive") from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # without waiting for a read that hangs
+    return problems
 
 
 def sample_problem(dataset: Dataset, index: int, allow_all_void: bool = False) -> str | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,10 +87,7 @@ def evaluate_shard(
     batches = list(shard_batches(len(dataset), batch_size, rank, world_size))
     pool = ThreadPoolExecutor(max_workers=PREFETCH_THREADS)
     try:
-        decoded = prefetch(
-            pool, lambda batch: [dataset[index] for index in batch], batches, PREFETCH_BATCHES, timeout_s, on_wait
-        )
-        for batch, samples in zip(batches, decoded, strict=True):
+        for batch, samples in _read_batches(pool, dataset, batches, timeout_s, on_wait):
             batch_start = time.perf_counter()
             predictions = segment([rgb for rgb, _ in samples], [(labels.shape[0], labels.shape[1]) for _, labels in samples])
             counts.milliseconds[batch] = (time.perf_counter() - batch_start) * 1000 / len(batch)
@@ -105,6 +102,20 @@ def evaluate_shard(
         pool.shutdown(wait=False, cancel_futures=True)
     counts.seconds = time.perf_counter() - start
     return counts
+
+
+def _read_batches(
+    pool: Executor, dataset: Dataset, batches: Iterable[list[int]], timeout_s: float | None, on_wait: Callable[[], None]
+) -> Iterator[tuple[list[int], list[Sample]]]:
+    """Yield each batch of indices with its samples, read ahead. Raises TimeoutError; see `evaluate_shard`."""
+    decoded = prefetch(pool, lambda batch: [dataset[index] for index in batch], batches, PREFETCH_BATCHES, timeout_s, on_wait)
+    for batch in batches:
+        try:
+            samples = next(decoded)
+        except TimeoutError:
+            names = ", ".join(dataset.sample_name(index) for index in batch)
+            raise TimeoutError(f"{names}: could not be read in {timeout_s:g} s; check the drive") from None
+        yield batch, samples
 
 
 class InputSizeDataset:

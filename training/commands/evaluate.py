@@ -56,9 +56,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
         segmenter = open_segmenter(checkpoint, options.device, options.backend, context)
         require_same_labels(segmenter.labels, dataset.labels)
         context.require_same(fingerprint(dataset), f"--data: other files of {options.split}")
-        if context.is_main:
-            validate_samples(dataset)
-        context.barrier()
+        validate_samples(dataset, context)
         report = evaluate(checkpoint, segmenter, dataset, options.batch_size, context, protocol)
     if context.is_main:
         print(format_report(report), file=sys.stderr if options.json == STDOUT else sys.stdout)

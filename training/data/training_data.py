@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from core.data.datasets import (
     Dataset,
     DirectoryDataset,
-    check_dataset,
+    find_problems,
     find_samples,
     format_problems,
     list_splits,
@@ -26,6 +26,7 @@ from training.data.augment import make_augmentation
 from training.data.cache import CachedDataset, DecodedCache, file_signatures
 from training.data.checks import check_classes, class_warnings, duplicate_warnings
 from training.data.storage import ResizedDataset, SplitIndex, SplitScanner, StoragePolicy
+from training.distributed.context import DistributedContext
 from training.synthetic.dataset import SYNTHETIC, open_synthetic
 
 if TYPE_CHECKING:
@@ -44,10 +45,22 @@ def open_split(source: str, split: str, label_ids: str = "auto") -> Dataset:
     return open_synthetic(split) if source == SYNTHETIC else open_dataset(source, split, label_ids == "train")
 
 
-def validate_samples(dataset: Dataset) -> None:
-    """Decode every file once. Raises InputError that lists all unusable samples."""
-    if isinstance(dataset, DirectoryDataset):
-        check_dataset(dataset)
+def validate_samples(dataset: Dataset, context: DistributedContext | None = None) -> None:
+    """Decode every file once, each rank those of its shard, so that all unusable samples are reported before the work starts.
+
+    Raises:
+        InputError: Some samples are unusable; the message lists the reason for each. Only on rank 0: the others wait for it.
+        TimeoutError: A file takes longer to read than a collective may take.
+    """
+    if not isinstance(dataset, DirectoryDataset):
+        return
+    context = context or DistributedContext()
+    shards = context.gather_to_main(find_problems(dataset, context.rank, context.world_size, context.timeout_s))
+    problems = sorted((index, problem) for shard in shards or [] for index, problem in shard)
+    if problems:
+        summary = f"{len(problems)} of the {len(dataset)} samples of {dataset.split} can't be used"
+        raise InputError(format_problems(summary, [problem for _, problem in problems]))
+    context.wait_for_all()
 
 
 def fingerprint(dataset: Dataset) -> str:

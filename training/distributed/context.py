@@ -82,8 +82,11 @@ class DistributedContext:
         """Copy rank 0's batch norm statistics to every rank."""
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
+        """Wait for all ranks, `timeout_s` at most."""
         self.any_rank(False)
+
+    def wait_for_all(self) -> None:
+        """Wait for all ranks as long as their heartbeats continue: for ranks that finish long work at different times."""
 
     def require_same(self, value: Any, what: str) -> None:
         """Raise InputError if a rank's value differs from rank 0's; `what` begins the message ("--data: other files")."""

@@ -56,6 +56,11 @@ class ProcessGroup(DistributedContext):
         """Return the JSON-serializable values of all ranks on rank 0, and None on the others, which do not wait."""
         return self.rendezvous.gather(value) if self.rendezvous else [value]
 
+    def wait_for_all(self) -> None:
+        """Wait for all ranks as long as their heartbeats continue: for ranks that finish long work at different times."""
+        if self.rendezvous:
+            self.rendezvous.wait_for_all()
+
     def all_gather_object(self, value: Value) -> list[Value]:
         """Return the values of all ranks, by rank, on every rank."""
         values: list[Any] = [value] * self.world_size

@@ -73,6 +73,13 @@ class Rendezvous:
         self._wait(lambda: [rank for rank in others if not self.store.check([f"{prefix}/{rank}"])], others, HEARTBEAT_TIMEOUT_S)
         return [value, *(json.loads("".join(self._read_chunks(f"{prefix}/{rank}"))) for rank in others)]
 
+    def wait_for_all(self) -> None:
+        """Wait until every rank has called this, however long that takes. Every rank must call it equally often."""
+        finished = f"gather/{self._gathers}/finished"
+        if self.gather(None) is not None:
+            self.store.set(finished, "")
+        self._wait(lambda: [] if self.store.check([finished]) else [0], [0], HEARTBEAT_TIMEOUT_S)
+
     def stop_heartbeat(self) -> None:
         """Stop the heartbeat; a rank that waits for this one then times out."""
         self._stopped.set()

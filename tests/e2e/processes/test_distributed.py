@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,16 @@ def test_two_processes_report_same_scores_as_one(checkpoint: Path, scenes: Path,
     single, distributed = json.loads(single_path.read_text()), json.loads(distributed_path.read_text())
     for key in ("confusion", "scores", "classes", "intervals", "data"):
         assert single[key] == distributed[key]
+
+
+def test_unusable_samples_of_all_ranks_are_reported_once(checkpoint: Path, scenes: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(scenes, tmp_path / "damaged"))
+    images = sorted((damaged / "leftImg8bit" / "val").rglob("*.png"))[1:3]  # one of each rank's shard
+    for image in images:
+        image.write_bytes(b"nothing")
+    completed = torchrun(2, "evaluate", checkpoint, "--data", damaged)
+    assert completed.returncode != 0 and completed.stderr.count("2 of the 5 samples of val can't be used") == 1
+    assert str(images[0]) in completed.stderr and str(images[1]) in completed.stderr
 
 
 @pytest.fixture(scope="module")

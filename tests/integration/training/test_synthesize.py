@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.data.datasets import check_dataset, open_dataset
+from core.data.datasets import find_problems, open_dataset
 from tests.support.cli import Cli
 from training.data.training_data import open_split
 
@@ -16,7 +16,7 @@ def test_written_dataset_can_be_opened(tmp_path: Path, cli: Cli) -> None:
     assert cli("synthesize", tmp_path / "s", "--train", 2, "--val", 1, "--size", 64, 128)[0] == 0
     train, val = open_dataset(tmp_path / "s", "train"), open_dataset(tmp_path / "s", "val")
     assert (len(train), len(val)) == (2, 1)
-    check_dataset(train)
+    assert not find_problems(train)
     assert train.pairs[0][0].name == "generated_000000_000019_leftImg8bit.png"
 
 

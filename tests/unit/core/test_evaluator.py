@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from core.data.datasets import open_dataset
+from core.data.datasets import DirectoryDataset, Sample, open_dataset
 from core.data.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
 from core.errors import InputError
 from core.evaluation.evaluator import InputSizeDataset, evaluate_shard, require_same_labels
@@ -40,6 +41,24 @@ def test_exception_of_on_batch_ends_evaluation(checkpoint: Path, scenes: Path) -
     with pytest.raises(KeyboardInterrupt):
         evaluate_shard(Segmenter(checkpoint).predict_batch, open_dataset(scenes, "val"), on_batch=on_batch)
     assert finished_images == [1]
+
+
+def test_files_of_batch_that_is_not_read_in_time_are_named(
+    checkpoint: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, read = threading.Event(), DirectoryDataset.__getitem__
+
+    def hang(self: DirectoryDataset, index: int) -> Sample:
+        if index == 3:
+            released.wait()
+        return read(self, index)
+
+    monkeypatch.setattr(DirectoryDataset, "__getitem__", hang)
+    try:
+        with pytest.raises(TimeoutError, match=r"000002_\S+, \S+000003_\S+: could not be read in 2 s; check the drive"):
+            evaluate_shard(Segmenter(checkpoint).predict_batch, open_dataset(scenes, "val"), batch_size=2, timeout_s=2)
+    finally:
+        released.set()
 
 
 def test_input_size_dataset_resizes_labels_only(scenes: Path) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
+from tests.support.wait import wait_until
 from training.distributed import rendezvous
 from training.distributed.rendezvous import Rendezvous
 
@@ -40,6 +41,18 @@ def test_repeated_gathers_return_their_own_values(ranks: list[Rendezvous]) -> No
 def test_values_longer_than_a_chunk_are_gathered(ranks: list[Rendezvous], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendezvous, "CHUNK", 5)
     values: list[object] = [f"a value of many characters from rank {rank}: äöü" for rank in range(WORLD_SIZE)]
+    assert gather(ranks, values) == [values, None, None]
+
+
+def test_wait_for_all_ends_when_last_rank_arrives(ranks: list[Rendezvous]) -> None:
+    with ThreadPoolExecutor(WORLD_SIZE) as pool:
+        waiting = [pool.submit(member.wait_for_all) for member in ranks[:2]]
+        wait_until(lambda: ranks[0].store.check(["gather/0/1"]), timeout_s=10)
+        assert not any(future.done() for future in waiting)
+        ranks[2].wait_for_all()
+        for future in waiting:
+            future.result()
+    values: list[object] = ["the next gather", "has values", "of its own"]
     assert gather(ranks, values) == [values, None, None]
 
 

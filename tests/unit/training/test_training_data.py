@@ -5,13 +5,16 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from core.data.datasets import open_dataset
 from core.errors import InputError
 from core.images.resize import Preprocess
 from training.config import TrainConfig
-from training.data.training_data import TrainingData, hold_out, make_data
+from training.data.training_data import TrainingData, hold_out, make_data, validate_samples
+from training.distributed.context import DistributedContext
 
 
 def open_splits(data: Path, **settings: object) -> TrainingData:
@@ -65,3 +68,11 @@ def test_single_image_cannot_be_divided(plain_dataset: Path) -> None:
         (plain_dataset / kind / "train" / f"1.{suffix}").unlink()
     with pytest.raises(InputError, match="--val-fraction needs at least two images in train"):
         open_splits(plain_dataset, val_fraction=0.5)
+
+
+def test_each_rank_validates_its_shard_only(plain_dataset: Path) -> None:
+    cv2.imwrite(str(plain_dataset / "labels" / "val" / "1.png"), np.full((50, 70), 77, np.uint8))
+    dataset = open_dataset(plain_dataset, "val")
+    validate_samples(dataset, DistributedContext(rank=0, world_size=2))
+    with pytest.raises(InputError, match=r"1 of the 2 samples of val .*labels/val/1\.png: contains label ids 77"):
+        validate_samples(dataset, DistributedContext(rank=1, world_size=2))
