@@ -21,7 +21,7 @@ from training.data.augment import make_preprocess
 from training.data.loader import DistributedBatchSampler
 from training.data.training_data import DataScan, make_data
 from training.distributed.context import DistributedContext, init_distributed, is_multi_node, node_name, restart_count
-from training.distributed.launcher import launch, processes_to_launch, read_payload
+from training.distributed.launcher import job_id, launch, processes_to_launch, read_payload
 from training.distributed.signals import graceful_stop
 from training.engine.network import build_network
 from training.engine.trainer import Trainer, is_own_job, lock_run
@@ -55,8 +55,15 @@ def run_job(flags: dict[str, Any], config_file: Path | None, arguments: list[str
         return train(launched.config.model_copy(update={"resume": resume}), launched.scan)
     config = load_config(flags, config_file)
     is_main = os.environ.get("RANK", "0") == "0"
-    if (is_restart and not is_main) or is_own_job(RunDir(config.run_dir)):
-        # The run in the directory belongs to this job: a node joined or left. On other ranks of a restart rank 0 decides.
+    own_job = is_own_job(RunDir(config.run_dir))
+    if own_job and is_main and not (is_restart or config.resume):
+        # A node joined or left, or the job was started again: on purpose, or an old id was used for another run.
+        print(
+            f"{config.run_dir}: the last start was of this job ({job_id()}), so its run is resumed without --resume; if this"
+            " is another run, choose another --run or, for torchrun, another --rdzv-id",
+            flush=True,
+        )
+    if own_job or (is_restart and not is_main):  # On other ranks of a restart rank 0 decides.
         config, flags = config.model_copy(update={"resume": True}), {**flags, "resume": True}
     config = resolve_config(config, set(flags))
     processes = processes_to_launch(config.gpus)

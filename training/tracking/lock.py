@@ -20,18 +20,23 @@ WAIT_S = 5.0  # a process whose launcher was killed exits within this time
 
 @contextmanager
 def lock_run_dir(run_dir: Path, wait_s: float = WAIT_S) -> Iterator[None]:
-    """Hold the lock of a run directory for the duration of a `with` block.
+    """Hold the lock of a run directory for the duration of a `with` block. A wait of more than WAIT_S is printed.
 
     Raises:
         InputError: Another process, named in the message, still holds it after `wait_s` seconds.
     """
-    deadline = time.monotonic() + wait_s
+    start, reported = time.monotonic(), False
 
-    def refuse(holder: str) -> None:
-        if time.monotonic() > deadline:
+    def on_contention(holder: str) -> None:
+        nonlocal reported
+        waited = time.monotonic() - start
+        if waited > wait_s:
             raise InputError(f"--run: {run_dir} is being written by {holder}; stop that process, or choose another --run")
+        if waited > WAIT_S and not reported:
+            reported = True
+            print(f"{run_dir}: waiting for {holder}, which is writing it", flush=True)
 
-    with dir_lock(run_dir, refuse):
+    with dir_lock(run_dir, on_contention):
         yield
 
 

@@ -23,7 +23,7 @@ from tests.support.ports import free_port
 from tests.support.training_process import STEPS_PER_EPOCH, TrainingRun, is_running, write_scenes
 from tests.support.wait import wait_until
 from training.config import TrainConfig
-from training.engine.job import train
+from training.engine.job import run_job, train
 from training.tracking.run_dir import Lineage, RunDir
 
 TINY = ("--model", "ddunet", "--width", 2, "--size", 32, 64, "--batch-size", 2)
@@ -117,6 +117,18 @@ def test_run_created_concurrently_is_not_overwritten(scenes: Path, tmp_path: Pat
     with pytest.raises(InputError, match="already contains a run; add --resume"):
         train(config)
     assert (run_dir.path / "config.json").read_bytes() == before
+
+
+def test_second_start_of_job_reports_that_it_resumes(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second start may be another run, for which an old --rdzv-id was used."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job-7")
+    flags = {"model": "ddunet", "data": str(scenes), "run": str(tmp_path / "r"), "width": 2, "size": (32, 64), "batch_size": 2}
+    for epochs, message in ((1, ""), (2, f"{tmp_path / 'r'}: the last start was of this job (job-7), so its run is resumed")):
+        assert run_job({**flags, "epochs": epochs, "gpus": 0}, None, []) == 0
+        out = capsys.readouterr().out
+        assert message in out and ("--rdzv-id" in out) == bool(message)
 
 
 def test_history_edited_with_spreadsheet_can_be_resumed(scenes: Path, tmp_path: Path, cli: Cli) -> None:
