@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from core.checkpoints.checkpoint import bundled_checkpoints
 from core.checkpoints.legacy import upgrade_run_config
 from core.errors import InputError, did_you_mean, first_validation_error
 from core.models import MODELS
@@ -195,7 +196,8 @@ class TrainConfig(BaseSettings):
             arguments.append(f"--{name.replace('_', '-')}")
             if name == "data" and value != "synthetic":
                 value = Path(value).resolve().name
-            elif name == "init" and Path(value).exists():  # A run directory, or a file in it.
+            elif name == "init" and (Path(value).exists() or value not in bundled_checkpoints()):
+                # A run directory, or a file in it, which may be gone when the run is resumed.
                 parts = Path(value).resolve().parts
                 value = "/".join(parts[-4:] if parts[-2] == "checkpoints" else parts[-2:])
             arguments += [] if value is True else map(str, value if isinstance(value, tuple) else (value,))

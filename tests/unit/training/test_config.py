@@ -139,3 +139,18 @@ def test_resume_keeps_setting_of_run_over_environment(tmp_path: Path, capsys: py
     (tmp_path / "resume" / "0001-000000.safetensors").touch()
     config = resolve_config(TrainConfig(run=str(tmp_path), resume=True, batch_size=4), {"run", "resume"})
     assert config.batch_size == 2 and "warning: batch-size: the run keeps 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("file", ["runs/first/checkpoints/best.safetensors", "weights/first.safetensors"])
+def test_command_has_no_path_of_the_computer_even_if_init_is_gone(tmp_path: Path, file: str, exists: bool) -> None:
+    path = tmp_path / file
+    if exists:
+        path.parent.mkdir(parents=True)
+        path.touch()
+    command = TrainConfig(model="unet", data="synthetic", init=str(path)).command
+    assert command == f"python -m training train --model unet --data synthetic --init {file}"
+
+
+def test_command_keeps_name_of_bundled_checkpoint() -> None:
+    assert TrainConfig(model="unet", data="synthetic", init="unet").command.endswith("--init unet")
