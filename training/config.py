@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from core.checkpoints.checkpoint import bundled_checkpoints
 from core.checkpoints.legacy import upgrade_run_config
 from core.errors import InputError, did_you_mean, first_validation_error
 from core.models import MODELS
@@ -188,6 +187,8 @@ class TrainConfig(BaseSettings):
     @property
     def command(self) -> str:
         """The command line that repeats this training; directories are shortened, so that it does not identify the host."""
+        from core.checkpoints.checkpoint import bundled_checkpoints  # imports numpy, which `--help` does not need
+
         arguments = ["python", "-m", "training", "train"]
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)

@@ -15,7 +15,8 @@ from core import __version__
 from core.checkpoints import safetensors_io
 from core.checkpoints.legacy import upgrade_export
 from core.errors import CheckpointError, first_validation_error
-from core.runtime.atomic import fsync_dir, makedirs_durable, temp_path_for, write_atomically
+from core.runtime.atomic import makedirs_durable, replace_directory, temp_path_for, write_atomically
+from core.runtime.files import file_version
 
 SCHEMA: Literal[2] = 2
 Precision = Literal["int8", "fp32"]
@@ -87,28 +88,30 @@ def write_exported_model(directory: Path, manifest: ExportManifest, files: dict[
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     document = manifest.model_copy(update={"files": hashes}).model_dump(mode="json")
     digest = safetensors_io.digest(document, {})
-    new, old = temp_path_for(directory), temp_path_for(directory)
+    new = temp_path_for(directory)
     makedirs_durable(new)
     try:
         for name, data in {**files, MANIFEST_FILE: _serialize(document, digest)}.items():
             write_atomically(new / name, [data])
-        if directory.exists():
-            directory.rename(old)
-        try:
-            new.rename(directory)
-        except OSError:
-            if old.exists():
-                old.rename(directory)
-            raise
-        fsync_dir(directory.parent)
+        replace_directory(new, directory)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return digest
 
 
 def read_exported_model(directory: Path, checkpoint_digest: str) -> ExportedModel:
     """Read and verify an exported model of the checkpoint with this digest. Raises CheckpointError."""
+    while True:
+        version = file_version(directory)
+        try:
+            return _read_files(directory, checkpoint_digest)
+        except CheckpointError:
+            if file_version(directory) == version:
+                raise
+        # The directory was replaced meanwhile, so the files were those of two exports.
+
+
+def _read_files(directory: Path, checkpoint_digest: str) -> ExportedModel:
     if not directory.is_dir():
         flags = "--int8 --data DIR" if directory.suffix == ".int8" else "--fp32"
         raise CheckpointError(f"{directory}: no such exported model; run python -m training export CHECKPOINT {flags}")

@@ -1,8 +1,10 @@
-"""Atomic file replacement: a reader, or a crash at any moment, finds the complete old file or the complete new one."""
+"""Atomic replacement of files and directories: a reader, or a crash at any moment, finds the complete old or new one."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import logging
 import os
 import secrets
 import shutil
@@ -10,15 +12,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+log = logging.getLogger("core")
 # exFAT, network drives and mounted buckets can't make hard links.
 HARDLINK_UNSUPPORTED = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of <fcntl.h> and <linux/fs.h>
 TMP_GLOB = ".*.tmp"  # matches the names that `temp_path_for` returns; a crash can leave such files behind
 
 
 def write_atomically(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """Replace `path` with the concatenated `chunks`: write a temporary file, fsync, rename, and fsync the directory.
 
-    A failed fsync is not retried: the kernel may have dropped the data, and a second fsync would report success.
+    A failed fsync is not retried: the kernel may have dropped the data, and a second fsync would report success. If that of
+    the directory fails, a warning is logged: the new file is in place.
 
     Raises:
         OSError: Writing failed. Its `filename` is `path`, never the temporary file.
@@ -42,7 +47,7 @@ def write_atomically(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    fsync_dir(path.parent)
+    _sync_rename(path)
 
 
 def link_atomically(target: Path, path: Path) -> None:
@@ -60,7 +65,40 @@ def link_atomically(target: Path, path: Path) -> None:
     finally:
         # If both names already link to the same file, POSIX rename does nothing and leaves the temporary name.
         temporary.unlink(missing_ok=True)
-    fsync_dir(path.parent)
+    _sync_rename(path)
+
+
+def replace_directory(new: Path, path: Path) -> None:
+    """Rename the directory `new` to `path`, in the same parent, and delete the directory that was there.
+
+    Both are exchanged in one step. If the kernel or the file system can't do that, `path` is missing for a moment.
+
+    Raises:
+        OSError: Renaming failed; the old directory is unchanged.
+    """
+    old = temp_path_for(path)
+    if not path.exists():
+        new.rename(path)
+    elif _exchange(new, path):
+        old = new
+    else:
+        path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+    _sync_rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Exchange two paths in one step; return whether the kernel, the file system and the C library support it."""
+    try:
+        code: int = ctypes.CDLL(None).renameat2(AT_FDCWD, os.fsencode(a), AT_FDCWD, os.fsencode(b), RENAME_EXCHANGE)
+    except (OSError, AttributeError):  # not Linux, or another C library than glibc
+        return False
+    return code == 0
 
 
 def makedirs_durable(directory: Path) -> None:
@@ -83,6 +121,14 @@ def fsync_dir(directory: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_rename(path: Path) -> None:
+    """Flush a rename to `path` to disk. A failure is only a warning, because the new file is in place."""
+    try:
+        fsync_dir(path.parent)
+    except OSError as error:
+        log.warning("%s: written, but a power failure could undo it: can't flush its directory (%s)", path, error.strerror)
 
 
 def temp_path_for(path: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from core.runtime.atomic import link_atomically, makedirs_durable, remove_temporaries, write_atomically
+from core.runtime.atomic import link_atomically, makedirs_durable, remove_temporaries, replace_directory, write_atomically
 from tests.support.syscalls import SyscallHook, run_killed_at
 
 
@@ -72,6 +72,47 @@ def test_failed_write_keeps_old_file_and_is_not_retried(
         assert hook.count == 1, "the failed call was retried"
     assert error.value.filename == str(path)
     assert [p.name for p in tmp_path.iterdir()] == ["file"] and path.read_bytes() == b"old"
+
+
+def test_failed_sync_of_directory_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: str) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        SyscallHook(patch, 2, fail, ("fsync",))  # the first is that of the file
+        write_atomically(tmp_path / "file", [b"new"])
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert f"{tmp_path / 'file'}: written, but a power failure could undo it" in caplog.text
+
+
+def make_directory(path: Path, content: bytes) -> Path:
+    path.mkdir()
+    (path / "file").write_bytes(content)
+    return path
+
+
+def test_replace_directory_killed_at_any_system_call_leaves_complete_directory(tmp_path: Path) -> None:
+    contents = set()
+    path = make_directory(tmp_path / "directory", b"old")
+    for call in range(1, 100):
+        new = make_directory(tmp_path / ".new.tmp", b"new")
+        code = run_killed_at(call, lambda new=new: replace_directory(new, path))
+        contents.add((path / "file").read_bytes())
+        remove_temporaries(tmp_path)
+        assert [p.name for p in tmp_path.iterdir()] == ["directory"]
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+    assert contents == {b"new"} and call > 2
+
+
+def test_directory_is_replaced_without_support_for_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.runtime.atomic._exchange", lambda *_: False)
+    path = make_directory(tmp_path / "directory", b"old")
+    replace_directory(make_directory(tmp_path / ".new.tmp", b"new"), path)
+    assert (path / "file").read_bytes() == b"new" and [p.name for p in tmp_path.iterdir()] == ["directory"]
 
 
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
