@@ -18,13 +18,18 @@ from core.inference.options import InferenceOptions
 from core.inference.result import SegmentationResult
 from core.inference.segmenter import Segmenter
 from core.runtime.atomic import makedirs_durable, write_atomically
+from core.runtime.cpu import NUM_CPUS
 from core.runtime.threads import prefetch
 from training.prediction.jobs import Job
 from training.prediction.manifest import Fingerprint, PredictionManifest, ResultInfo
 from training.prediction.video import segment_video
 from training.tracking.progress_bar import progress_bar
 
-PREFETCH_IMAGES = 4  # decoded while one is segmented
+THREADS = min(4, NUM_CPUS)  # that decode images, and as many that encode masks, while the network runs
+MAX_PENDING = 2 * THREADS  # decoded images, and results to write, that are in memory
+
+Decoded = tuple[Fingerprint, RGB]
+Segmented = tuple[Job, Fingerprint | None, SegmentationResult | ResultInfo]  # a ResultInfo if the image could not be read
 
 
 class Outcome(NamedTuple):
@@ -78,30 +83,48 @@ class Predictor:
         return SegmentationResult(rgb, label_map, self.segmenter.labels)
 
     def _segment_images(self, jobs: list[Job], show_progress: bool) -> Iterator[tuple[Job, ResultInfo]]:
-        """Yield each image's result; the next images are decoded meanwhile."""
-        with ThreadPoolExecutor(2) as pool:
-            decoded = zip(jobs, prefetch(pool, self._read_image, jobs, PREFETCH_IMAGES), strict=True)
-            for job, image in progress_bar("predicting", show_progress, decoded, total=len(jobs), unit="image"):
-                yield job, _report_failure(image) if isinstance(image, Exception) else self._write_image(job, *image)
+        """Yield each image's result, in order; the next images are decoded and earlier masks encoded meanwhile."""
+        with ThreadPoolExecutor(THREADS) as readers, ThreadPoolExecutor(THREADS) as writers:
+            decoded = prefetch(readers, self._read_image, jobs, MAX_PENDING)
+            written = prefetch(writers, self._write_result, self._segment_batches(jobs, decoded), MAX_PENDING)
+            for job, fingerprint, info in progress_bar("predicting", show_progress, written, total=len(jobs), unit="image"):
+                if fingerprint is not None:
+                    self.manifest.record(job, fingerprint, info)
+                yield job, info
 
-    def _read_image(self, job: Job) -> tuple[Fingerprint, RGB] | Exception:
+    def _read_image(self, job: Job) -> Decoded | Exception:
         """Return a decoded image, or the error: raised in the thread pool it would end the iteration over the others."""
         try:
             return self.manifest.fingerprint(job), read_image(job.source)
         except (InputError, OSError) as error:
             return error
 
-    def _write_image(self, job: Job, fingerprint: Fingerprint, rgb: RGB) -> ResultInfo:
-        result = self.segment(rgb)
+    def _segment_batches(self, jobs: list[Job], decoded: Iterator[Decoded | Exception]) -> Iterator[Segmented]:
+        """Yield what the network makes of each image; as many images run together as the backend prefers."""
+        batch_size = self.segmenter.backend.batch_size
+        for start in range(0, len(jobs), batch_size):
+            batch = list(zip(jobs[start : start + batch_size], decoded, strict=False))
+            images = [image[1] for _, image in batch if not isinstance(image, Exception)]
+            label_maps = iter(self.segmenter.predict_batch(images, options=self.options))
+            for job, image in batch:
+                if isinstance(image, Exception):
+                    yield job, None, _report_failure(image)
+                    continue
+                fingerprint, rgb = image
+                self.manifest.invalidate(job)
+                yield job, fingerprint, SegmentationResult(rgb, next(label_maps), self.segmenter.labels)
+
+    def _write_result(self, segmented: Segmented) -> tuple[Job, Fingerprint | None, ResultInfo]:
+        """Write the files of an image, if it could be segmented, and return what to record."""
+        job, fingerprint, result = segmented
+        if not isinstance(result, SegmentationResult):
+            return job, None, result
         mask, *overlays = job.targets
-        self.manifest.invalidate(job)
         makedirs_durable(mask.parent)
         write_atomically(mask, [encode_mask(result, self.ids)])
         for path in overlays:
             result.save(path, overlay=True)
-        info = {"size": list(result.size), "shares": result.class_fractions}
-        self.manifest.record(job, fingerprint, info)
-        return info
+        return job, fingerprint, {"size": list(result.size), "shares": result.class_fractions}
 
     def _segment_video(self, job: Job) -> ResultInfo:
         try:

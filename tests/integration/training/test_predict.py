@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import cv2
@@ -13,11 +14,14 @@ from PIL import Image
 from core.checkpoints.checkpoint import read_checkpoint
 from core.data.labels import CITYSCAPES
 from core.images.decode import read_image
+from core.inference.options import InferenceOptions
 from core.inference.segmenter import Segmenter
+from core.runtime.atomic import write_atomically
 from tests.support.checkpoints import make_checkpoint
 from tests.support.cli import Cli
-from training.prediction.jobs import Job
+from training.prediction.jobs import Job, plan_jobs
 from training.prediction.manifest import PredictionManifest
+from training.prediction.predictor import Predictor
 
 
 @pytest.fixture
@@ -232,6 +236,56 @@ def test_mask_replaced_before_interrupt_is_not_reused(
         assert cli("predict", checkpoint, image_dir / "one.jpg", "--out", out, "--ids", "label")[0] == 130
     assert "from an earlier run" not in cli("predict", checkpoint, image_dir / "one.jpg", "--out", out)[1]
     assert np.array_equal(np.asarray(Image.open(out / "one.png")), Segmenter(checkpoint)(image_dir / "one.jpg").labels)
+
+
+@pytest.fixture
+def many_images(tmp_path: Path, rgb_image: np.ndarray) -> list[Path]:
+    """Twelve different images, of which the fourth is damaged."""
+    paths = [tmp_path / "many" / f"{number:02}.png" for number in range(12)]
+    paths[0].parent.mkdir()
+    for number, path in enumerate(paths):
+        Image.fromarray(np.roll(rgb_image, 9 * number, axis=1)).save(path)
+    paths[3].write_bytes(b"nothing")
+    return paths
+
+
+def test_mask_is_written_while_next_image_is_segmented(
+    checkpoint: Path, many_images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter, second_segmented = Segmenter(checkpoint), threading.Event()
+    predictor = Predictor(segmenter, InferenceOptions(), tmp_path / "out", "train", "overlay")
+    predict_batch, calls = segmenter.predict_batch, []
+
+    def count(*args: object, **options: object) -> list[np.ndarray]:
+        calls.append(args)
+        if len(calls) == 2:
+            second_segmented.set()
+        return predict_batch(*args, **options)
+
+    def wait_for_second(path: Path, chunks: list[bytes]) -> None:
+        assert second_segmented.wait(20)
+        write_atomically(path, chunks)
+
+    monkeypatch.setattr(segmenter, "predict_batch", count)
+    monkeypatch.setattr("training.prediction.predictor.write_atomically", wait_for_second)
+    jobs = plan_jobs([str(path) for path in many_images[:3]], tmp_path / "out", overlays=False, rendering="overlay")
+    assert [outcome.result["size"] for outcome in predictor.run_jobs(jobs, show_progress=False)] == [[90, 120]] * 3
+
+
+def test_images_run_together_on_backend_with_several_streams(
+    checkpoint: Path, many_images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = Segmenter(checkpoint)
+    expected = [segmenter(path).labels for path in many_images if path != many_images[3]]
+    forward, batches = segmenter.backend.forward, []
+    monkeypatch.setattr(segmenter.backend, "batch_size", 4, raising=False)
+    monkeypatch.setattr(segmenter.backend, "forward", lambda batch: batches.append(len(batch)) or forward(batch))
+    predictor = Predictor(segmenter, InferenceOptions(), tmp_path / "out", "train", "overlay")
+    jobs = plan_jobs([str(path) for path in many_images], tmp_path / "out", overlays=False, rendering="overlay")
+    outcomes = predictor.run_jobs(jobs, show_progress=False)
+    assert batches == [3, 4, 4] and ["error" in outcome.result for outcome in outcomes] == [n == 3 for n in range(12)]
+    written = [np.asarray(Image.open(job.targets[0])) for job in jobs if job != jobs[3]]
+    assert all(np.array_equal(*pair) for pair in zip(written, expected, strict=True))
 
 
 def test_file_given_twice_is_segmented_once(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli) -> None:
