@@ -6,7 +6,7 @@ the number of images, K that of classes, S that of scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy.typing as npt
 from core.evaluation.metrics import SCORE_NAMES, score_vector
 
 RESAMPLES = 1000
-MAX_CACHED = 8  # block lengths whose resamples stay in memory
+MAX_CACHED_BYTES = 1 << 28  # resamples, of several block lengths, that stay in memory
+CHUNK_ELEMENTS = 1 << 22  # weights of images that are in memory as integers or floats of 8 bytes at once
 EPS = 1e-9  # a standard error below it is rounding
 MAX_UNDEFINED_FRACTION = 0.05  # of the resamples may leave a score undefined; with more, too few images determine it
 MIN_CLUSTERS = 10  # with this many sequences or more, whole sequences are resampled
@@ -39,6 +40,7 @@ T_QUANTILES_975 = {
 Interval = tuple[float, float]
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+Weights = npt.NDArray[np.unsignedinteger]  # (RESAMPLES, N): how often each resample contains each image
 PerImage = npt.NDArray[np.int64]  # (N, 3, K): true positives, label pixels, predicted pixels (`metrics.class_totals`)
 Statistic = Callable[[npt.NDArray[np.generic]], Floats]  # counts (..., 3, K) to scores (..., S)
 
@@ -69,7 +71,10 @@ class BlockBootstrap:
         if self.whole_sequences:
             self.strata = [np.arange(self.num_images)]
         self.all_short = self.num_sequences > 1 and int(self.size.max()) < MIN_STRATUM
-        self._weights: dict[int, Floats] = {}
+        self.position = np.empty(self.num_images, np.int64)  # in the stratum
+        for indices in self.strata:
+            self.position[indices] = np.arange(len(indices))
+        self._weights: dict[int, Weights] = {}
 
     def block_length(self, series: Floats) -> int:
         """Return the number of images in a block for a series (N,): a multiple of the lag where its autocorrelation vanishes.
@@ -119,7 +124,7 @@ class BlockBootstrap:
         weights = self.weights(length)
         num_blocks = np.array([[self._num_blocks(stratum, length)] for stratum in self.strata])
         images = [self.order[stratum] for stratum in self.strata]
-        variances = np.stack([(weights[:, index] @ influences[index]).var(0) for index in images])
+        variances = np.stack([_resampled_sums(weights[:, index], influences[index]).var(0) for index in images])
         corrected = variances * num_blocks / (num_blocks - 1)
         with np.errstate(invalid="ignore", divide="ignore"):
             factor = corrected.sum(0) / variances.sum(0)
@@ -127,28 +132,32 @@ class BlockBootstrap:
         constant = variances.sum(0) == 0
         return np.where(constant, 1.0, factor), np.where(constant, (num_blocks - 1).sum(), dof)
 
-    def weights(self, length: int) -> Floats:
-        """Return how often each resample contains each image, (RESAMPLES, N); the same at every call."""
+    def weights(self, length: int) -> Weights:
+        """Return how often each resample contains each image; the same at every call."""
         if length not in self._weights:
-            while len(self._weights) >= MAX_CACHED:
-                self._weights.pop(next(iter(self._weights)))
+            weights = np.empty((RESAMPLES, self.num_images), np.uint16 if self.num_images < 1 << 16 else np.uint32)
             rng = np.random.default_rng(length)
-            if self.whole_sequences:
-                sequences = rng.integers(self.num_sequences, size=(RESAMPLES, self.num_sequences))
-                counts = _multiplicities(sequences, self.num_sequences)[:, self.sequence]
-            else:
-                images = np.hstack([self._sample_blocks(stratum, length, rng) for stratum in self.strata])
-                counts = _multiplicities(images, self.num_images)
-            self._weights[length] = np.empty((RESAMPLES, self.num_images))
-            self._weights[length][:, self.order] = counts
+            for stratum in self.strata:
+                for rows in _row_chunks(len(stratum)):
+                    weights[rows, self.order[stratum]] = self._sample(stratum, length, rng, rows.stop - rows.start)
+            while self._weights and weights.nbytes * (len(self._weights) + 1) > MAX_CACHED_BYTES:
+                self._weights.pop(next(iter(self._weights)))
+            self._weights[length] = weights
         return self._weights[length]
 
-    def _sample_blocks(self, stratum: Indices, length: int, rng: np.random.Generator) -> Indices:
-        """Return as many images as a stratum has, (RESAMPLES, n), in blocks that begin anywhere in it."""
+    def _sample(self, stratum: Indices, length: int, rng: np.random.Generator, count: int) -> Indices:
+        """Return how often each of the next `count` resamples contains each image of a stratum, (count, n)."""
+        if self.whole_sequences:
+            sequences = rng.integers(self.num_sequences, size=(count, self.num_sequences))
+            return _multiplicities(sequences, self.num_sequences)[:, self.sequence]
+        return _multiplicities(self.position[self._sample_blocks(stratum, length, rng, count)], len(stratum))
+
+    def _sample_blocks(self, stratum: Indices, length: int, rng: np.random.Generator, count: int) -> Indices:
+        """Return as many images as a stratum has, (count, n), in blocks that begin anywhere in it."""
         length = self._limited(length, stratum)
-        first = stratum[rng.integers(len(stratum), size=(RESAMPLES, -(-len(stratum) // length), 1))]
+        first = stratum[rng.integers(len(stratum), size=(count, -(-len(stratum) // length), 1))]
         offset = (first - self.start[first] + np.arange(length)) % self.size[first]
-        return (self.start[first] + offset).reshape(RESAMPLES, -1)[:, : len(stratum)]
+        return (self.start[first] + offset).reshape(count, -1)[:, : len(stratum)]
 
     def _num_blocks(self, stratum: Indices, length: int) -> float:
         if self.whole_sequences:
@@ -160,10 +169,23 @@ class BlockBootstrap:
         return length if self.all_short else max(1, min(length, len(stratum) // 3))
 
 
-def _multiplicities(samples: Indices, columns: int) -> Floats:
+def _multiplicities(samples: Indices, columns: int) -> Indices:
     """Return how often each of `columns` indices occurs in each row of `samples`."""
     cells = np.arange(len(samples))[:, None] * columns + samples
-    return np.bincount(cells.ravel(), minlength=len(samples) * columns).reshape(-1, columns).astype(np.float64)
+    return np.bincount(cells.ravel(), minlength=len(samples) * columns).reshape(-1, columns)
+
+
+def _row_chunks(columns: int) -> Iterator[slice]:
+    """Yield slices of the resamples that have at most CHUNK_ELEMENTS weights, one at least."""
+    rows = max(1, CHUNK_ELEMENTS // columns)
+    for start in range(0, RESAMPLES, rows):
+        yield slice(start, min(start + rows, RESAMPLES))
+
+
+def _resampled_sums(weights: Weights, values: npt.NDArray[np.int64] | Floats) -> Floats:
+    """Return the sum of `values` (N, ...) over the images of each resample, (RESAMPLES, ...)."""
+    chunks = (weights[rows].astype(np.float64) for rows in _row_chunks(len(values)))
+    return np.concatenate([np.tensordot(chunk, values, axes=1) for chunk in chunks])
 
 
 @dataclass(frozen=True)
@@ -198,7 +220,7 @@ def estimate(blocks: BlockBootstrap, terms: Sequence[tuple[float, PerImage]], st
 
     def variances(length: int, columns: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
         weights = blocks.weights(length)
-        resampled = weighted_sum(lambda counts: statistic(np.tensordot(weights, counts, axes=1)))[:, columns]
+        resampled = weighted_sum(lambda counts: statistic(_resampled_sums(weights, counts)))[:, columns]
         determined = np.isfinite(resampled).mean(0) >= 1 - MAX_UNDEFINED_FRACTION
         factor, dof = blocks.variance_correction(length, influences[:, columns])
         return np.where(determined, np.nanvar(resampled, axis=0) * factor, np.nan), dof

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -192,7 +193,7 @@ def test_class_of_one_sequence_has_interval_of_that_sequence(sizes: tuple[int, .
 
 def test_blocks_are_runs_within_a_sequence() -> None:
     """Fifty frames in five blocks of ten: in each sequence the resampled frames form runs, circular, of tens of frames."""
-    weights = BlockBootstrap(["a"] * 30 + ["b"] * 20).weights(10)
+    weights = BlockBootstrap(["a"] * 30 + ["b"] * 20).weights(10).astype(np.int64)
     assert weights.sum(1).tolist() == [50] * 1000
     for sequence in (slice(0, 30), slice(30, 50)):
         multiplicity = weights[:, sequence]
@@ -201,6 +202,38 @@ def test_blocks_are_runs_within_a_sequence() -> None:
         assert (run_starts <= multiplicity.sum(1) / 10).all()
         single_block = multiplicity[multiplicity.sum(1) == 10]
         assert (single_block[:, 0] * single_block[:, -1] > 0).any()  # Some blocks wrap around the end.
+
+
+@pytest.mark.parametrize("num_sequences", [1, 3, 20])
+def test_resamples_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch, num_sequences: int) -> None:
+    counts = np.random.default_rng(0).integers(1, 1000, (200, 1, 3)).repeat(3, 1).cumsum(1)
+    sequences = sorted(str(n % num_sequences) for n in range(200))
+    whole = BlockBootstrap(sequences)
+    weights, expected = whole.weights(5), estimate(whole, [(1, counts)])
+    monkeypatch.setattr("core.evaluation.bootstrap.CHUNK_ELEMENTS", 200 * 300)
+    chunked = BlockBootstrap(sequences)
+    assert np.array_equal(chunked.weights(5), weights)
+    actual = estimate(chunked, [(1, counts)]).standard_error
+    assert np.isfinite(actual).any() and np.allclose(actual, expected.standard_error, rtol=1e-12, equal_nan=True)
+
+
+def test_resamples_of_many_images_take_little_memory() -> None:
+    """A thousand resamples of 20,000 images, as numbers of eight bytes, would take 160 MB each time they are held."""
+    blocks = BlockBootstrap(["video"] * 20_000)
+    tracemalloc.start()
+    blocks.weights(10)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 250e6
+
+
+def test_memory_of_cached_resamples_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = BlockBootstrap(["video"] * 100)
+    size = blocks.weights(1).nbytes
+    monkeypatch.setattr("core.evaluation.bootstrap.MAX_CACHED_BYTES", 3 * size)
+    for length in range(1, 10):
+        blocks.weights(length)
+    assert list(blocks._weights) == [7, 8, 9]
 
 
 def test_order_of_sequences_does_not_matter() -> None:
