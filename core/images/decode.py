@@ -34,6 +34,11 @@ OTHER_FORMATS = (
     (b"PK\x03\x04", "a ZIP archive"),
     (b"\0\0\0\x0cjP", "a JPEG 2000"),
 )
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
+MP4_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # also those of a MOV
+VIDEO_SIGNATURES = (b"\x1a\x45\xdf\xa3", b"\0\0\x01\xba", b"\0\0\x01\xb3")  # Matroska and WebM, MPEG-1 and MPEG-2
+MPEG_TS_PACKET_BYTES = 188
+VIDEO_HINT = "to segment a video, run `python -m training predict MODEL VIDEO`"
 
 # OpenCV would log a line for each damaged image.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -137,9 +142,24 @@ def _guess_format(data: bytes) -> str:
     """Return what the first bytes suggest, for an error message that must not repeat the bytes themselves."""
     if not data:
         return "the file is empty"
-    if data[4:8] == b"ftyp":
-        return "this looks like a HEIC or AVIF image or a video (export it as JPEG)"
-    return next((f"this looks like {name}" for magic, name in OTHER_FORMATS if data.startswith(magic)), "this is not an image")
+    for signature, name in OTHER_FORMATS:
+        if data.startswith(signature):
+            return f"this looks like {name}"
+    if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
+        return "this looks like a HEIC or AVIF image (export it as JPEG)"
+    if _is_video(data):
+        return f"this looks like a video ({VIDEO_HINT})"
+    return "this is not an image"
+
+
+def _is_video(data: bytes) -> bool:
+    """Return whether the first bytes are those of an MP4, MOV, Matroska, WebM, AVI or MPEG video."""
+    return (
+        data.startswith(VIDEO_SIGNATURES)
+        or (data[:1] == b"\0" and data[4:8] in MP4_FIRST_BOXES)
+        or (data[:4] == b"RIFF" and data[8:12] == b"AVI ")
+        or data[: 3 * MPEG_TS_PACKET_BYTES : MPEG_TS_PACKET_BYTES] == b"GGG"  # Every packet begins with this byte.
+    )
 
 
 def read_image(path: Path) -> RGB:

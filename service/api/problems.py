@@ -125,7 +125,8 @@ def add_exception_handlers(app: FastAPI) -> None:
     async def handle_http_exception(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             allowed = (error.headers or {}).get("Allow", "another method")
-            problem = ProblemError("method_not_allowed", f"this path supports {allowed}; see /docs", error.headers)
+            hint = "`curl -T` sends PUT, add `-X POST`" if request.method == "PUT" and "POST" in allowed else "see /docs"
+            problem = ProblemError("method_not_allowed", f"this path supports {allowed}; {hint}", error.headers)
         elif error.status_code == HTTPStatus.NOT_FOUND:
             problem = ProblemError("not_found", "this path does not exist; see /docs")
         else:

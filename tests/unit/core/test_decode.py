@@ -89,6 +89,33 @@ def test_other_image_format_is_unsupported(rgb_image: np.ndarray, format: str) -
 
 
 @pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\0\0\0\x18ftypisom" + bytes(40), "a video"),
+        (b"\0\0\0\x14ftypqt  " + bytes(40), "a video"),
+        (b"\0\0\0\x08wide\0\0\0\x10mdat", "a video"),
+        (b"\x1a\x45\xdf\xa3" + bytes(40), "a video"),
+        (b"RIFF\x24\0\0\0AVI LIST", "a video"),
+        (b"\0\0\x01\xba" + bytes(40), "a video"),
+        (b"\0\0\x01\xb3" + bytes(40), "a video"),
+        ((b"G" + bytes(187)) * 3, "a video"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "a HEIC or AVIF image"),
+        (b"\0\0\0\x1cftypavif" + bytes(40), "a HEIC or AVIF image"),
+        (encode_image("GIF"), "a GIF"),
+    ],
+    ids=["mp4", "mov", "mov without ftyp", "mkv", "avi", "mpeg-ps", "mpeg-2", "mpeg-ts", "heic", "avif", "gif"],
+)
+def test_error_names_other_format(data: bytes, name: str) -> None:
+    with pytest.raises(ImageError, match=f"this looks like {name}"):
+        decode_image(data)
+
+
+def test_text_is_not_called_a_video() -> None:
+    with pytest.raises(ImageError, match="this is not an image"):
+        decode_image(b"the free encyclopedia")
+
+
+@pytest.mark.parametrize(
     "data",
     [b"", b"x", b"<html></html>", b"%PDF-1.7", b"\0\0\0\x18ftypheic", b"<svg/>"],
     ids=["empty", "one byte", "html", "pdf", "heic", "svg"],
