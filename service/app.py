@@ -26,6 +26,7 @@ from service.inference.service import InferenceService
 from service.metrics import Metrics
 from service.middleware.access_control import AccessMiddleware
 from service.middleware.request_context import RequestContextMiddleware
+from service.middleware.unread_body import UnreadBodyMiddleware
 from service.settings import Settings
 from service.web import ui
 
@@ -103,6 +104,7 @@ def create_app(settings: Settings, on_startup_failure: StartupFailureHandler = l
     routes = [route for router in (*PUBLIC_ROUTERS, *PROTECTED_ROUTERS) for route in router.routes]
     app.add_middleware(AccessMiddleware, settings=settings, routes=routes)
     app.add_middleware(RequestContextMiddleware)
+    app.add_middleware(UnreadBodyMiddleware)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -28,13 +28,19 @@ class Part:
         return self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
 
 
-def parse_form(content_type: str, body: bytes) -> list[Part]:
-    """Return the parts of a form. Raises ValueError, whose message is the reason and contains no input."""
+def parse_boundary(content_type: str) -> bytes:
+    """Return the boundary that a Content-Type header declares. Raises ValueError as `parse_form` does."""
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not boundary:
         raise ValueError("the Content-Type header has no boundary")
     if len(boundary) > MAX_BOUNDARY_BYTES:
         raise ValueError(f"the boundary is longer than {MAX_BOUNDARY_BYTES} bytes")
+    return boundary
+
+
+def parse_form(content_type: str, body: bytes) -> list[Part]:
+    """Return the parts of a form. Raises ValueError, whose message is the reason and contains no input."""
+    boundary = parse_boundary(content_type)
     closing = b"--" + boundary + b"--"
     if closing not in body[-TAIL_BYTES:] and closing not in body:  # `rfind` is not used: its worst case is quadratic.
         raise ValueError("the closing boundary is missing")

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 
 from fastapi import Request
 
-from service.api.multipart import parse_form
+from core.images.decode import VIDEO_HINT
+from service.api.multipart import parse_boundary, parse_form
 from service.api.problems import ProblemError
 from service.api.schemas import SegmentParameters
 
-# If the service responded and closed the connection while a client still sends, the client would see a reset instead of
-# the response. So the rest of a refused body is read and discarded, within these limits.
-MAX_DRAIN_BYTES = 64_000_000
-DRAIN_TIMEOUT_S = 5
 BODY_TIMEOUT_S = 120.0  # for the whole body
 CHUNK_TIMEOUT_S = 10.0  # between two chunks
 
@@ -24,7 +21,6 @@ USAGE = "send `-F file=@street.jpg`, or the image itself with `-H 'Content-Type:
 async def read_image_body(
     request: Request,
     max_bytes: int,
-    check_capacity: Callable[[], None] = lambda: None,
     reserve_bytes: Callable[[int], None] = lambda _: None,
 ) -> bytes:
     """Return the encoded image of a request.
@@ -32,23 +28,23 @@ async def read_image_body(
     Args:
         request: A request whose body has not been read.
         max_bytes: Maximum size of the body.
-        check_capacity: Called before anything is read; may raise ProblemError.
         reserve_bytes: Called with the size of every chunk; may raise ProblemError.
 
     Raises:
-        ProblemError: 400, 408, 413, 415 or 422, or an error of the two functions.
+        ProblemError: 400, 408, 413, 415 or 422, or an error of `reserve_bytes`.
     """
-    try:
-        check_capacity()
-    except ProblemError:
-        await drain(request.stream())
-        raise
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ProblemError("content_encoding", "Content-Encoding is not supported; send the image without it")
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = request.headers.get("content-type", "")
+    media_type = content_type.partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
-        body = await read_body(request, max_bytes, reserve_bytes)
-        return _extract_file(request.headers["content-type"], body)
+        try:
+            parse_boundary(content_type)  # Without a valid one, the body need not be sent.
+        except ValueError as error:
+            raise _malformed_body_error(error) from None
+        return _extract_file(content_type, await read_body(request, max_bytes, reserve_bytes))
+    if media_type.startswith("video/"):
+        raise ProblemError("unsupported_media_type", f"this is the content type of a video, expected an image; {VIDEO_HINT}")
     if media_type and not media_type.startswith("image/") and media_type != "application/octet-stream":
         raise ProblemError("unsupported_media_type", f"this content type is not supported; {USAGE}")
     body = await read_body(request, max_bytes, reserve_bytes)
@@ -63,16 +59,14 @@ async def read_body(request: Request, max_bytes: int, reserve_bytes: Callable[[i
         "too_large", f"the request is larger than {max_bytes:,} bytes; send a smaller or more strongly compressed image"
     )
     declared = request.headers.get("content-length", "")
-    stream = request.stream()
     if declared.isdigit() and int(declared) > max_bytes:
-        await drain(stream)
         raise too_large
     chunks: list[bytes] = []
     size, now = 0, asyncio.get_running_loop().time
     deadline = now() + BODY_TIMEOUT_S
     try:
         async with asyncio.timeout(CHUNK_TIMEOUT_S) as timeout:
-            async for chunk in stream:
+            async for chunk in request.stream():
                 size += len(chunk)
                 if size > max_bytes:
                     raise too_large
@@ -80,8 +74,7 @@ async def read_body(request: Request, max_bytes: int, reserve_bytes: Callable[[i
                 chunks.append(chunk)
                 timeout.reschedule(min(deadline, now() + CHUNK_TIMEOUT_S))
     except ProblemError:
-        chunks.clear()
-        await drain(stream)
+        chunks.clear()  # The traceback of the exception refers to them until the response has been sent.
         raise
     except TimeoutError:
         reason = f"no byte of the body arrived for {CHUNK_TIMEOUT_S:g} s, or it was incomplete after {BODY_TIMEOUT_S:g} s"
@@ -89,25 +82,12 @@ async def read_body(request: Request, max_bytes: int, reserve_bytes: Callable[[i
     return b"".join(chunks)
 
 
-async def drain(stream: AsyncGenerator[bytes]) -> None:
-    """Read and discard the rest of a body, at most MAX_DRAIN_BYTES in DRAIN_TIMEOUT_S."""
-    size = 0
-    try:
-        async with asyncio.timeout(DRAIN_TIMEOUT_S):
-            async for chunk in stream:
-                size += len(chunk)
-                if size > MAX_DRAIN_BYTES:
-                    return
-    except TimeoutError:
-        return
-
-
 def _extract_file(content_type: str, body: bytes) -> bytes:
     """Return the content of the part `file`. Raises ProblemError."""
     try:
         parts = [(part, part.disposition()) for part in parse_form(content_type, body)]
     except ValueError as error:
-        raise ProblemError("malformed_body", f"the multipart body is invalid ({error}); {USAGE}") from None
+        raise _malformed_body_error(error) from None
     files = [(part, disposition) for part, disposition in parts if b"filename" in disposition]
     if len(files) > 1:
         raise ProblemError("too_many_files", f"the form has {len(files)} files; expected one, in the part `file`")
@@ -124,3 +104,7 @@ def _extract_file(content_type: str, body: bytes) -> bytes:
     if not contents[0]:
         raise ProblemError("empty_file", f"the file in the part `file` is empty; {USAGE}")
     return contents[0]
+
+
+def _malformed_body_error(reason: ValueError) -> ProblemError:
+    return ProblemError("malformed_body", f"the multipart body is invalid ({reason}); {USAGE}")

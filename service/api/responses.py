@@ -1,4 +1,4 @@
-"""A response that counts toward the limit of bytes in flight until the server has taken all of it."""
+"""Responses that are neither JSON nor problems."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from starlette.types import Receive, Scope, Send
 
 from service.inference.admission import AdmissionController
 
+CLIENT_CLOSED_REQUEST = 499  # The client has disconnected and does not receive it.
 CHUNK_BYTES = 65_536  # The server applies backpressure between chunks, so that a slow reader is noticed.
 
 
 class TrackedResponse(Response):
-    """A response in chunks, whose bytes `admission` counts while they are sent."""
+    """A response in chunks, whose bytes `admission` counts until the server has taken all of them."""
 
     def __init__(self, content: bytes, media_type: str, headers: dict[str, str], admission: AdmissionController) -> None:
         super().__init__(content, media_type=media_type, headers=headers)

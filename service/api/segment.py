@@ -11,12 +11,11 @@ from starlette.requests import ClientDisconnect
 from service.api.dependencies import InferenceDep, MetricsDep, RegistryDep
 from service.api.problems import problem_responses
 from service.api.request_body import read_image_body
-from service.api.responses import TrackedResponse
+from service.api.responses import CLIENT_CLOSED_REQUEST, TrackedResponse
 from service.api.roles import requires_role
 from service.api.schemas import SegmentParameters
 from service.middleware.disconnect import ClientDisconnected, cancel_on_disconnect
 
-CLIENT_CLOSED_REQUEST = 499  # appears only in the access log, because the client has disconnected
 PRINTABLE_ASCII = "".join(chr(code) for code in range(32, 127) if chr(code) != "%")
 
 REQUEST_BODY: dict[str, Any] = {
@@ -64,7 +63,11 @@ async def segment(
     options = parameters.options
     try:
         with metrics.count_request(name if name in registry.models else "unknown"), admission.track_upload() as reserve_bytes:
-            body = await read_image_body(request, inference.settings.max_bytes, admission.check_capacity, reserve_bytes)
+            # What is known from the headers is checked before the body is read, so that the client need not send it.
+            if registry.find_loaded(name) is None:
+                registry.check_usable(name)
+            admission.check_capacity(options.multi_pass)
+            body = await read_image_body(request, inference.settings.max_bytes, reserve_bytes)
             with admission.admit(options.multi_pass) as slot:
                 model = registry.get_if_loaded(name)
                 if model is None:

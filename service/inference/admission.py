@@ -42,10 +42,12 @@ class AdmissionController:
         """Return for how many seconds no request has been in flight."""
         return 0.0 if self.requests else time.monotonic() - self._idle_since
 
-    def check_capacity(self) -> None:
-        """Raise ProblemError 503 `overloaded` if no further request can be admitted."""
+    def check_capacity(self, multi_pass: bool = False) -> None:
+        """Raise ProblemError 503 `overloaded` if no further request, or none of this kind, can be admitted."""
         if self.requests >= self.max_requests:
             raise self._overloaded_error(f"{self.requests} requests are in flight")
+        if multi_pass and self.multi_pass >= self.max_multi_pass:
+            raise self._overloaded_error(f"{self.multi_pass} requests with resolution=native or flip=true are in flight")
 
     @contextmanager
     def track_upload(self) -> Iterator[Callable[[int], None]]:
@@ -92,9 +94,7 @@ class AdmissionController:
             ProblemError: 503 `overloaded`.
         """
         with self._lock:
-            self.check_capacity()
-            if multi_pass and self.multi_pass >= self.max_multi_pass:
-                raise self._overloaded_error(f"{self.multi_pass} requests with resolution=native or flip=true are in flight")
+            self.check_capacity(multi_pass)
             if not self.requests:
                 self._last_departure = time.monotonic()
             self.requests += 1

@@ -141,7 +141,7 @@ class ModelRegistry:
         """Return a model, loaded if necessary. Raises as `get` does."""
         if model := self.get_if_loaded(name):
             return model
-        self._check_usable(name or self.default)  # Checked here too, to fail before models that are still being loaded.
+        self.check_usable(name or self.default)  # Checked here too, to fail before models that are still being loaded.
         return await asyncio.get_running_loop().run_in_executor(self._loader, self.get, name)
 
     def submit_load(self, name: str) -> Future[LoadedModel]:
@@ -154,7 +154,7 @@ class ModelRegistry:
         name = name or self.default
         model = self.get_if_loaded(name)
         if model is None:
-            self._check_usable(name)
+            self.check_usable(name)
             model = self._load(self.models[name])
             self.activate(model)
         return model
@@ -178,7 +178,7 @@ class ModelRegistry:
                 # Prefer models whose file is usable, because the others could not be loaded again.
                 self._loaded.pop(next((name for name in others if not self.models[name].error), others[0]))
 
-    def _check_usable(self, name: str) -> None:
+    def check_usable(self, name: str) -> None:
         """Raise ProblemError if a model does not exist, or if its files have not changed since they failed to load."""
         if name not in self.models:
             raise self._unknown_model_error()

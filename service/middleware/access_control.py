@@ -11,7 +11,6 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.problems import ProblemError, problem_response
-from service.api.request_body import drain
 from service.api.roles import match_route, required_role
 from service.auth import Role, authenticate
 from service.settings import LOOPBACK, Settings
@@ -47,9 +46,7 @@ class AccessMiddleware:
             try:
                 self._check(scope)
             except ProblemError as problem:
-                request = Request(scope, receive)
-                await drain(request.stream())
-                await problem_response(request, problem)(scope, receive, send)
+                await problem_response(Request(scope), problem)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 

@@ -63,6 +63,7 @@ OTHER_FORMATS = {
     "heic": b"\0\0\0\x18ftypheic" + bytes(40),
     "avif": b"\0\0\0\x18ftypavif" + bytes(40),
     "mp4": b"\0\0\0\x18ftypmp42" + bytes(40),
+    "mkv": b"\x1a\x45\xdf\xa3" + bytes(40),
     "ppm": encode_image("PPM"),
     "icon": encode_image("ICO"),
     "pickle": b"\x80\x04\x95" + bytes(40),
@@ -205,6 +206,17 @@ def test_bad_request_returns_documented_error(url: str, case: str) -> None:
         assert problem["status"] == response.status_code and problem["request_id"] == response.headers["x-request-id"]
         assert client.post(f"{url}/segment", content=PNG).status_code == 200
     assert sorted(Path(tempfile.gettempdir()).iterdir()) == files_before
+
+
+@pytest.mark.parametrize("request_", [{"content": OTHER_FORMATS["mp4"]}, CASES["video type"][0]], ids=["content", "type"])
+def test_video_error_names_command_that_segments_videos(url: str, request_: dict) -> None:
+    detail = httpx.post(f"{url}/segment", **request_).json()["detail"]
+    assert "a video" in detail and "image" in detail and "`python -m training predict MODEL VIDEO`" in detail
+
+
+def test_put_error_suggests_post(url: str) -> None:
+    detail = httpx.put(f"{url}/segment", content=PNG).json()["detail"]
+    assert detail == "this path supports POST; `curl -T` sends PUT, add `-X POST`"
 
 
 def test_catalog_covers_every_client_error() -> None:

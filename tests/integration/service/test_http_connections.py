@@ -16,8 +16,9 @@ import pytest
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.auth import parse_keys
 from service.inference.admission import AdmissionController
-from service.settings import load_settings
+from service.settings import Settings, load_settings
 from tests.support.live_server import live_server
 from tests.support.sample_images import encode_image
 from tests.support.wait import wait_until
@@ -30,6 +31,8 @@ HEADER_TIMEOUT = "service.middleware.http_timeouts.HEADER_TIMEOUT_S"
 WRITE_TIMEOUT = "service.middleware.http_timeouts.WRITE_TIMEOUT_S"
 CHUNK_TIMEOUT = "service.api.request_body.CHUNK_TIMEOUT_S"
 BODY_TIMEOUT = "service.api.request_body.BODY_TIMEOUT_S"
+DISCARD_TIMEOUT = "service.middleware.unread_body.DISCARD_TIMEOUT_S"  # the only one whose default tests may wait for
+EXPECT = b"Expect: 100-continue\r\n"
 
 
 @dataclass
@@ -49,7 +52,11 @@ class LiveService:
         self.patch.setattr(name, seconds)
 
     def allow_large_bodies(self) -> None:
-        self.app.state.inference.settings.max_bytes = self.admission.max_bytes = 10_000_000
+        self.settings.max_bytes = self.admission.max_bytes = 10_000_000
+
+    @property
+    def settings(self) -> Settings:
+        return self.app.state.inference.settings
 
     def connect(self, receive_buffer: int | None = None) -> socket.socket:
         """Open a connection; a small receive buffer makes a client that does not read noticeable sooner."""
@@ -129,6 +136,7 @@ def test_incomplete_header_of_second_request_closes_connection(service: LiveServ
 
 def test_stalled_body_returns_408(service: LiveService) -> None:
     service.set_timeout(CHUNK_TIMEOUT, 0.25)
+    service.set_timeout(DISCARD_TIMEOUT, 0.25)
     with service.connect() as sock:
         sock.sendall(HEADERS + b"Content-Length: 1000\r\n\r\n" + PNG[:20])
         assert parse_status(read_until_closed(sock)) == (408, "request_timeout")
@@ -137,6 +145,7 @@ def test_stalled_body_returns_408(service: LiveService) -> None:
 
 def test_slow_body_returns_408(service: LiveService) -> None:
     service.set_timeout(BODY_TIMEOUT, 1)
+    service.set_timeout(DISCARD_TIMEOUT, 0.25)
     with service.connect() as sock:
         sock.sendall(HEADERS + b"Content-Length: 1000\r\n\r\n")
         sock.settimeout(0.1)
@@ -290,3 +299,74 @@ def test_disconnect_during_upload_releases_its_bytes(service: LiveService) -> No
         wait_until(lambda: service.admission.bytes)
     wait_until(lambda: not service.admission.bytes)
     service.assert_serves()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ((b"localhost", b"evil.example"), (400, "invalid_host")),
+        ((b"image/png", b"multipart/form-data"), (400, "malformed_body")),
+        ((b"/segment", b"/segment?model=unknown"), (404, "unknown_model")),
+        ((b"POST", b"PUT"), (405, "method_not_allowed")),
+        ((b"Length: 50000", b"Length: 200000"), (413, "too_large")),
+        ((b"image/png", b"text/plain"), (415, "unsupported_media_type")),
+        ((b"/segment", b"/segment?output=song"), (422, "invalid_parameter")),
+    ],
+)
+def test_request_refused_by_its_headers_gets_no_100_continue(
+    service: LiveService, change: tuple[bytes, bytes], expected: tuple[int, str]
+) -> None:
+    assert respond_to_expectation(service, *change) == expected
+    service.assert_serves()
+
+
+def test_unauthorized_request_gets_no_100_continue(service: LiveService) -> None:
+    service.settings.api_keys = parse_keys("segment:" + "k" * 16)
+    assert respond_to_expectation(service) == (401, "unauthorized")
+
+
+def test_request_beyond_queue_gets_no_100_continue(service: LiveService) -> None:
+    service.admission.max_requests = 0
+    assert respond_to_expectation(service) == (503, "overloaded")
+
+
+def test_multi_pass_request_beyond_queue_gets_no_100_continue(service: LiveService) -> None:
+    service.admission.max_multi_pass = 0
+    assert respond_to_expectation(service, b"/segment", b"/segment?flip=true") == (503, "overloaded")
+
+
+def respond_to_expectation(service: LiveService, old: bytes = b"", new: bytes = b"") -> tuple[int, str | None]:
+    """Send only the headers of an upload, with one change; return the first status, after which the connection must close."""
+    service.set_timeout(DISCARD_TIMEOUT, 0.1)
+    with service.connect() as sock:
+        sock.sendall((HEADERS + b"Content-Length: 50000\r\n" + EXPECT + b"\r\n").replace(old, new, bool(old)))
+        response = read_until_closed(sock)
+    assert b"\r\nconnection: close\r\n" in response
+    return parse_status(response)
+
+
+def test_accepted_request_gets_100_continue(service: LiveService) -> None:
+    with service.connect() as sock:
+        sock.sendall(HEADERS + b"Connection: close\r\nContent-Length: %d\r\n" % len(PNG) + EXPECT + b"\r\n")
+        assert sock.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        sock.sendall(PNG)
+        assert parse_status(read_until_closed(sock)) == (200, None)
+
+
+@pytest.mark.parametrize("line", [EXPECT, b"Connection: close\r\n"])
+@pytest.mark.parametrize("media_type", [b"image/png", b"text/plain"])
+def test_client_that_sends_refused_body_gets_response(service: LiveService, line: bytes, media_type: bytes) -> None:
+    body = bytes(20_000_000)  # larger than the buffers of the connection
+    with service.connect() as sock:
+        headers = HEADERS.replace(b"image/png", media_type) + line
+        sock.sendall(headers + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        assert parse_status(read_until_closed(sock))[0] in (413, 415)
+    service.assert_serves()
+
+
+def test_connection_is_reused_after_refused_body(service: LiveService) -> None:
+    with service.connect() as sock:
+        refused = HEADERS.replace(b"image/png", b"text/plain") + b"Content-Length: 90000\r\n\r\n" + bytes(90_000)
+        sock.sendall(refused + GET_HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        received = read_until_closed(sock)
+    assert received.startswith(b"HTTP/1.1 415") and received.count(b"HTTP/1.1 200") == 1
