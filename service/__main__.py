@@ -18,7 +18,6 @@ import sys
 import warnings
 from contextlib import suppress
 from errno import EADDRINUSE
-from types import FrameType
 
 from core import missing_dependency_message
 
@@ -29,6 +28,7 @@ try:
     from core.errors import InputError
     from service.app import create_app
     from service.middleware.http_timeouts import TimeoutH11Protocol
+    from service.native_stderr import filter_native_stderr
     from service.settings import PREFIX, Settings, load_settings
 except ModuleNotFoundError as missing:
     sys.exit(missing_dependency_message(missing))
@@ -38,15 +38,18 @@ SHUTDOWN_TIMEOUT_S = 8  # for requests in flight at the stop signal; container e
 
 
 class Server(uvicorn.Server):
-    """A server that interrupts evaluations at the stop signal, because requests that wait for them would delay the end."""
+    """A server that interrupts evaluations before it waits for requests in flight, some of which wait for evaluations.
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Handle a stop signal."""
+    This is not done in the handler of the stop signal: it takes locks, which the code that the signal interrupts may hold.
+    """
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop serving."""
         app: FastAPI = self.config.app  # type: ignore[assignment]
         app.state.ready = False
         if evaluations := getattr(app.state, "evaluations", None):
             evaluations.stop()
-        super().handle_exit(sig, frame)
+        await super().shutdown(sockets)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,7 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
         Exit code: 0 after a stop signal, 2 if a setting is wrong, 1 if the default model can't be used.
     """
     _parse_arguments(arguments)
-    silence_native_stderr()
+    faulthandler.enable()
+    filter_native_stderr()
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # It warns of faults of uploaded images.
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # Requests of probes arrive every few seconds and would bury all others.
     logging.getLogger("uvicorn.access").addFilter(lambda record: not PROBE_PATHS.search(record.getMessage()))
@@ -123,18 +128,6 @@ def check_port_free(host: str, port: int) -> None:
                         f"SEGMENT_PORT: can't listen on {host}:{port} ({os.strerror(EADDRINUSE)}); stop the process that"
                         " listens on it, or choose another port, for example SEGMENT_PORT=8001"
                     ) from None
-
-
-def silence_native_stderr() -> None:
-    """Keep native libraries from writing to standard error, which remains open for Python.
-
-    libpng and libjpeg write a line for each fault of an uploaded image, which would fill the log.
-    """
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # Pillow also warns, and Python keeps every warning in memory.
-    faulthandler.enable(sys.stderr)  # Crashes in native code are still reported.
-    with open(os.devnull, "wb") as devnull:  # noqa: PTH123
-        os.dup2(devnull.fileno(), 2)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
@@ -14,11 +14,13 @@ from core.data.datasets import DirectoryDataset
 from core.evaluation.report import Report
 from service.api.dependencies import EvaluationsDep, JobDep, RegistryDep
 from service.api.problems import problem_responses
+from service.api.responses import CLIENT_CLOSED_REQUEST
 from service.api.roles import requires_role
 from service.api.schemas import EvaluationList, ModelName
 from service.evaluation.manager import EvaluationManager
 from service.evaluation.store import Job
 from service.inference.registry import ModelRegistry
+from service.middleware.disconnect import ClientDisconnected, cancel_on_disconnect
 
 router = APIRouter()
 
@@ -37,18 +39,25 @@ router = APIRouter()
 )  # fmt: skip
 @requires_role("admin")
 async def start_evaluation(
+    request: Request,
     registry: RegistryDep,
     evaluations: EvaluationsDep,
     model: ModelName = None,
     split: Annotated[str, Query(description="split of the service's dataset", max_length=100)] = "val",
     wait: Annotated[bool, Query(description="respond with the report when the evaluation has finished")] = False,
-) -> JSONResponse:
-    """Evaluate the served weights of a model on a split of the service's dataset; users' requests have priority."""
+) -> Response:
+    """Evaluate the served weights of a model on a split of the service's dataset; users' requests have priority.
+
+    If the client disconnects while it waits, the evaluation continues.
+    """
     dataset = await evaluations.open(split)  # Checked first, so that no model is loaded in vain.
     job = await _start(registry, evaluations, model, dataset)
     headers = {"Location": f"/evaluate/{job.id}"}
     if wait:
-        report = await evaluations.wait(job)
+        try:
+            report = await cancel_on_disconnect(request, evaluations.wait(job))
+        except ClientDisconnected:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         return JSONResponse(report.model_dump(mode="json"), headers=headers)
     return JSONResponse(job.model_dump(mode="json"), status_code=202, headers=headers)
 

@@ -20,19 +20,24 @@ class ClientDisconnected(Exception):
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
     """Return the result of a coroutine; if the client disconnects, cancel it and raise ClientDisconnected when it has ended.
 
-    The body of the request must have been read completely.
+    What has not been read of the body is discarded.
     """
-    task, message = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
+    task, disconnected = asyncio.ensure_future(work), asyncio.ensure_future(_wait_for_disconnect(request))
     try:
-        await asyncio.wait((task, message), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done() and message.result()["type"] == "http.disconnect":
+        await asyncio.wait((task, disconnected), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
             raise ClientDisconnected
         return await task
     finally:
-        message.cancel()
+        disconnected.cancel()
         if not task.done():
             task.cancel()
             await asyncio.wait((task,))
+
+
+async def _wait_for_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def wait_cancellable(future: Future[Result], check_cancelled: Callable[[], None]) -> Result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import json
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +13,17 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from fastapi import Request, Response
+from starlette.middleware.base import RequestResponseEndpoint
 
+from service.app import create_app
 from service.evaluation.manager import IO_THREADS
 from service.inference.registry import LoadedModel, ModelEntry
+from service.settings import load_settings
 from tests.support.checkpoints import make_checkpoint, make_checkpoints
 from tests.support.evaluations import on_evaluation_event, read_events, wait_for_evaluation
 from tests.support.fake_backends import block_workers
-from tests.support.live_server import Serve
+from tests.support.live_server import Serve, live_server
 from tests.support.sample_images import encode_image
 from tests.support.wait import wait_until
 
@@ -49,6 +54,30 @@ def test_wait_returns_report(serve: Serve, scenes: Path) -> None:
     response = serve(data=scenes).post("/evaluate?wait=true&split=train")
     assert response.status_code == 200
     assert response.json()["data"] == {"name": scenes.name, "split": "train", "images": 6}
+
+
+def test_request_of_waiting_client_ends_when_it_disconnects(checkpoint: Path, scenes: Path, tmp_path: Path) -> None:
+    app = create_app(load_settings(checkpoints=[checkpoint], state=tmp_path / "state", data=scenes))
+    ended = threading.Event()
+
+    async def note_end(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        try:
+            return await call_next(request)
+        finally:
+            if request.method == "POST":
+                ended.set()
+
+    app.middleware("http")(note_end)
+    with live_server(app) as port:
+        blocker = block_workers(app)
+        with socket.create_connection(("127.0.0.1", port)) as sock:
+            sock.sendall(b"POST /evaluate?wait=true HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
+            wait_until(app.state.evaluations.list_jobs)
+        (job,) = app.state.evaluations.list_jobs()
+        assert ended.wait(20) and job.active
+        blocker.release()
+        wait_until(lambda: not job.active)
+    assert job.state == "done"  # The report is there for those who ask later.
 
 
 def test_service_without_dataset_returns_409(serve: Serve) -> None:
