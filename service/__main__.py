@@ -28,7 +28,6 @@ try:
     from core.errors import InputError
     from service.app import create_app
     from service.middleware.http_timeouts import TimeoutH11Protocol
-    from service.native_stderr import filter_native_stderr
     from service.settings import PREFIX, Settings, load_settings
 except ModuleNotFoundError as missing:
     sys.exit(missing_dependency_message(missing))
@@ -60,7 +59,6 @@ def main(arguments: list[str] | None = None) -> int:
     """
     _parse_arguments(arguments)
     faulthandler.enable()
-    filter_native_stderr()
     warnings.filterwarnings("ignore", module=r"PIL\.")  # It warns of faults of uploaded images.
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # Requests of probes arrive every few seconds and would bury all others.

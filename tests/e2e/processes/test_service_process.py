@@ -81,13 +81,15 @@ def test_unknown_variable_exits_with_2_and_one_line(start: Start, checkpoint: Pa
 def test_decoder_warnings_are_not_logged(start: Start, checkpoint: Path) -> None:
     service = start(SEGMENT_CHECKPOINTS=checkpoint)
     service.wait_until_ready()
-    # libpng would warn about every invalid tRNS chunk, Pillow about every invalid EXIF entry, and libjpeg about missing data.
+    # libpng would warn about every invalid tRNS chunk, Pillow about every invalid EXIF entry, and libjpeg about missing data,
+    # which is an error here.
     first, *rest = png_chunks(encode_image())
     invalid_chunks = [(b"tRNS", b"123456")] * 200
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x05" + b"\x01\x0e\0\x02\0\0\xff\xff\0\0\xff\xff" * 5
     truncated = encode_image("JPEG")[:-20] + b"\xff\xd9"
-    for data in (build_png([first, *invalid_chunks, *rest]), encode_image("JPEG", exif=exif), truncated):
-        assert httpx.post(f"{service.url}/segment", content=data).status_code == 200
+    png, jpeg = build_png([first, *invalid_chunks, *rest]), encode_image("JPEG", exif=exif)
+    statuses = [httpx.post(f"{service.url}/segment", content=data).status_code for data in (png, jpeg, truncated)]
+    assert statuses == [200, 200, 422]
     service.process.terminate()
     code, log = service.wait_for_exit()
     assert code == 0 and "POST /segment" in log and "libpng" not in log and "EXIF" not in log and "Corrupt" not in log
