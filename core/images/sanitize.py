@@ -15,7 +15,7 @@ MAX_ANCILLARY_CHUNKS = 256  # PNG chunks that hold no pixels; a decoder inflates
 MAX_IDAT_CHUNKS = 100_000  # PNG chunks that hold pixels
 MAX_HEADER_SEGMENTS = 10_000  # JPEG segments, and bytes between segments, before the first scan
 MAX_SCANS = 100  # JPEG scans: each takes as long to decode as a whole image, and fits into a few bytes
-KEPT_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
+KEPT_CHUNKS = (b"IHDR", b"PLTE", b"eXIf", b"IDAT", b"IEND")
 # JPEG markers that a segment length follows. Decoders skip the bytes between them (RSTn, FF00 and reserved markers) as
 # data without a length.
 MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
