@@ -54,6 +54,22 @@ class TrainingStage(BaseModel):
     hours: float | None = None
 
 
+class Calibration(BaseModel):
+    """Temperature scaling of the confidence.
+
+    Attributes:
+        temperature: Divisor of the logits.
+        ece_before: Expected calibration error, 0..1, with the temperature 1.
+        ece_after: The same with the temperature.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: float = Field(gt=0, allow_inf_nan=False)
+    ece_before: float
+    ece_after: float
+
+
 class CheckpointMetadata(BaseModel):
     """The JSON document in a checkpoint file, without its digest.
 
@@ -67,6 +83,7 @@ class CheckpointMetadata(BaseModel):
         scores: Headline scores, 0..1, on the data that `scored_on` describes.
         scored_on: Description of the data that was evaluated.
         stages: The trainings that led to the weights; the last one wrote this checkpoint.
+        calibration: Temperature of the confidence, from the data of `scored_on`; it changes no label.
         license: License of the weights, which follows from that of the data.
         limitations: One sentence about what the network was not trained for.
         code_version: Version of this project that wrote the file.
@@ -83,6 +100,7 @@ class CheckpointMetadata(BaseModel):
     scores: dict[str, float | None] = {}
     scored_on: str | None = None
     stages: tuple[TrainingStage, ...] = ()
+    calibration: Calibration | None = None
     license: str | None = None
     limitations: str | None = None
     code_version: str = __version__

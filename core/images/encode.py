@@ -37,6 +37,11 @@ def encode_gray_png(labels: LabelMap | npt.NDArray[np.uint16]) -> bytes:
     return _encode_opencv(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
 
+def encode_confidence_png(confidence: npt.NDArray[np.float32]) -> bytes:
+    """Encode probabilities (H, W) float32, 0..1, as an 8-bit grayscale PNG: 0..255."""
+    return _encode_opencv(".png", np.rint(confidence * 255).astype(np.uint8), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+
 def _encode_8bit_png(pixels: npt.NDArray[np.uint8], palette: npt.NDArray[np.uint8] | None = None) -> bytes:
     """Encode (H, W) uint8 as a PNG: indices into `palette` (256, 3) uint8, or gray values if it is None.
 

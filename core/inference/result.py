@@ -13,6 +13,7 @@ from core.data.labels import LabelSpace
 from core.errors import InputError
 from core.images.decode import RGB
 from core.images.encode import LabelMap, encode_indexed_png, encode_jpeg, encode_png, overlay
+from core.images.legend import add_legend
 from core.runtime.atomic import write_atomically
 
 
@@ -23,6 +24,7 @@ class SegmentationResult:
     image: RGB  # (H, W, 3) uint8 RGB, upright
     labels: LabelMap  # (H, W) uint8 class indices, IGNORE_INDEX (255) for pixels without a class
     classes: LabelSpace  # names and colors by class index
+    confidence: npt.NDArray[np.float32] | None = None  # (H, W) probability of each pixel's class, 0..1, if requested
 
     @property
     def size(self) -> tuple[int, int]:
@@ -36,15 +38,16 @@ class SegmentationResult:
         order = [int(k) for k in np.argsort(-pixels, kind="stable") if pixels[k]]
         return {self.classes.names[k]: int(pixels[k]) / self.labels.size for k in order}
 
-    def class_mask(self, name: str) -> npt.NDArray[np.bool_]:
-        """Return the pixels of a class, (H, W) bool.
+    def class_mask(self, class_: str | int) -> npt.NDArray[np.bool_]:
+        """Return the pixels of a class, given by its name or index, (H, W) bool.
 
         Raises:
-            InputError: There is no class of this name.
+            InputError: There is no such class.
         """
-        if name not in self.classes.names:
-            raise InputError(f"no class {name!r}; known: {', '.join(self.classes.names)}")
-        mask: npt.NDArray[np.bool_] = self.labels == self.classes.names.index(name)
+        names = self.classes.names
+        if class_ not in (names if isinstance(class_, str) else range(len(names))):
+            raise InputError(f"no class {class_!r}; known: {', '.join(f'{k} {name}' for k, name in enumerate(names))}")
+        mask: npt.NDArray[np.bool_] = self.labels == (names.index(class_) if isinstance(class_, str) else class_)
         return mask
 
     def color_mask(self) -> RGB:
@@ -52,22 +55,30 @@ class SegmentationResult:
         colors: RGB = self.classes.palette[self.labels]
         return colors
 
-    def overlay(self, opacity: float = 0.5) -> RGB:
-        """Return the class colors blended over the image, (H, W, 3) uint8 RGB.
+    def overlay(self, opacity: float = 0.5, legend: bool = False) -> RGB:
+        """Return the class colors blended over the image, (H, W, 3) uint8 RGB; with a legend (H + h, W, 3).
+
+        Args:
+            opacity: 0 for the image alone to 1 for the colors alone.
+            legend: Add a strip with the classes that occur.
 
         Raises:
             InputError: `opacity` is not from 0 to 1.
         """
         if not 0 <= opacity <= 1:
             raise InputError(f"opacity: {opacity}; expected 0 to 1")
-        return overlay(self.image, self.labels, self.classes, opacity)
+        blended = overlay(self.image, self.labels, self.classes, opacity)
+        if not legend:
+            return blended
+        return add_legend(blended, self.classes, [self.classes.names.index(name) for name in self.class_fractions])
 
-    def save(self, path: str | Path, overlay: bool = False) -> Path:
+    def save(self, path: str | Path, overlay: bool = False, legend: bool = False) -> Path:
         """Write the label map as an indexed PNG: its values are the class indices, its palette the class colors.
 
         Args:
             path: File name with the suffix .png; its directory is created if necessary.
             overlay: Write the overlay instead, as .png, .jpg or .jpeg.
+            legend: Add the legend to the overlay.
 
         Returns:
             The path.
@@ -83,7 +94,8 @@ class SegmentationResult:
         if not overlay:
             data = encode_indexed_png(self.labels, self.classes)
         else:
-            data = encode_png(self.overlay()) if suffix == ".png" else encode_jpeg(self.overlay())
+            blended = self.overlay(legend=legend)
+            data = encode_png(blended) if suffix == ".png" else encode_jpeg(blended)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, [data])
         return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -53,12 +54,14 @@ class Segmenter:
             source = read_checkpoint(path, name)
         self.backend: Backend = load_backend(source, device, backend)
         self.labels: LabelSpace = source.metadata.labels
+        calibration = source.metadata.calibration
+        self.temperature = calibration.temperature if calibration else 1.0
 
     @classmethod
     def from_backend(cls, backend: Backend, labels: LabelSpace) -> Segmenter:
         """Return a segmenter for a network that is already in memory, as during training."""
         segmenter = cls.__new__(cls)
-        segmenter.backend, segmenter.labels = backend, labels
+        segmenter.backend, segmenter.labels, segmenter.temperature = backend, labels, 1.0
         return segmenter
 
     @property
@@ -78,26 +81,60 @@ class Segmenter:
         """Upsample the logits (K, h, w) of one image and return its class indices, `size` = (H, W) uint8.
 
         Args:
-            threshold: Pixels become IGNORE_INDEX if their class is not more probable than this, from 0.5 to 1.
+            threshold: Pixels become IGNORE_INDEX if the softmax of their class does not exceed this, from 0.5 to 1.
         """
         labels = self.backend.upsample_argmax(logits, size)
         if threshold is not None:
-            labels[self.confidence(logits, size) <= threshold] = IGNORE_INDEX
+            labels[upsample_confidence(self.backend.to_numpy(logits), size) <= threshold] = IGNORE_INDEX
         return labels
 
     def confidence(self, logits: Logits, size: Size) -> npt.NDArray[np.float32]:
-        """Return the probability of the predicted class of each pixel, `size` = (H, W) float32, from logits (K, h, w)."""
-        return upsample_confidence(self.backend.to_numpy(logits), size)
+        """Return the calibrated probability of each pixel's class, `size` = (H, W) float32 in 0..1, from logits (K, h, w)."""
+        return upsample_confidence(self.backend.to_numpy(logits), size, self.temperature)
 
-    def __call__(self, image: ImageSource) -> SegmentationResult:
-        """Segment an image of any size: a path, encoded bytes, or an array (H, W, 3) uint8 RGB.
+    @overload
+    def __call__(self, image: ImageSource, confidence: bool = False) -> SegmentationResult: ...
+    @overload
+    def __call__(self, image: list[ImageSource], confidence: bool = False) -> list[SegmentationResult]: ...
+    def __call__(
+        self, image: ImageSource | list[ImageSource], confidence: bool = False
+    ) -> SegmentationResult | list[SegmentationResult]:
+        """Segment an image of any size: a path, encoded bytes, a Pillow image, or an array (H, W, 3) uint8 RGB.
+
+        Args:
+            image: The image, or a list of images, whose results are returned as a list. They may differ in size.
+            confidence: Compute the confidence of each pixel, too.
 
         Raises:
             InputError: `image` is none of these, or the file can't be read.
             ImageError: The content is not a usable image.
         """
-        rgb = as_rgb(image)
-        return SegmentationResult(rgb, self.predict_batch([rgb])[0], self.labels)
+        if isinstance(image, list):
+            return self.segment_batch(parallel_map(as_rgb, image), confidence=confidence)
+        return self.segment_batch([as_rgb(image)], confidence=confidence)[0]
+
+    def segment_batch(
+        self, images: Sequence[RGB], options: InferenceOptions = DEFAULT_OPTIONS, confidence: bool = False
+    ) -> list[SegmentationResult]:
+        """Return the results of several images (H, W, 3) uint8 RGB; equal to segmenting them one by one."""
+        if options.tiled:
+            return [self._segment_tiled(rgb, options, confidence) for rgb in images]
+        inputs = parallel_map(self.preprocess_image, images)
+        logits = self.forward_hflip(inputs, self.forward_batch) if options.hflip_tta else self.forward_batch(inputs)
+
+        def finish(pair: tuple[RGB, Logits]) -> SegmentationResult:
+            rgb, size = pair[0], (pair[0].shape[0], pair[0].shape[1])
+            probabilities = self.confidence(pair[1], size) if confidence else None
+            return SegmentationResult(rgb, self.postprocess(pair[1], size), self.labels, probabilities)
+
+        return parallel_map(finish, list(zip(images, logits, strict=True)))
+
+    def _segment_tiled(self, rgb: RGB, options: InferenceOptions, confidence: bool) -> SegmentationResult:
+        probabilities = np.empty(rgb.shape[:2], np.float32) if confidence else None
+        labels = self.sliding_window_inference(
+            rgb, self.forward_batch, hflip_tta=options.hflip_tta, confidence_out=probabilities
+        )
+        return SegmentationResult(rgb, labels, self.labels, probabilities)
 
     def predict_batch(
         self,
@@ -124,12 +161,18 @@ class Segmenter:
         return [self.sliding_window_inference(rgb, self.forward_batch, threshold, options.hflip_tta) for rgb in images]
 
     def sliding_window_inference(
-        self, rgb: RGB, forward: ForwardFn, threshold: float | None = None, hflip_tta: bool = False
+        self,
+        rgb: RGB,
+        forward: ForwardFn,
+        threshold: float | None = None,
+        hflip_tta: bool = False,
+        confidence_out: npt.NDArray[np.float32] | None = None,
     ) -> LabelMap:
         """Return the label map of an image (H, W, 3) at its native resolution, from tiles of the network's input size.
 
         Args:
             forward: Computes the logits of some tiles: `forward_batch`, or a function that shares a queue with others.
+            confidence_out: Array (H, W) that receives the confidence of each pixel.
         """
         stride, size = self.preprocess.stride, self.preprocess.size
         tile = (max(stride, size[0] // stride * stride), max(stride, size[1] // stride * stride))
@@ -142,6 +185,8 @@ class Segmenter:
         for top, logits in blended_bands(rgb, tile, forward_tiles):
             rows = logits.shape[1]
             labels[top : top + rows] = self.postprocess(logits, (rows, rgb.shape[1]), threshold)
+            if confidence_out is not None:
+                confidence_out[top : top + rows] = self.confidence(logits, (rows, rgb.shape[1]))
         return labels
 
     def forward_hflip(self, inputs: Sequence[RGB], forward: ForwardFn) -> list[Logits]:

@@ -154,11 +154,13 @@ def _argmax_dense(logits: Array, size: Size) -> npt.NDArray[np.uint8]:
     return labels
 
 
-def upsample_confidence(logits: Array, size: Size) -> npt.NDArray[np.float32]:
+def upsample_confidence(logits: Array, size: Size, temperature: float = 1.0) -> npt.NDArray[np.float32]:
     """Return the probability (H, W) float32, 1/K..1, of the class that `upsample_argmax` assigns to each pixel.
 
-    It is the largest softmax of the logits (K, h, w) float32 upsampled to `size` = (H, W).
+    It is the largest softmax of the logits (K, h, w) float32 upsampled to `size` = (H, W) and divided by `temperature`.
     """
+    if temperature != 1:
+        logits = logits / np.float32(temperature)
     width_height = (size[1], size[0])
     best, total = np.full(size, -np.inf, np.float32), np.zeros(size, np.float32)
     for channel in logits:

@@ -24,9 +24,13 @@ class SegmentParameters(BaseModel):
 
     model: str | None = Field(None, description=MODEL_DESCRIPTION)
     output: OutputFormat = Field(
-        "mask", description="mask: indexed PNG; labels: grayscale PNG; overlay: image blended with colors; json: run lengths"
+        "mask",
+        description="mask: indexed PNG; labels: grayscale PNG; overlay: image blended with colors; confidence: grayscale PNG of"
+        " the probability of each pixel's class, 255 is 1; json: run lengths",
     )
     format: OverlayFormat = Field("jpeg", description="format of an overlay")
+    opacity: float = Field(0.5, ge=0, le=1, description="opacity of the colors of an overlay")
+    legend: bool = Field(False, description="add the colors and names of the classes that occur below an overlay")
     resolution: Literal["network", "native"] = Field(
         "network", description="native: at the image's own scale, with a sliding window"
     )
@@ -45,7 +49,8 @@ class SegmentParameters(BaseModel):
     @property
     def options(self) -> OutputOptions:
         """The same parameters, without the model, as the pipeline expects them."""
-        return OutputOptions(self.output, self.format, InferenceOptions(tiled=self.resolution == "native", hflip_tta=self.flip))
+        inference = InferenceOptions(tiled=self.resolution == "native", hflip_tta=self.flip)
+        return OutputOptions(self.output, self.format, self.opacity, self.legend, inference)
 
 
 class Status(BaseModel):

@@ -13,13 +13,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from core.backends.base import Logits
 from core.errors import ImageError
 from core.images import encode
 from core.images.decode import RGB, decode_image
-from core.images.encode import LabelMap
+from core.images.legend import add_legend
 from core.images.resize import Size
 from core.inference.options import DEFAULT_OPTIONS, InferenceOptions
 from service.api.problems import ProblemError, deadline_exceeded
@@ -30,8 +33,9 @@ from service.inference.timing import Timing
 from service.middleware.disconnect import wait_cancellable
 from service.settings import Settings
 
-OutputFormat = Literal["mask", "labels", "overlay", "json"]
+OutputFormat = Literal["mask", "labels", "overlay", "confidence", "json"]
 OverlayFormat = Literal["jpeg", "png"]
+Pixels = npt.NDArray[Any]  # (H, W): a label map, uint8, or a confidence, float32
 Result = TypeVar("Result")
 
 
@@ -41,6 +45,8 @@ class OutputOptions:
 
     output: OutputFormat = "mask"
     overlay_format: OverlayFormat = "jpeg"
+    opacity: float = 0.5  # of an overlay
+    legend: bool = False  # below an overlay
     inference: InferenceOptions = DEFAULT_OPTIONS
 
     @property
@@ -171,23 +177,37 @@ class SegmentationRequest:
     def _postprocess(self, logits: Logits, size: Size) -> EncodedImage:
         """Return the response for the logits of an image of this size."""
         with self.timing.measure("label"):
-            labels = self.model.segmenter.postprocess(logits, size)
+            pixels = self._label(logits, size)
         with self.timing.measure("encode"):
-            return self._encode(labels)
+            return self._encode(pixels)
+
+    def _label(self, logits: Logits, size: Size) -> Pixels:
+        """Return the label map, or the confidence if that is the output, from the logits of an image of this size."""
+        segmenter = self.model.segmenter
+        return segmenter.confidence(logits, size) if self._wants_confidence else segmenter.postprocess(logits, size)
+
+    @property
+    def _wants_confidence(self) -> bool:
+        return self.options.output == "confidence"
 
     def _segment_multi_pass(self) -> EncodedImage:
         """Run all stages in this thread, with several passes through the network."""
         image, segmenter = self._decode(), self.model.segmenter
         with self.timing.measure("label", exclude="forward"):
-            hflip_tta = self.options.inference.hflip_tta
+            pixels: Pixels
             if self.options.inference.tiled:
-                labels = segmenter.sliding_window_inference(image, self._forward_many, hflip_tta=hflip_tta)
+                confidence = np.empty(image.shape[:2], np.float32) if self._wants_confidence else None
+                hflip_tta = self.options.inference.hflip_tta
+                labels = segmenter.sliding_window_inference(
+                    image, self._forward_many, hflip_tta=hflip_tta, confidence_out=confidence
+                )
+                pixels = labels if confidence is None else confidence
             else:
                 (logits,) = segmenter.forward_hflip([segmenter.preprocess_image(image)], self._forward_many)
-                labels = segmenter.postprocess(logits, (image.shape[0], image.shape[1]))
+                pixels = self._label(logits, (image.shape[0], image.shape[1]))
         self._check_cancelled()
         with self.timing.measure("encode"):
-            return self._encode(labels)
+            return self._encode(pixels)
 
     def _forward_many(self, inputs: Sequence[RGB]) -> list[Logits]:
         """Return the logits of several network inputs.
@@ -218,8 +238,11 @@ class SegmentationRequest:
         if self.slot.cancelled:
             raise CancelledError
 
-    def _encode(self, labels: LabelMap) -> EncodedImage:
-        label_space = self.model.segmenter.labels
+    def _encode(self, pixels: Pixels) -> EncodedImage:
+        """Return the response for a label map or for a confidence (H, W)."""
+        if self._wants_confidence:
+            return EncodedImage(encode.encode_confidence_png(pixels), "image/png")
+        labels, label_space = pixels, self.model.segmenter.labels
         if self.options.output == "labels":
             return EncodedImage(encode.encode_gray_png(labels), "image/png")
         if self.options.output == "json":
@@ -227,7 +250,10 @@ class SegmentationRequest:
             return EncodedImage(json.dumps(statistics, separators=(",", ":")).encode(), "application/json")
         if self._image is None:
             return EncodedImage(encode.encode_indexed_png(labels, label_space), "image/png")
-        blended = encode.overlay(self._image, labels, label_space)
+        blended = encode.overlay(self._image, labels, label_space, self.options.opacity)
+        if self.options.legend:
+            pixel_counts = np.bincount(labels.ravel(), minlength=256)[: len(label_space)]
+            blended = add_legend(blended, label_space, [int(k) for k in np.argsort(-pixel_counts) if pixel_counts[k]])
         if self.options.overlay_format == "jpeg":
             return EncodedImage(encode.encode_jpeg(blended), "image/jpeg")
         return EncodedImage(encode.encode_png(blended), "image/png")

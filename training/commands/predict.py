@@ -2,6 +2,7 @@
 
 python -m training predict ddunet street.jpg                                 masks/street.png
 python -m training predict runs/ddunet drive/ --out masks --overlay          a directory, whose tree is kept
+python -m training predict runs/ddunet drive/ --overlay --legend --confidence
 python -m training predict runs/ddunet 'drive/**/*_left*.png' clip.mp4       a pattern; a video: masks/clip_overlay.webm
 python -m training predict runs/ddunet drive/ --out submission --ids label   Cityscapes label ids
 torchrun --nproc-per-node 8 -m -- training predict runs/ddunet drive/        a part of the files for each process
@@ -30,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", default=Path("masks"), type=Path, metavar="DIR", help="output directory (default: masks)")
     parser.add_argument("--overlay", action="store_true", help="also write NAME_overlay.png for each image")
+    parser.add_argument(
+        "--confidence",
+        action="store_true",
+        help="also write NAME_confidence.png for each image: the probability of each pixel's class in gray, 255 is 1",
+    )
+    parser.add_argument("--legend", action="store_true", help="add the names of the classes to overlays and videos")
     parser.add_argument(
         "--video",
         choices=RENDERINGS,
@@ -69,10 +76,11 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     with init_distributed(options.device != "cpu") as context:
         segmenter = open_segmenter(options.checkpoint, options.device, options.backend, context)
         inference = InferenceOptions(options.resolution == "native", options.flip)
-        predictor = Predictor(segmenter, inference, options.out, options.ids, options.video, context.rank)
+        predictor = Predictor(segmenter, inference, options.out, options.ids, options.video, options.legend, context.rank)
         plan = None
         if context.is_main:
-            jobs = plan_jobs(options.inputs, options.out, options.overlay, options.video)
+            suffixes = ["_overlay"] * options.overlay + ["_confidence"] * options.confidence
+            jobs = plan_jobs(options.inputs, options.out, suffixes, options.video)
             plan = jobs, {} if options.force else predictor.find_finished(jobs)
         jobs, finished = context.broadcast(plan)
         makedirs_durable(options.out)

@@ -16,13 +16,12 @@ from core.data.datasets import Dataset, Sample
 from core.data.labels import IGNORE_INDEX
 from core.evaluation import metrics
 from core.evaluation.evaluator import EvaluationCounts
+from core.evaluation.reliability import BINS, add_reliability
 from core.evaluation.report import ScoringProtocol
 from core.images.encode import LabelMap
 from core.images.resize import resize_label
 from training.comparison.models import ComparedModel
 from training.tracking.progress_bar import progress_bar
-
-BINS = 15  # confidence bins, as in Guo et al. 2017 ("On calibration of modern neural networks", section 4)
 
 Floats = npt.NDArray[np.float64]
 
@@ -85,22 +84,8 @@ def _count_sample(
     counts.default.add(index, metrics.confusion_matrix(labels, predicted, num_classes))
     counts.default.milliseconds[index] = seconds * 1000
     counts.default.seconds += seconds
-    _add_reliability(counts.reliability, labels, predicted, segmenter.confidence(logits, size))
+    add_reliability(counts.reliability, labels, predicted, segmenter.confidence(logits, size))
     scored = labels if alternative.score_size == "label" else resize_label(labels, (logits.shape[1], logits.shape[2]))
     alternative_prediction = segmenter.postprocess(logits, (scored.shape[0], scored.shape[1]), alternative.threshold)
     counts.alternative_confusion += metrics.confusion_matrix(scored, alternative_prediction, num_classes)
     return predicted
-
-
-def _add_reliability(bins: Floats, labels: LabelMap, predicted: LabelMap, confidence: npt.NDArray[np.float32]) -> None:
-    """Add the valid pixels of an image to the confidence bins (BINS, 3)."""
-    valid = labels != IGNORE_INDEX
-    valid_confidence, correct = confidence[valid].astype(np.float64), labels[valid] == predicted[valid]
-    bin_index = np.minimum((valid_confidence * len(bins)).astype(np.int64), len(bins) - 1)
-    for column, weights in enumerate((None, valid_confidence, correct)):
-        bins[:, column] += np.bincount(bin_index, weights, minlength=len(bins))
-
-
-def calibration_error(bins: Floats) -> float:
-    """Return the expected calibration error (ECE), 0..1: the mean over pixels of |confidence - accuracy| of their bin."""
-    return float(abs(bins[:, 1] - bins[:, 2]).sum() / max(bins[:, 0].sum(), 1))

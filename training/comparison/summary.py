@@ -17,9 +17,10 @@ from core.data.labels import CITYSCAPES
 from core.evaluation import metrics
 from core.evaluation.bootstrap import BlockBootstrap, Interval, PerImage, influence, score_intervals
 from core.evaluation.metrics import METRIC_NAMES, one_vs_rest_scores
+from core.evaluation.reliability import calibration_error
 from core.evaluation.report import LEGACY_PROTOCOL, ScoringProtocol, build_report
 from core.runtime.cpu import INFERENCE_THREADS
-from training.comparison.counting import ModelCounts, calibration_error
+from training.comparison.counting import ModelCounts
 from training.comparison.examples import ChosenExample, choose_by_disagreement, choose_by_score, image_ious
 from training.comparison.memory_probe import PeakMemory
 from training.comparison.models import ComparedModel, group_by_recipe

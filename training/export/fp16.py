@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from core.backends.base import TORCH
 from core.checkpoints.checkpoint import Checkpoint, CheckpointMetadata, write_checkpoint
 from core.checkpoints.safetensors_io import Tensors
 from core.data.datasets import Dataset, describe_dataset
 from core.errors import InputError
+from core.inference.segmenter import Segmenter
 from training.evaluation import evaluate_scores
+from training.export.calibration import fit_temperature
 from training.tracking.history import Row, history_beside, history_files, read_rows, read_table, split_stages, write_table
 
 
@@ -23,7 +26,7 @@ def export_fp16(
     Args:
         source: The checkpoint to convert.
         path: The file to write.
-        dataset: Labeled data for the scores in the metadata; without it the metadata has none.
+        dataset: Labeled data for the scores and the calibration in the metadata; without it the metadata has none.
         license: License of the weights; None keeps that of the source.
         limitations: Limitations of the model; None keeps those of the source.
 
@@ -36,9 +39,11 @@ def export_fp16(
     files = history_files(source.path)
     history, (rows, columns) = read_rows(*files), read_table(*files)
     tensors = to_fp16(source)
-    scores = evaluate_scores(replace(source, tensors=tensors), dataset) if dataset else {}
+    converted = replace(source, tensors=tensors)
+    scores = evaluate_scores(converted, dataset) if dataset else {}
+    calibration = fit_temperature(Segmenter(converted, "cpu", TORCH), dataset) if dataset else None
     metadata = complete_metadata(source.metadata, history, license, limitations).model_copy(
-        update={"scores": scores, "scored_on": describe_dataset(dataset) if dataset else None}
+        update={"scores": scores, "scored_on": describe_dataset(dataset) if dataset else None, "calibration": calibration}
     )
     digest = write_checkpoint(path, metadata, tensors)
     history_beside(path).unlink(missing_ok=True)  # That of another checkpoint that was replaced.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ DEFAULT_VIDEO_KIND = ".webm"  # Every browser plays it, and OpenCV's packages ca
 
 @dataclass(frozen=True)
 class Job:
-    """An image or a video, and the files to write: the video's result, or the image's mask and, on request, its overlay."""
+    """An image or a video, and the files to write: the video's result, or the image's mask and what was requested beside it."""
 
     source: Path
     targets: tuple[Path, ...]
@@ -31,12 +31,18 @@ class Job:
         return _is_video(self.source)
 
 
-def plan_jobs(inputs: list[str], out: Path, overlays: bool, rendering: str) -> list[Job]:
+def plan_jobs(inputs: list[str], out: Path, image_suffixes: Sequence[str], rendering: str) -> list[Job]:
     """Return the jobs for files, directories and glob patterns.
 
     The tree below a directory or a pattern is kept. Results of earlier runs are not inputs: if a directory contains `out`,
     the files in `out` are skipped. If two files differ only in their suffix, the second one's results keep the suffix:
     x.png -> x.png, x.jpg -> x.jpg.png.
+
+    Args:
+        inputs: What the user named.
+        out: The output directory.
+        image_suffixes: What to write for an image beside its mask: `_overlay`, `_confidence`.
+        rendering: What a video shows.
 
     Raises:
         InputError: An input names no files, two inputs have the same name, or a result would overwrite an input.
@@ -49,10 +55,10 @@ def plan_jobs(inputs: list[str], out: Path, overlays: bool, rendering: str) -> l
     renamed: list[Job] = []
     # A PNG comes first, so that it is the one whose mask has the same name.
     for source, relative in sorted(sources.values(), key=lambda pair: pair[1].suffix.lower() != ".png"):
-        job = Job(source, _targets(source, out / relative.with_suffix(""), overlays, rendering))
+        job = Job(source, _targets(source, out / relative.with_suffix(""), image_suffixes, rendering))
         owner = owners.setdefault(job.targets[0], (source, relative))
         if owner[0] != source and owner[1] != relative:
-            job = Job(source, _targets(source, out / relative, overlays, rendering))
+            job = Job(source, _targets(source, out / relative, image_suffixes, rendering))
             owner = owners.setdefault(job.targets[0], (source, relative))
             renamed.append(job)
         if owner[0] != source:
@@ -72,11 +78,10 @@ def plan_jobs(inputs: list[str], out: Path, overlays: bool, rendering: str) -> l
     return planned
 
 
-def _targets(source: Path, stem: Path, overlays: bool, rendering: str) -> tuple[Path, ...]:
+def _targets(source: Path, stem: Path, image_suffixes: Sequence[str], rendering: str) -> tuple[Path, ...]:
     if _is_video(source):
         return (stem.with_name(f"{stem.name}_{rendering}{DEFAULT_VIDEO_KIND}"),)
-    mask = stem.with_name(f"{stem.name}.png")
-    return (mask, stem.with_name(f"{stem.name}_overlay.png")) if overlays else (mask,)
+    return tuple(stem.with_name(f"{stem.name}{suffix}.png") for suffix in ("", *image_suffixes))
 
 
 def _find_sources(given: str, out: Path) -> Iterator[tuple[Path, Path]]:
@@ -134,9 +139,9 @@ def _check_no_overwrite(jobs: list[Job]) -> None:
             if target.resolve() in inputs:
                 raise InputError(f"--out: {target} is an input image and would be overwritten; choose another directory")
             if target in written:
-                overlaid = written[target] if target == job.targets[0] else job
+                other = written[target] if target == job.targets[0] else job
                 raise InputError(
-                    f"the overlay of {overlaid.source} would overwrite the mask of another image;"
+                    f"{target}, a result of {other.source}, would overwrite the mask of another image;"
                     " predict them into two directories"
                 )
             written[target] = job

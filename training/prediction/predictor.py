@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from core.errors import InputError
 from core.images.decode import RGB, read_image
-from core.images.encode import encode_gray_png, encode_indexed_png
+from core.images.encode import encode_confidence_png, encode_gray_png, encode_indexed_png
 from core.inference.options import InferenceOptions
 from core.inference.result import SegmentationResult
 from core.inference.segmenter import Segmenter
@@ -49,19 +49,28 @@ class Predictor:
         out: Directory of the results and of their manifest.
         ids: Pixel values of a mask: `train` for class indices, `label` for the dataset's label ids.
         rendering: What a video shows, a key of RENDERERS.
+        legend: Whether overlays and videos have a legend.
         rank: Rank of this process, for its own manifest file.
     """
 
     def __init__(
-        self, segmenter: Segmenter, options: InferenceOptions, out: Path, ids: str, rendering: str, rank: int = 0
+        self,
+        segmenter: Segmenter,
+        options: InferenceOptions,
+        out: Path,
+        ids: str,
+        rendering: str,
+        legend: bool = False,
+        rank: int = 0,
     ) -> None:
-        self.segmenter, self.options, self.ids, self.rendering = segmenter, options, ids, rendering
+        self.segmenter, self.options, self.ids, self.rendering, self.legend = segmenter, options, ids, rendering, legend
         self.settings = {
             "backend": segmenter.backend.name,
             "digest": segmenter.backend.digest,
             "ids": ids,
             "resolution": "native" if options.tiled else "network",
             "flip": options.hflip_tta,
+            **({"legend": True} if legend else {}),  # Without it, results of earlier releases are not made again.
         }
         self.manifest = PredictionManifest(out, self.settings, rank)
 
@@ -79,8 +88,7 @@ class Predictor:
 
     def segment(self, rgb: RGB) -> SegmentationResult:
         """Segment an image or a frame."""
-        (label_map,) = self.segmenter.predict_batch([rgb], options=self.options)
-        return SegmentationResult(rgb, label_map, self.segmenter.labels)
+        return self.segmenter.segment_batch([rgb], self.options)[0]
 
     def _segment_images(self, jobs: list[Job], show_progress: bool) -> Iterator[tuple[Job, ResultInfo]]:
         """Yield each image's result, in order; the next images are decoded and earlier masks encoded meanwhile."""
@@ -105,32 +113,35 @@ class Predictor:
         for start in range(0, len(jobs), batch_size):
             batch = list(zip(jobs[start : start + batch_size], decoded, strict=False))
             images = [image[1] for _, image in batch if not isinstance(image, Exception)]
-            label_maps = iter(self.segmenter.predict_batch(images, options=self.options))
+            confidence = any(_is_confidence(path) for job, _ in batch for path in job.targets)
+            results = iter(self.segmenter.segment_batch(images, self.options, confidence))
             for job, image in batch:
                 if isinstance(image, Exception):
                     yield job, None, _report_failure(image)
                     continue
-                fingerprint, rgb = image
                 self.manifest.invalidate(job)
-                yield job, fingerprint, SegmentationResult(rgb, next(label_maps), self.segmenter.labels)
+                yield job, image[0], next(results)
 
     def _write_result(self, segmented: Segmented) -> tuple[Job, Fingerprint | None, ResultInfo]:
         """Write the files of an image, if it could be segmented, and return what to record."""
         job, fingerprint, result = segmented
         if not isinstance(result, SegmentationResult):
             return job, None, result
-        mask, *overlays = job.targets
+        mask, *others = job.targets
         makedirs_durable(mask.parent)
         write_atomically(mask, [encode_mask(result, self.ids)])
-        for path in overlays:
-            result.save(path, overlay=True)
+        for path in others:
+            if _is_confidence(path) and result.confidence is not None:
+                write_atomically(path, [encode_confidence_png(result.confidence)])
+            else:
+                result.save(path, overlay=True, legend=self.legend)
         return job, fingerprint, {"size": list(result.size), "shares": result.class_fractions}
 
     def _segment_video(self, job: Job) -> ResultInfo:
         try:
             fingerprint = self.manifest.fingerprint(job)
             self.manifest.invalidate(job)
-            summary = segment_video(job.source, job.targets[0], self.segment, self.rendering)
+            summary = segment_video(job.source, job.targets[0], self.segment, self.rendering, self.legend)
         except (InputError, FileNotFoundError) as error:
             return _report_failure(error)
         info = {
@@ -149,6 +160,10 @@ def encode_mask(result: SegmentationResult, ids: str) -> bytes:
         return encode_indexed_png(result.labels, result.classes)
     values = result.classes.decode(result.labels)
     return encode_gray_png(values.astype(np.uint8) if max(result.classes.ids) < 256 else values)
+
+
+def _is_confidence(path: Path) -> bool:
+    return path.stem.endswith("_confidence")
 
 
 def _report_failure(error: Exception) -> ResultInfo:

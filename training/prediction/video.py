@@ -16,6 +16,7 @@ import numpy as np
 
 from core.errors import InputError
 from core.images.decode import RGB
+from core.images.legend import add_legend
 from core.inference.result import SegmentationResult
 from core.runtime.atomic import makedirs_durable, temp_path_for
 from training.tracking.progress_bar import progress_bar
@@ -42,7 +43,9 @@ class VideoSummary:
     class_fractions: dict[str, float]
 
 
-def segment_video(source: Path, target: Path, segment: Callable[[RGB], SegmentationResult], rendering: str) -> VideoSummary:
+def segment_video(
+    source: Path, target: Path, segment: Callable[[RGB], SegmentationResult], rendering: str, legend: bool = False
+) -> VideoSummary:
     """Segment a video and write the rendered frames at the source's frame rate, without sound.
 
     Args:
@@ -50,6 +53,7 @@ def segment_video(source: Path, target: Path, segment: Callable[[RGB], Segmentat
         target: The WebM file to write.
         segment: Segments one frame.
         rendering: A key of RENDERERS.
+        legend: Add the colors and names of all classes below each frame.
 
     Raises:
         InputError: The source can't be read as a video.
@@ -64,7 +68,8 @@ def segment_video(source: Path, target: Path, segment: Callable[[RGB], Segmentat
             size = result.size
             for name, fraction in result.class_fractions.items():
                 sums[name] = sums.get(name, 0) + fraction
-            writer.write(RENDERERS[rendering](result))
+            rendered = RENDERERS[rendering](result)
+            writer.write(add_legend(rendered, result.classes) if legend else rendered)
     if not writer.frames:
         raise InputError(f"{source}: contains no readable frames")
     if writer.frames < MIN_DECODED_FRACTION * video.frames:

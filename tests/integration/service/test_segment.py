@@ -16,6 +16,7 @@ from core.checkpoints.checkpoint import read_checkpoint
 from core.data.labels import CITYSCAPES
 from core.evaluation.evaluator import evaluate_shard
 from core.images.decode import decode_image
+from core.inference.options import InferenceOptions
 from core.inference.segmenter import Segmenter
 from tests.support.checkpoints import make_checkpoint
 from tests.support.live_server import Serve
@@ -140,3 +141,24 @@ def test_concurrent_requests_get_their_own_masks(serve: Serve, checkpoint: Path,
         responses = list(pool.map(lambda rgb: client.post("/segment", content=encode_image("PNG", rgb)), images))
     for rgb, response in zip(images, responses, strict=True):
         assert np.array_equal(decode_mask(response.content), segmenter(rgb))
+
+
+@pytest.mark.parametrize("query", ["", "&flip=true", "&resolution=native"])
+def test_confidence_output_is_probability_in_gray(serve: Serve, checkpoint: Path, rgb_image: np.ndarray, query: str) -> None:
+    response = serve().post(f"/segment?output=confidence{query}", content=encode_image("PNG", rgb_image))
+    options = InferenceOptions(tiled="native" in query, hflip_tta="flip" in query)
+    (expected,) = Segmenter(checkpoint).segment_batch([rgb_image], options, confidence=True)
+    confidence = cv2.imdecode(np.frombuffer(response.content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert confidence.dtype == np.uint8 and np.abs(confidence / 255 - expected.confidence).max() < 1 / 255
+
+
+def test_overlay_has_opacity_and_legend(serve: Serve, checkpoint: Path, rgb_image: np.ndarray) -> None:
+    query = "output=overlay&format=png&opacity=0.2&legend=true"
+    response = serve().post(f"/segment?{query}", content=encode_image("PNG", rgb_image))
+    expected = Segmenter(checkpoint)(rgb_image).overlay(0.2, legend=True)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(response.content))), expected)
+
+
+def test_opacity_above_1_is_invalid(serve: Serve, rgb_image: np.ndarray) -> None:
+    response = serve().post("/segment?output=overlay&opacity=3", content=encode_image("PNG", rgb_image))
+    assert response.status_code == 422 and response.json()["code"] == "invalid_parameter"

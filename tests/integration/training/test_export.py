@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.nn.functional import cross_entropy
 
 from core.checkpoints.checkpoint import PRETRAINED, Checkpoint, bundled_checkpoints, read_checkpoint, write_checkpoint
 from core.data.datasets import open_dataset
+from core.data.labels import IGNORE_INDEX
+from core.images.resize import resize_label
 from core.inference.segmenter import Segmenter
 from tests.support.cli import Cli
 from training import evaluation
@@ -146,3 +150,25 @@ def test_scores_are_computed_with_exported_weights(
     monkeypatch.setattr(evaluation, "evaluate", record_backend)
     assert cli("export", source, "--to", "fp16", "--data", scenes, "--out", tmp_path / "fp16.safetensors")[0] == 0
     assert backends == ["torch"]
+
+
+def test_confidence_is_calibrated_on_data(exported: Path, run: Path, scenes: Path) -> None:
+    """The temperature has the smallest cross-entropy, compared with torch's on all pixels at the network's size."""
+    calibration = read_checkpoint(exported).metadata.calibration
+    assert calibration is not None and read_checkpoint(run / "checkpoints" / "best.safetensors").metadata.calibration is None
+    segmenter = Segmenter(exported)
+    logits, labels = [], []
+    for rgb, full_labels in open_dataset(scenes, "val"):
+        x = segmenter.preprocess_image(rgb)
+        logits.append(torch.from_numpy(segmenter.forward_batch([x])[0]).flatten(1))
+        labels.append(torch.from_numpy(resize_label(full_labels, x.shape[:2])).flatten().long())
+    pixels, classes = torch.cat(logits, 1).T, torch.cat(labels)
+    temperatures = torch.linspace(0.7, 1.5, 81) * calibration.temperature
+    losses = [float(cross_entropy(pixels / t, classes, ignore_index=IGNORE_INDEX)) for t in temperatures]
+    assert float(temperatures[np.argmin(losses)]) == pytest.approx(calibration.temperature, rel=0.05)
+    assert calibration.ece_after < calibration.ece_before
+
+
+def test_export_without_data_has_no_calibration(run: Path, tmp_path: Path, cli: Cli) -> None:
+    assert cli("export", run, "--to", "fp16", "--out", tmp_path / "x.safetensors")[0] == 0
+    assert read_checkpoint(tmp_path / "x.safetensors").metadata.calibration is None

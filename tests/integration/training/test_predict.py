@@ -15,6 +15,7 @@ from core.checkpoints.checkpoint import read_checkpoint
 from core.data.labels import CITYSCAPES
 from core.images.decode import read_image
 from core.inference.options import InferenceOptions
+from core.inference.result import SegmentationResult
 from core.inference.segmenter import Segmenter
 from core.runtime.atomic import write_atomically
 from tests.support.checkpoints import make_checkpoint
@@ -125,7 +126,7 @@ def test_overlay_does_not_overwrite_mask(checkpoint: Path, image_dir: Path, tmp_
     Image.open(image_dir / "one.jpg").save(image_dir / "one_overlay.jpg")
     assert cli("predict", checkpoint, image_dir, "--out", tmp_path / "out")[0] == 0
     code, _, err = cli("predict", checkpoint, image_dir, "--out", tmp_path / "out2", "--overlay")
-    assert code == 2 and "one.jpg would overwrite the mask of another image" in err
+    assert code == 2 and "one.jpg, would overwrite the mask of another image" in err
 
 
 def test_output_directory_may_be_parent_of_input(checkpoint: Path, image_dir: Path, cli: Cli) -> None:
@@ -254,21 +255,21 @@ def test_mask_is_written_while_next_image_is_segmented(
 ) -> None:
     segmenter, second_segmented = Segmenter(checkpoint), threading.Event()
     predictor = Predictor(segmenter, InferenceOptions(), tmp_path / "out", "train", "overlay")
-    predict_batch, calls = segmenter.predict_batch, []
+    segment_batch, calls = segmenter.segment_batch, []
 
-    def count(*args: object, **options: object) -> list[np.ndarray]:
+    def count(*args: object, **options: object) -> list[SegmentationResult]:
         calls.append(args)
         if len(calls) == 2:
             second_segmented.set()
-        return predict_batch(*args, **options)
+        return segment_batch(*args, **options)
 
     def wait_for_second(path: Path, chunks: list[bytes]) -> None:
         assert second_segmented.wait(20)
         write_atomically(path, chunks)
 
-    monkeypatch.setattr(segmenter, "predict_batch", count)
+    monkeypatch.setattr(segmenter, "segment_batch", count)
     monkeypatch.setattr("training.prediction.predictor.write_atomically", wait_for_second)
-    jobs = plan_jobs([str(path) for path in many_images[:3]], tmp_path / "out", overlays=False, rendering="overlay")
+    jobs = plan_jobs([str(path) for path in many_images[:3]], tmp_path / "out", image_suffixes=(), rendering="overlay")
     assert [outcome.result["size"] for outcome in predictor.run_jobs(jobs, show_progress=False)] == [[90, 120]] * 3
 
 
@@ -281,7 +282,7 @@ def test_images_run_together_on_backend_with_several_streams(
     monkeypatch.setattr(segmenter.backend, "batch_size", 4, raising=False)
     monkeypatch.setattr(segmenter.backend, "forward", lambda batch: batches.append(len(batch)) or forward(batch))
     predictor = Predictor(segmenter, InferenceOptions(), tmp_path / "out", "train", "overlay")
-    jobs = plan_jobs([str(path) for path in many_images], tmp_path / "out", overlays=False, rendering="overlay")
+    jobs = plan_jobs([str(path) for path in many_images], tmp_path / "out", image_suffixes=(), rendering="overlay")
     outcomes = predictor.run_jobs(jobs, show_progress=False)
     assert batches == [3, 4, 4] and ["error" in outcome.result for outcome in outcomes] == [n == 3 for n in range(12)]
     written = [np.asarray(Image.open(job.targets[0])) for job in jobs if job != jobs[3]]
@@ -310,3 +311,18 @@ def test_replacing_masks_of_other_checkpoint_is_reported(checkpoint: Path, scene
     expected = ((checkpoint, "1 of 1 masks"), (other, "replacing those of another checkpoint"), (other, "from an earlier run"))
     for model, message in expected:
         assert message in cli("predict", model, image_path, "--out", tmp_path / "masks")[1]
+
+
+def test_confidence_is_written_in_gray(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    assert cli("predict", checkpoint, image_dir / "one.jpg", "--out", tmp_path / "out", "--confidence")[0] == 0
+    assert list_files(tmp_path / "out") == {"one.png", "one_confidence.png"}
+    written = Image.open(tmp_path / "out" / "one_confidence.png")
+    expected = Segmenter(checkpoint)(image_dir / "one.jpg", confidence=True).confidence
+    assert written.mode == "L" and np.abs(np.asarray(written) / 255 - expected).max() <= 0.5 / 255 + 1e-6
+
+
+def test_legend_is_added_to_overlays(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    flags = ("--out", tmp_path / "out", "--overlay", "--legend")
+    assert cli("predict", checkpoint, image_dir / "one.jpg", *flags)[0] == 0
+    expected = Segmenter(checkpoint)(image_dir / "one.jpg").overlay(legend=True)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "one_overlay.png")), expected)

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from core import Segmenter
+from core.checkpoints.checkpoint import Calibration, read_checkpoint, write_checkpoint
 from core.data.labels import CITYSCAPES
 from core.errors import ImageError, InputError
 from core.images.decode import decode_image
 from core.images.encode import overlay
+from core.inference.upsample import upsample_confidence
 from tests.support.sample_images import encode_image, sample_image
 
 RGB = sample_image()
@@ -72,11 +76,6 @@ def test_class_fractions_are_sorted_and_match_labels(segmenter: Segmenter) -> No
         assert fraction == result.class_mask(name).mean() == (result.labels == CITYSCAPES.names.index(name)).mean()
 
 
-def test_class_mask_of_unknown_class_lists_known_ones(segmenter: Segmenter) -> None:
-    with pytest.raises(InputError, match="no class 'lawn'; known: road"):
-        segmenter(RGB).class_mask("lawn")
-
-
 def test_color_mask_and_overlay_show_labels(segmenter: Segmenter) -> None:
     result = segmenter(RGB)
     assert np.array_equal(result.color_mask(), CITYSCAPES.palette[result.labels])
@@ -104,3 +103,51 @@ def test_result_converts_to_array_of_labels(segmenter: Segmenter) -> None:
 def test_repr_has_size_and_classes(segmenter: Segmenter) -> None:
     result = segmenter(RGB)
     assert repr(result).startswith("<SegmentationResult 60x40: ") and next(iter(result.class_fractions)) in repr(result)
+
+
+def test_list_of_images_gives_list_of_equal_results(segmenter: Segmenter, street_png: Path) -> None:
+    images = [RGB, street_png, RGB[:13, :40], RGB[::-1].copy()]
+    results = segmenter(images)
+    assert [result.size for result in results] == [(40, 60), (40, 60), (13, 40), (40, 60)]
+    assert all(np.array_equal(result.labels, segmenter(image).labels) for result, image in zip(results, images, strict=True))
+
+
+def test_class_mask_accepts_index(segmenter: Segmenter) -> None:
+    result = segmenter(RGB)
+    for k, name in enumerate(CITYSCAPES.names):
+        assert np.array_equal(result.class_mask(k), result.class_mask(name))
+
+
+@pytest.mark.parametrize("class_", ["lawn", 19, -1, "0"])
+def test_class_mask_rejects_unknown_class(segmenter: Segmenter, class_: str | int) -> None:
+    with pytest.raises(InputError, match=r"no class .*; known: 0 road, 1 sidewalk"):
+        segmenter(RGB).class_mask(class_)
+
+
+def test_confidence_is_probability_of_predicted_class(segmenter: Segmenter) -> None:
+    (logits,) = segmenter.forward_batch([segmenter.preprocess_image(RGB)])
+    upsampled = F.interpolate(torch.from_numpy(logits)[None], RGB.shape[:2], mode="bilinear", align_corners=False)[0]
+    result = segmenter(RGB, confidence=True)
+    assert np.allclose(result.confidence, upsampled.softmax(0).amax(0).numpy(), atol=1e-5)
+    assert segmenter(RGB).confidence is None
+
+
+def test_calibrated_confidence_divides_logits_by_temperature(segmenter: Segmenter, checkpoint: Path, tmp_path: Path) -> None:
+    source = read_checkpoint(checkpoint)
+    calibration = Calibration(temperature=2.0, ece_before=0.1, ece_after=0.0)
+    path = tmp_path / "calibrated.safetensors"
+    write_checkpoint(path, source.metadata.model_copy(update={"calibration": calibration}), source.tensors)
+    (logits,) = segmenter.forward_batch([segmenter.preprocess_image(RGB)])
+    result = Segmenter(path)(RGB, confidence=True)
+    assert np.array_equal(result.confidence, upsample_confidence(logits / 2, RGB.shape[:2]))
+    assert np.array_equal(result.labels, segmenter(RGB).labels)
+
+
+def test_legend_lists_classes_that_occur(segmenter: Segmenter) -> None:
+    result = segmenter(RGB)
+    with_legend, plain = result.overlay(legend=True), result.overlay()
+    assert np.array_equal(with_legend[: plain.shape[0]], plain) and with_legend.shape[1] == plain.shape[1]
+    strip_colors = {tuple(color) for color in with_legend[plain.shape[0] :].reshape(-1, 3).tolist()}
+    for name, color in zip(CITYSCAPES.names, CITYSCAPES.colors, strict=True):
+        if len(set(color)) > 1:  # the edges of the text have all grays
+            assert (color in strip_colors) == (name in result.class_fractions)

@@ -104,3 +104,12 @@ def test_hflip_tta_averages_logits(checkpoint: Path) -> None:
 def test_missing_checkpoint_is_rejected() -> None:
     with pytest.raises(CheckpointError, match="nowhere: no such checkpoint"):
         Segmenter("nowhere")
+
+
+@pytest.mark.parametrize("hflip", [False, True])
+def test_tiled_confidence_of_one_tile_equals_plain_confidence(checkpoint: Path, hflip: bool) -> None:
+    segmenter = Segmenter(checkpoint)
+    rgb = random_image(*segmenter.preprocess.size)
+    (tiled,) = segmenter.segment_batch([rgb], InferenceOptions(tiled=True, hflip_tta=hflip), confidence=True)
+    (plain,) = segmenter.segment_batch([rgb], InferenceOptions(hflip_tta=hflip), confidence=True)
+    assert np.allclose(tiled.confidence, plain.confidence, atol=1e-5)
