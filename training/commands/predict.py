@@ -3,7 +3,8 @@
 python -m training predict ddunet street.jpg                                 masks/street.png
 python -m training predict runs/ddunet drive/ --out masks --overlay          a directory, whose tree is kept
 python -m training predict runs/ddunet drive/ --overlay --legend --confidence
-python -m training predict runs/ddunet 'drive/**/*_left*.png' clip.mp4       a pattern; a video: masks/clip_overlay.webm
+python -m training predict runs/ddunet 'drive/**/*_left*.png' clip.mp4       a pattern; a video: masks/clip_overlay.mp4
+python -m training predict runs/ddunet rtsp://camera/1                       a stream, until Ctrl-C; a camera: /dev/video0
 python -m training predict runs/ddunet drive/ --out submission --ids label   Cityscapes label ids
 torchrun --nproc-per-node 8 -m -- training predict runs/ddunet drive/        a part of the files for each process
 
@@ -27,7 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
     add_checkpoint_argument(parser)
     parser.add_argument(
-        "inputs", nargs="+", metavar="IMAGE_OR_DIR_OR_VIDEO", help="images, videos, directories of them, or quoted patterns"
+        "inputs",
+        nargs="+",
+        metavar="IMAGE_OR_DIR_OR_VIDEO",
+        help="images, videos, directories of them, quoted patterns, cameras (/dev/video0) or streams (rtsp://...)",
     )
     parser.add_argument("--out", default=Path("masks"), type=Path, metavar="DIR", help="output directory (default: masks)")
     parser.add_argument("--overlay", action="store_true", help="also write NAME_overlay.png for each image")
@@ -42,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=RENDERINGS,
         default="overlay",
         help="rendering of a video: overlay, mask, or the video beside its overlay (default: overlay)",
+    )
+    parser.add_argument(
+        "--video-format", choices=("mp4", "webm"), default="mp4", help="mp4: H.264; webm: VP8, with free codecs (default: mp4)"
     )
     # The name of release 0.1.
     parser.add_argument("--film", dest="video", choices=RENDERINGS, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -80,7 +87,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
         plan = None
         if context.is_main:
             suffixes = ["_overlay"] * options.overlay + ["_confidence"] * options.confidence
-            jobs = plan_jobs(options.inputs, options.out, suffixes, options.video)
+            jobs = plan_jobs(options.inputs, options.out, suffixes, options.video, f".{options.video_format}")
             plan = jobs, {} if options.force else predictor.find_finished(jobs)
         jobs, finished = context.broadcast(plan)
         makedirs_durable(options.out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,25 +14,31 @@ from core.images.decode import IMAGE_SUFFIXES
 from core.runtime.atomic import TMP_GLOB
 from core.runtime.files import list_files
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".wmv", ".flv", ".ogv"),
+    *(".vob", ".dv"),
+)
 VIDEO_OUTPUT_SUFFIXES = ("_overlay", "_mask", "_beside")  # of the names of written videos, before the file extension
-DEFAULT_VIDEO_KIND = ".webm"  # Every browser plays it, and OpenCV's packages can write it.
+VIDEO_FORMATS = (".mp4", ".webm")  # that can be written
 
 
 @dataclass(frozen=True)
 class Job:
     """An image or a video, and the files to write: the video's result, or the image's mask and what was requested beside it."""
 
-    source: Path
+    source: Path  # of a camera or a stream, only a name
     targets: tuple[Path, ...]
+    url: str = ""  # of a camera (`/dev/video0`) or a stream (`rtsp://...`)
 
     @property
     def is_video(self) -> bool:
         """Whether the source is a video."""
-        return _is_video(self.source)
+        return bool(self.url) or _is_video(self.source)
 
 
-def plan_jobs(inputs: list[str], out: Path, image_suffixes: Sequence[str], rendering: str) -> list[Job]:
+def plan_jobs(
+    inputs: list[str], out: Path, image_suffixes: Sequence[str], rendering: str, video_format: str = ".mp4"
+) -> list[Job]:
     """Return the jobs for files, directories and glob patterns.
 
     The tree below a directory or a pattern is kept. Results of earlier runs are not inputs: if a directory contains `out`,
@@ -43,22 +50,25 @@ def plan_jobs(inputs: list[str], out: Path, image_suffixes: Sequence[str], rende
         out: The output directory.
         image_suffixes: What to write for an image beside its mask: `_overlay`, `_confidence`.
         rendering: What a video shows.
+        video_format: File name extension of written videos.
 
     Raises:
         InputError: An input names no files, two inputs have the same name, or a result would overwrite an input.
     """
     sources: dict[Path, tuple[Path, Path]] = {}  # a file may be named twice: by itself and by its directory
-    for source, relative in (pair for given in inputs for pair in _find_sources(given, out)):
+    video_suffix = f"_{rendering}{video_format}"
+    streams = [_stream_job(given, out, video_suffix) for given in inputs if _is_stream(given)]
+    for source, relative in (pair for given in inputs if not _is_stream(given) for pair in _find_sources(given, out)):
         sources.setdefault(source.absolute(), (source, relative))
     owners: dict[Path, tuple[Path, Path]] = {}  # first target -> source and its relative path
     jobs: dict[Path, Job] = {}
     renamed: list[Job] = []
     # A PNG comes first, so that it is the one whose mask has the same name.
     for source, relative in sorted(sources.values(), key=lambda pair: pair[1].suffix.lower() != ".png"):
-        job = Job(source, _targets(source, out / relative.with_suffix(""), image_suffixes, rendering))
+        job = Job(source, _targets(source, out / relative.with_suffix(""), image_suffixes, video_suffix))
         owner = owners.setdefault(job.targets[0], (source, relative))
         if owner[0] != source and owner[1] != relative:
-            job = Job(source, _targets(source, out / relative, image_suffixes, rendering))
+            job = Job(source, _targets(source, out / relative, image_suffixes, video_suffix))
             owner = owners.setdefault(job.targets[0], (source, relative))
             renamed.append(job)
         if owner[0] != source:
@@ -66,7 +76,7 @@ def plan_jobs(inputs: list[str], out: Path, image_suffixes: Sequence[str], rende
                 f"{source} and {owner[0]} would both be written to {job.targets[0]}; predict them into two directories"
             )
         jobs[source] = job
-    planned = [jobs[source] for source, _ in sources.values()]
+    planned = [jobs[source] for source, _ in sources.values()] + streams
     _check_no_overwrite(planned)
     if renamed:
         more = f" (and {len(renamed) - 1} more)" if len(renamed) > 1 else ""
@@ -78,10 +88,20 @@ def plan_jobs(inputs: list[str], out: Path, image_suffixes: Sequence[str], rende
     return planned
 
 
-def _targets(source: Path, stem: Path, image_suffixes: Sequence[str], rendering: str) -> tuple[Path, ...]:
+def _targets(source: Path, stem: Path, image_suffixes: Sequence[str], video_suffix: str) -> tuple[Path, ...]:
     if _is_video(source):
-        return (stem.with_name(f"{stem.name}_{rendering}{DEFAULT_VIDEO_KIND}"),)
+        return (stem.with_name(f"{stem.name}{video_suffix}"),)
     return tuple(stem.with_name(f"{stem.name}{suffix}.png") for suffix in ("", *image_suffixes))
+
+
+def _is_stream(given: str) -> bool:
+    return "://" in given or given.startswith("/dev/video")
+
+
+def _stream_job(url: str, out: Path, video_suffix: str) -> Job:
+    """Return the job of a camera or stream, named after its address without scheme and password."""
+    name = re.sub(r"[^\w.-]+", "_", re.sub(r"^(\w+://([^/@]*@)?|/dev/)", "", url)).strip("_") or "stream"
+    return Job(Path(name), (out / f"{name}{video_suffix}",), url)
 
 
 def _find_sources(given: str, out: Path) -> Iterator[tuple[Path, Path]]:
@@ -127,12 +147,12 @@ def _is_own_output(path: Path, out: Path, root: Path) -> bool:
     """Return whether a file is a result of an earlier run: it is in `out` below `root`, or a written video in `out`."""
     out = out.resolve()
     in_out = out in path.resolve().parents
-    written_video = path.suffix == DEFAULT_VIDEO_KIND and path.stem.endswith(VIDEO_OUTPUT_SUFFIXES)
+    written_video = path.suffix in VIDEO_FORMATS and path.stem.endswith(VIDEO_OUTPUT_SUFFIXES)
     return in_out and (written_video or root.resolve() in out.parents)
 
 
 def _check_no_overwrite(jobs: list[Job]) -> None:
-    inputs = {job.source.resolve() for job in jobs}
+    inputs = {job.source.resolve() for job in jobs if not job.url}
     written: dict[Path, Job] = {}
     for job in jobs:
         for target in job.targets:

@@ -45,8 +45,10 @@ class PredictionManifest:
     def fingerprint(self, job: Job) -> Fingerprint:
         """Return what the results of a job depend on. Call it before reading the source, which may change meanwhile.
 
-        Raises OSError.
+        A stream never has the same one again. Raises OSError.
         """
+        if job.url:
+            return [self._settings_digest, job.url, time.time_ns()]
         status = job.source.stat()
         return [self._settings_digest, status.st_size, status.st_mtime_ns]
 

@@ -141,7 +141,7 @@ class Predictor:
         try:
             fingerprint = self.manifest.fingerprint(job)
             self.manifest.invalidate(job)
-            summary = segment_video(job.source, job.targets[0], self.segment, self.rendering, self.legend)
+            summary = segment_video(job.url or job.source, job.targets[0], self.segment, self.rendering, self.legend)
         except (InputError, FileNotFoundError) as error:
             return _report_failure(error)
         info = {
