@@ -22,7 +22,6 @@ from core.runtime.cpu import NUM_CPUS
 from core.runtime.threads import prefetch
 from training.prediction.jobs import Job
 from training.prediction.manifest import Fingerprint, PredictionManifest, ResultInfo
-from training.prediction.video import segment_video
 from training.tracking.progress_bar import progress_bar
 
 THREADS = min(4, NUM_CPUS)  # that decode images, and as many that encode masks, while the network runs
@@ -138,6 +137,8 @@ class Predictor:
         return job, fingerprint, {"size": list(result.size), "shares": result.class_fractions}
 
     def _segment_video(self, job: Job) -> ResultInfo:
+        from training.prediction.video import segment_video  # needs PyAV, which images do not
+
         try:
             fingerprint = self.manifest.fingerprint(job)
             self.manifest.invalidate(job)
