@@ -132,4 +132,4 @@ async def _load_default_model(app: FastAPI, on_startup_failure: StartupFailureHa
     else:
         app.state.ready = True
         log.info("ready: %s (%s) on %s", model.name, model.segmenter.backend.name, ", ".join(registry.devices))
-        await run_in_threadpool(registry.read_all_metadata)
+        await registry.read_all_metadata()

@@ -109,16 +109,23 @@ class ModelRegistry:
         self._lock = threading.Lock()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loading")
 
-    def read_all_metadata(self) -> None:
+    async def read_all_metadata(self) -> None:
         """Read every checkpoint once, so that `/models` reports scores and errors before a model is requested."""
-        for entry in self.models.values():
-            if entry.metadata is None and entry.error is None:
-                with suppress(ProblemError), self._recording_errors(entry):
-                    _check_inside_root(entry)
-                    checkpoint = read_checkpoint(entry.path, entry.name)
-                    check_weights(checkpoint)
+        for entry in self.models.values():  # One at a time, so that a model that is requested meanwhile is loaded next.
+            await asyncio.get_running_loop().run_in_executor(self._loader, self._read_metadata, entry)
+
+    def _read_metadata(self, entry: ModelEntry) -> None:
+        if entry.metadata is not None or entry.error is not None:
+            return
+        with suppress(ProblemError), self._recording_errors(entry):
+            _check_inside_root(entry)
+            checkpoint = read_checkpoint(entry.path, entry.name)
+            check_weights(checkpoint)
+            backend, digest = resolve_backend(checkpoint, self.devices[0], self.backend)
+            with self._lock:
+                if entry.metadata is None:  # A reloaded model may have been activated meanwhile.
                     entry.metadata, entry.checkpoint = checkpoint.metadata, checkpoint.digest
-                    entry.backend, entry.digest = resolve_backend(checkpoint, self.devices[0], self.backend)
+                    entry.backend, entry.digest = backend, digest
 
     def loaded(self) -> list[LoadedModel]:
         """Return all loaded models."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import core.checkpoints.checkpoint
-from core.checkpoints.checkpoint import bundled_checkpoints, read_checkpoint
+from core.checkpoints.checkpoint import Checkpoint, bundled_checkpoints, read_checkpoint
 from core.errors import InputError
 from service.inference.discovery import discover_models
 from service.inference.registry import ModelRegistry
@@ -92,6 +92,46 @@ def test_reload_serves_new_weights(serve: Serve, tmp_path: Path) -> None:
     model = client.post("/models/m/reload").json()
     assert model["digest"] != old_digest and model["error"] is None
     assert client.post("/segment", content=PNG).headers["segment-digest"] == model["digest"]
+
+
+def test_reload_is_not_undone_by_reading_of_all_metadata(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = make_checkpoints(tmp_path, "d", "e", "f")
+    has_read, may_return = threading.Event(), threading.Event()
+
+    def read(path: Path, name: str) -> Checkpoint:
+        checkpoint = read_checkpoint(path, name)
+        if name == "e" and not has_read.is_set():
+            has_read.set()
+            may_return.wait(20)
+        return checkpoint
+
+    monkeypatch.setattr("service.inference.registry.read_checkpoint", read)
+    client = serve(checkpoints=[directory])
+    assert has_read.wait(20)
+    make_checkpoint(directory / "e.safetensors", seed=9)
+    loader_queue = client.app.state.registry._loader._work_queue
+    with ThreadPoolExecutor(1) as pool:
+        reload = pool.submit(client.post, "/models/e/reload")
+        wait_until(lambda: reload.done() or loader_queue.qsize())
+        may_return.set()
+        digest = reload.result().json()["digest"]
+    wait_until(lambda: client.get("/models").json()["models"][2]["digest"])  # f is read after e.
+    assert client.get("/models").json()["models"][1]["digest"] == digest
+
+
+def test_reading_of_metadata_does_not_replace_that_of_activated_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_checkpoint(tmp_path / "a.safetensors")
+    registry = ModelRegistry(load_settings(checkpoints=[path]))
+    model = registry._load(registry.models["a"])
+    make_checkpoint(path, seed=9)
+
+    def read(path: Path, name: str) -> Checkpoint:
+        registry.activate(model)
+        return read_checkpoint(path, name)
+
+    monkeypatch.setattr("service.inference.registry.read_checkpoint", read)
+    registry._read_metadata(registry.models["a"])
+    assert registry.models["a"].digest == model.digest
 
 
 def test_failed_reload_keeps_old_weights(serve: Serve, tmp_path: Path) -> None:
