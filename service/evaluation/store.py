@@ -20,7 +20,7 @@ from core.runtime.atomic import TMP_GLOB, write_atomically
 from core.runtime.files import FileVersion, file_version
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
-STALE_AFTER_S = 60.0  # On a file system without locks, a job is abandoned if its file is older.
+STALE_AFTER_S = 60.0  # A job whose lock can't be checked is abandoned if its file is older.
 
 
 class Progress(BaseModel):
@@ -55,7 +55,8 @@ class JobStore:
     """The files of all jobs in one directory.
 
     `ID.json` is the job, `ID.lock` exists while a replica has the job queued or running, and `ID.cancel` asks that replica to
-    cancel it. On file systems without locks, the age of `ID.json` shows whether the replica is alive.
+    cancel it. On file systems without locks, or if another user's `ID.lock` can't be opened, the age of `ID.json` shows
+    whether the replica is alive.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -142,18 +143,17 @@ class JobStore:
     def is_locked(self, job_id: str) -> bool:
         """Return whether a living replica has the job queued or running."""
         try:
-            descriptor = os.open(self._path(job_id, "lock"), os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(self._path(job_id, "lock"), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
-        except OSError:  # The lock file exists, but can't be opened.
-            return True
+        except OSError:  # The lock file can't be opened, for example because another user created it.
+            return self._is_recent(job_id)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # It fails while a replica holds the exclusive lock.
         except BlockingIOError:
             return True
         except OSError:  # a file system without locks
-            age = self._age(job_id)
-            return age is not None and age < STALE_AFTER_S
+            return self._is_recent(job_id)
         finally:
             os.close(descriptor)
         return False
@@ -165,6 +165,11 @@ class JobStore:
     def cancel_requested(self, job_id: str) -> bool:
         """Return whether a replica has called `request_cancel`."""
         return self._path(job_id, "cancel").exists()
+
+    def _is_recent(self, job_id: str) -> bool:
+        """Return whether a job's file is younger than that of an abandoned job."""
+        age = self._age(job_id)
+        return age is not None and age < STALE_AFTER_S
 
     def _path(self, job_id: str, suffix: str) -> Path:
         return self.directory / f"{job_id}.{suffix}"

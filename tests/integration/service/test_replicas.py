@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -60,6 +61,23 @@ def test_replica_cancels_running_evaluation_of_other(replicas: tuple[TestClient,
     wait_until(lambda: first.get(location).json()["state"] == "cancelled")
     assert second.delete(location).json()["code"] == "evaluation_finished"
     assert [path.suffix for path in (tmp_path / "shared" / "evaluations").iterdir()] == [".json"]
+
+
+def test_evaluation_whose_lock_cannot_be_opened_is_interrupted_once_its_file_is_stale(
+    serve: Serve, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serve(data=scenes)
+    location = client.post("/evaluate?wait=true").headers["location"]
+    finished = tmp_path / "state" / "evaluations" / f"{location.rpartition('/')[2]}.json"
+    running = {**json.loads(finished.read_text()), "id": "x", "state": "running", "report": None}
+    finished.with_name("x.json").write_text(json.dumps(running))
+    lock = finished.with_name("x.lock")
+    lock.symlink_to(lock)  # Nobody can open it, not even root.
+    assert client.get("/evaluate/x").json()["state"] == "running"
+    assert client.post("/evaluate").json()["code"] == "evaluation_running"
+    monkeypatch.setattr("service.evaluation.store.STALE_AFTER_S", 0)
+    assert client.delete("/evaluate/x").json()["code"] == "evaluation_finished"
+    assert client.post("/evaluate?wait=true").status_code == 200
 
 
 def test_only_one_of_several_replicas_starts_simultaneous_evaluation(serve: Serve, scenes: Path, tmp_path: Path) -> None:
