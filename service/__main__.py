@@ -129,4 +129,7 @@ def check_port_free(host: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # A thread that reads from a drive that hangs would keep the process alive.

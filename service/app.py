@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from anyio import move_on_after, to_thread
 from fastapi import FastAPI, Security
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
@@ -33,6 +34,9 @@ from service.web import ui
 log = logging.getLogger("service")
 
 StartupFailureHandler = Callable[[str, int], None]
+
+# for the running evaluation to end; without a limit, a drive of SEGMENT_STATE that hangs would keep the process alive
+CLOSE_TIMEOUT_S = 1.5
 
 PUBLIC_ROUTERS = (health.router, ui.router)
 PROTECTED_ROUTERS = (segment.router, models.router, evaluations.router, health.metrics_router)
@@ -73,13 +77,16 @@ def create_app(settings: Settings, on_startup_failure: StartupFailureHandler = l
         manager = EvaluationManager(store, settings.data, runner)
         app.state.inference, app.state.evaluations = inference, manager
         manager.load_jobs()
+        checking = asyncio.create_task(manager.check_dataset())
         log.info("models: %s; default: %s", ", ".join(registry.models), registry.default)
         loading = asyncio.create_task(_load_default_model(app, on_startup_failure))
         try:
             yield
         finally:
             loading.cancel()
-            await run_in_threadpool(manager.close)
+            checking.cancel()
+            with move_on_after(CLOSE_TIMEOUT_S):
+                await to_thread.run_sync(manager.close, abandon_on_cancel=True)
             await run_in_threadpool(inference.close)
 
     app = FastAPIOffline(

@@ -30,6 +30,7 @@ from service.middleware.disconnect import wait_cancellable
 MAX_FINISHED_JOBS = 1000  # The oldest ones beyond are deleted.
 POLL_INTERVAL_S = 0.25  # interval at which waiting requests check whether a job has changed
 IO_THREADS = 4  # for the files of jobs, and as many for the dataset
+DATASET_TIMEOUT_S = 30.0  # for listing the dataset, whose drive may hang
 SAVE_INTERVAL_S = 1.0  # interval at which the progress is saved for other replicas
 JOB_ID = re.compile(r"[0-9A-Za-z-]{1,40}")  # Other ids can't exist; they are never part of a path.
 
@@ -68,11 +69,6 @@ class EvaluationManager:
 
     def load_jobs(self) -> None:
         """Read the jobs of earlier processes; those that were active when their process ended become interrupted."""
-        try:
-            if self.data is not None:
-                list_splits(self.data)
-        except (InputError, OSError) as error:  # All other endpoints work without the dataset.
-            log.warning("SEGMENT_DATA: %s; /evaluate will respond with dataset_unavailable", error)
         self.store.remove_stale()
         self._sync_from_disk()
         self._prune()
@@ -125,22 +121,39 @@ class EvaluationManager:
                 self._prune()
         return job
 
+    async def check_dataset(self) -> None:
+        """Log a warning if there is a dataset that can't be read; all other endpoints work without it."""
+        if self.data is not None:
+            try:
+                await self._read_dataset(list_splits, self.data)
+            except ProblemError as error:
+                log.warning("SEGMENT_DATA: %s; until it can be read, /evaluate responds with dataset_unavailable", error)
+
     async def open(self, split: str) -> DirectoryDataset:
-        """Open a split of the dataset, whose file system may hang, in a thread of a separate pool.
+        """Open a split of the dataset.
 
         Raises:
             ProblemError: 404 `unknown_split` or 409 `dataset_unavailable`.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._data_pool, self._open, split)
-
-    def _open(self, split: str) -> DirectoryDataset:
         if self.data is None:
             raise ProblemError("dataset_unavailable", "this service has no dataset; set SEGMENT_DATA to its directory")
+        splits = await self._read_dataset(list_splits, self.data)
+        if split not in splits:
+            raise ProblemError("unknown_split", f"there is no such split; expected one of {', '.join(splits) or 'none'}")
+        return await self._read_dataset(open_dataset, self.data, split)
+
+    async def _read_dataset(self, function: Callable[..., Result], *args: object) -> Result:
+        """Call a function that lists the dataset, whose drive may hang, in a thread of a separate pool.
+
+        Raises:
+            ProblemError: 409 `dataset_unavailable`.
+        """
+        call = asyncio.get_running_loop().run_in_executor(self._data_pool, function, *args)
         try:
-            splits = list_splits(self.data)
-            if split not in splits:
-                raise ProblemError("unknown_split", f"there is no such split; expected one of {', '.join(splits) or 'none'}")
-            return open_dataset(self.data, split)
+            return await asyncio.wait_for(call, DATASET_TIMEOUT_S)
+        except TimeoutError:
+            detail = f"the dataset can't be read (no response in {DATASET_TIMEOUT_S:g} s); check that its drive is available"
+            raise ProblemError("dataset_unavailable", detail) from None
         except InputError as error:
             raise ProblemError("dataset_unavailable", str(error)) from None
         except OSError as error:

@@ -1,7 +1,9 @@
-"""Tests of training with files that cannot be read in time: the file is named, and a signal still stops the run."""
+"""Tests of programs whose files cannot be read in time: the file is named, and a signal still stops the program."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,13 +11,16 @@ import time
 from pathlib import Path
 
 import cv2
+import httpx
 import numpy as np
 import pytest
 
 from core.data.datasets import DirectoryDataset
 from tests.support.cli import Cli
 from tests.support.paths import ROOT
+from tests.support.service_process import ServiceProcess
 from tests.support.training_process import TrainingRun
+from tests.support.wait import wait_until
 from training.engine.trainer import Trainer
 
 TINY = ("--model", "ddunet", "--width", 2, "--size", 32, 64, "--batch-size", 2)
@@ -101,3 +106,19 @@ def test_label_resized_after_validation_is_named(
     monkeypatch.setattr(Trainer, "restore_or_initialize", change_labels)
     code, _, err = cli("train", "--data", plain_dataset, "--run", tmp_path / "r", "--cache", "none", *TINY)
     assert code == 2 and ".jpg: its label is 9x9, its image " in err
+
+
+def test_signal_stops_service_while_image_of_evaluation_hangs(scenes: Path, checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(scenes, tmp_path / "data")
+    image = next((tmp_path / "data").glob("leftImg8bit/val/*/*.png"))
+    image.unlink()
+    os.mkfifo(image)  # Opening it blocks, because nothing writes to it.
+    service = ServiceProcess(tmp_path, SEGMENT_CHECKPOINTS=checkpoint, SEGMENT_DATA=tmp_path / "data")
+    try:
+        service.wait_until_ready()
+        location = httpx.post(f"{service.url}/evaluate").headers["location"]
+        wait_until(lambda: httpx.get(f"{service.url}{location}").json()["state"] == "running")
+        service.process.send_signal(signal.SIGTERM)
+        assert service.wait_for_exit()[0] == 0
+    finally:
+        service.kill()

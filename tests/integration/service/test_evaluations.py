@@ -14,8 +14,10 @@ from typing import NoReturn
 
 import pytest
 from fastapi import Request, Response
+from fastapi.testclient import TestClient
 from starlette.middleware.base import RequestResponseEndpoint
 
+from core.data.datasets import list_splits
 from service.app import create_app
 from service.evaluation.manager import IO_THREADS
 from service.inference.registry import LoadedModel, ModelEntry
@@ -23,7 +25,7 @@ from service.settings import load_settings
 from tests.support.checkpoints import make_checkpoint, make_checkpoints
 from tests.support.evaluations import on_evaluation_event, read_events, wait_for_evaluation
 from tests.support.fake_backends import block_workers
-from tests.support.live_server import Serve, live_server
+from tests.support.live_server import Serve, live_server, wait_until_ready
 from tests.support.sample_images import encode_image
 from tests.support.wait import wait_until
 
@@ -269,6 +271,51 @@ def test_hung_dataset_blocks_only_new_evaluations(serve: Serve, scenes: Path, mo
         statuses = sorted(request.result().status_code for request in new_evaluations)
     blocker.release()
     assert statuses == [202, *[409] * 5]
+
+
+def test_service_starts_while_dataset_hangs_and_evaluates_once_it_responds(
+    serve: Serve, scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset_responds = threading.Event()
+
+    def hung_list_splits(root: Path) -> list[str]:
+        dataset_responds.wait(20)
+        return list_splits(root)
+
+    monkeypatch.setattr("service.evaluation.manager.list_splits", hung_list_splits)
+    monkeypatch.setattr("service.evaluation.manager.DATASET_TIMEOUT_S", 0.1)
+    client = serve(data=scenes)
+    try:
+        assert not dataset_responds.is_set() and client.post("/segment", content=encode_image()).status_code == 200
+        for _ in range(IO_THREADS + 1):
+            response = client.post("/evaluate")
+            assert (response.status_code, response.json()["code"]) == (409, "dataset_unavailable")
+    finally:
+        dataset_responds.set()
+    monkeypatch.setattr("service.evaluation.manager.DATASET_TIMEOUT_S", 20)
+    assert client.post("/evaluate?wait=true").status_code == 200
+
+
+def test_shutdown_does_not_wait_for_hung_state_directory(
+    scenes: Path, tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.app.CLOSE_TIMEOUT_S", 0.1)
+    settings = load_settings(checkpoints=[checkpoint], data=scenes, state=tmp_path / "s", allowed_hosts=["testserver"])
+    directory_responds, hung = threading.Event(), threading.Event()
+
+    def write(*_: object) -> None:
+        hung.set()
+        directory_responds.wait(20)
+
+    with TestClient(create_app(settings)) as client:
+        wait_until_ready(client)
+        blocker = block_workers(client.app)
+        client.post("/evaluate")
+        monkeypatch.setattr("service.evaluation.store.write_atomically", write)
+        blocker.release()
+        assert hung.wait(20)
+    assert not directory_responds.is_set()
+    directory_responds.set()
 
 
 def test_evaluation_fails_if_model_is_reloaded_while_queued(serve: Serve, scenes: Path, tmp_path: Path) -> None:
