@@ -22,7 +22,7 @@ RUN_SCHEMA = 2  # of a run directory's `config.json`
 # Settings that a resumed run may change: its length (a cosine schedule then ends there) and what it runs on.
 RESUME_MUTABLE = {
     *("epochs", "patience", "gpus", "workers", "cache", "skip_bad", "keep", "checkpoint_every", "resume", "run"),
-    *("checkpoint_activations", "max_restarts", "timeout", "export"),
+    *("checkpoint_activations", "max_restarts", "timeout", "export", "resume_schedule"),
 }
 RESUME_MUTABLE_BY_FLAG = {"data"}  # Only by a flag, not by the environment: the images may have been moved.
 
@@ -105,6 +105,12 @@ class TrainConfig(BaseSettings):
         "constant", description="learning-rate schedule; cosine falls to zero over the run, an advantage in short runs"
     )
     warmup: float = Field(0, ge=0, allow_inf_nan=False, description="epochs of linear learning-rate warmup from zero")
+    resume_schedule: Literal["continue", "restart"] = Field(
+        "continue",
+        description="learning rate of a resumed run with more --epochs; continue: one cosine over all epochs; restart: a new"
+        " warmup and cosine over the added ones",
+    )
+    schedule_start: int = Field(0, ge=0, description="epoch after which the schedule starts; set by a restart")
     clip: float | None = Field(None, gt=0, allow_inf_nan=False, description="maximum gradient norm (default: no clipping)")
     accumulate: int = Field(1, ge=1, le=4096, description="gradient accumulation: parts of a batch, to reduce memory")
     ema: float | None = Field(
@@ -192,7 +198,7 @@ class TrainConfig(BaseSettings):
         arguments = ["python", "-m", "training", "train"]
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            if value == field.get_default() or name in RESUME_MUTABLE - {"epochs", "patience", "skip_bad"}:
+            if value == field.get_default() or name in {*RESUME_MUTABLE, "schedule_start"} - {"epochs", "patience", "skip_bad"}:
                 continue
             arguments.append(f"--{name.replace('_', '-')}")
             if name == "data" and value != "synthetic":

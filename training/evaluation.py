@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from core.backends.base import TORCH
 from core.checkpoints.checkpoint import Checkpoint, headline_scores
 from core.data.datasets import Dataset
+from core.errors import InputError
 from core.evaluation.evaluator import InputSizeDataset, require_same_labels
 from core.evaluation.report import DEFAULT_PROTOCOL, CheckpointInfo, Report, ScoringProtocol, build_report
 from core.images.decode import RGB
@@ -26,7 +27,11 @@ def evaluate(
     context: DistributedContext,
     protocol: ScoringProtocol = DEFAULT_PROTOCOL,
 ) -> Report:
-    """Return the report on the whole dataset, the same on every rank; each rank evaluates its shard."""
+    """Return the report on the whole dataset, the same on every rank; each rank evaluates its shard.
+
+    Raises:
+        InputError: Every pixel of the dataset is void, so there are no scores.
+    """
     options = protocol.inference_options
 
     def segment(images: Sequence[RGB], sizes: Sequence[Size]) -> list[LabelMap]:
@@ -37,6 +42,11 @@ def evaluate(
     counts = evaluate_rank_shard(segment, scored, batch_size, context)
     context.wait_for_all()  # The collectives below have a timeout, for which they would also wait if a node is lost.
     context.all_reduce_counts(counts)
+    if not counts.confusion.any():
+        raise InputError(
+            f"{dataset.name} {dataset.split}: every pixel of every label is void, so there are no scores; check the values of"
+            " the label files with python -m training inspect (the labels of Cityscapes' test split are not public)"
+        )
     return build_report(counts, checkpoint_info(checkpoint, segmenter), dataset, protocol)
 
 

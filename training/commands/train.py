@@ -22,7 +22,9 @@ GROUPS = {
         *("data", "train_split", "val_split", "val_fraction", "label_ids", "skip_bad", "workers", "cache"),
         *("size", "crop", "augment", "scale", "aspect", "resize", "jitter"),
     ),
-    "schedule": ("epochs", "batch_size", "accumulate", "learning_rate", "schedule", "warmup", "patience", "seed"),
+    "schedule": (
+        *("epochs", "batch_size", "accumulate", "learning_rate", "schedule", "warmup", "resume_schedule", "patience", "seed"),
+    ),
     "loss and optimizer": ("loss", "class_weights", "weight_decay", "clip", "ema"),
     "output": ("run", "resume", "keep", "export", "checkpoint_every"),
     "devices": ("gpus", "precision", "compile", "max_restarts", "timeout"),

@@ -115,7 +115,15 @@ class Trainer:
             TrainingError: A loss is not finite, or a file can't be written.
         """
         config, epoch, num_steps = self.config, progress.epoch + 1, len(self.loader)
-        rates = learning_rates(config.schedule, config.learning_rate, epoch, config.epochs, num_steps, config.warmup)
+        epochs_before = config.schedule_start
+        rates = learning_rates(
+            config.schedule,
+            config.learning_rate,
+            epoch - epochs_before,
+            config.epochs - epochs_before,
+            num_steps,
+            config.warmup,
+        )
         start = time.perf_counter()
         train_seconds: float | None = None  # until the last step is done
 
@@ -206,16 +214,22 @@ class Trainer:
             resume_file = self.run_dir.newest_resume()
         elif context.is_main:
             require_new(self.run_dir.path)  # Checked again under the lock: another process may have trained here meanwhile.
-        path, previous_data = context.broadcast(
-            (resume_file[0] if resume_file else None, self.run_dir.data_path()) if context.is_main else None
+        path, previous_data, planned_epochs = context.broadcast(
+            (resume_file[0] if resume_file else None, self.run_dir.data_path(), self.run_dir.planned_epochs())
+            if context.is_main
+            else None
         )
         progress = TrainingProgress(environment=self.environment, bitwise_reproducible=is_deterministic(context.device))
         if path is not None:
             document, tensors = resume_file[1:] if resume_file else safetensors_io.read(path)
             saved = resume_state.unpack(document, tensors, self.state, context)
             progress = self.check_resume(saved, data_moved=previous_data not in (None, config.data))
+        # After the restart of a process, the schedule has started already.
+        if path is not None and config.resume_schedule == "restart" and planned_epochs != config.epochs:
+            self.config = config = config.model_copy(update={"schedule_start": progress.epoch, "resume_schedule": "continue"})
         if context.is_main:
             self.report_start(progress, resumed=path is not None)
+            self.report_schedule(progress.epoch, planned_epochs)
             start = {"epoch": progress.epoch, "step": progress.step, **progress.environment}
             start |= {"bitwise_reproducible": progress.bitwise_reproducible, "job": job_id()}
             self.run_dir.create(config, start, self.scan.skipped, None if path else lineage(config), self.scan.held_out)
@@ -252,6 +266,22 @@ class Trainer:
             print(f"{self.run_dir.path}: no resume file yet; starting from the beginning", flush=True)
         if progress.epoch >= self.config.epochs:
             print(f"{self.run_dir.path}: all {progress.epoch} epochs are complete; increase --epochs to continue", flush=True)
+
+    def report_schedule(self, epoch: int, planned: int | None) -> None:
+        """Print how the learning rate changes if the run had `planned` epochs and is resumed with another number."""
+        config = self.config
+        is_changed = planned not in (None, config.epochs) and epoch < config.epochs
+        if config.schedule != "cosine" or not is_changed or config.schedule_start == epoch:
+            return
+        before, after = (
+            learning_rates("cosine", config.learning_rate, epoch + 1, epochs, 1, config.warmup)[0]
+            for epochs in (max(planned or 0, epoch), config.epochs)
+        )
+        print(
+            f"learning rate: {before:.2g} after epoch {epoch} of {planned}, now {after:.2g}, because the cosine ends at epoch"
+            f" {config.epochs}; --resume-schedule restart starts a new cosine instead",
+            flush=True,
+        )
 
 
 @contextmanager

@@ -119,6 +119,11 @@ class RunDir:
         starts = self._read_config().get("starts")
         return starts[-1].get("job") if starts else None
 
+    def planned_epochs(self) -> int | None:
+        """Return --epochs of the last start, None if it is not recorded."""
+        epochs: int | None = self._read_config().get("config", {}).get("epochs")
+        return epochs
+
     def data_path(self) -> str | None:
         """Return --data of the last start, None if it is not recorded."""
         data: str | None = self._read_config().get("config", {}).get("data")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +65,11 @@ def test_evaluate_with_threshold_at_input_size(finished_run: Path, scenes: Path,
         "inference_resolution": "network",
         "hflip_tta": False,
     }
+
+
+def test_split_without_labeled_pixels_has_no_scores(checkpoint: Path, scenes: Path, tmp_path: Path, cli: Cli) -> None:
+    data = Path(shutil.copytree(scenes, tmp_path / "data"))
+    for path in (data / "gtFine" / "val").rglob("*.png"):
+        Image.fromarray(np.zeros((64, 128), np.uint8)).save(path)
+    code, out, err = cli("evaluate", checkpoint, "--data", data)
+    assert code == 2 and "every pixel of every label is void" in err and not out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from core.checkpoints.checkpoint import read_checkpoint
 from tests.support.checkpoints import make_checkpoint
 from tests.support.cli import Cli, usage_error
 from tests.support.runs import read_history
+from training.__main__ import main
 from training.tracking.curves import draw_curves
 
 TINY = ("--width", 2, "--size", 32, 64, "--batch-size", 2, "--workers", 0)
@@ -239,6 +241,29 @@ def test_resume_ignores_environment_but_not_flag(
     assert "no such data directory" in usage_error(
         cli, "train", "--run", tmp_path / "r", "--resume", "--data", "/somewhere/else"
     )
+
+
+@pytest.fixture(scope="module")
+def cosine_run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two epochs with a cosine schedule."""
+    run_dir = tmp_path_factory.mktemp("cosine") / "r"
+    flags = ("--model", "ddunet", "--data", scenes, "--run", run_dir, *TINY, "--epochs", 2, "--schedule", "cosine")
+    assert main([str(argument) for argument in ("train", *flags)]) == 0
+    return run_dir
+
+
+def test_longer_cosine_reports_change_of_learning_rate(cosine_run: Path, tmp_path: Path, cli: Cli) -> None:
+    run_dir = shutil.copytree(cosine_run, tmp_path / "r")
+    code, out, _ = cli("train", "--run", run_dir, "--resume", "--epochs", 4)
+    assert code == 0 and "learning rate: 0 after epoch 2 of 2, now 0.0005" in out and "--resume-schedule restart" in out
+
+
+def test_restarted_cosine_begins_with_full_learning_rate(cosine_run: Path, tmp_path: Path, cli: Cli) -> None:
+    run_dir = shutil.copytree(cosine_run, tmp_path / "r")
+    code, out, _ = cli("train", "--run", run_dir, "--resume", "--epochs", 4, "--resume-schedule", "restart")
+    rates = [float(row["learning_rate"]) for row in read_history(run_dir)]
+    assert code == 0 and "learning rate:" not in out and rates[2:] == rates[:2]
+    assert json.loads((run_dir / "config.json").read_text())["config"]["schedule_start"] == 2
 
 
 def test_resume_with_only_damaged_files_fails(scenes: Path, tmp_path: Path, cli: Cli) -> None:
