@@ -16,14 +16,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from core.backends.base import BACKENDS
 from core.errors import InputError
 from core.images.decode import MAX_PIXELS, MAX_SIDE
+from core.runtime.environment import is_set_by_kubernetes
 from service.auth import ApiKey, parse_keys
 
 PREFIX = "SEGMENT_"
 LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 DEFAULT_PORT = 8000
-# Kubernetes sets such variables for every Service whose name starts with `segment`, unless enableServiceLinks is false.
-KUBERNETES_NAME = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
-KUBERNETES_VALUE = re.compile(r"(tcp|udp|sctp)://")
 
 
 def _split_paths(value: Any) -> Any:
@@ -53,7 +51,7 @@ def _parse_keys(value: Any) -> Any:
 
 
 def _ignore_kubernetes_port(value: Any) -> Any:
-    return DEFAULT_PORT if isinstance(value, str) and KUBERNETES_VALUE.match(value) else value
+    return DEFAULT_PORT if isinstance(value, str) and is_set_by_kubernetes("SEGMENT_PORT", value) else value
 
 
 class Settings(BaseSettings):
@@ -137,7 +135,7 @@ def _check_variable_names(environment: Mapping[str, str]) -> None:
     for name, value in environment.items():
         if not name.upper().startswith(PREFIX) or name.upper() in known:
             continue
-        if KUBERNETES_NAME.search(name) or KUBERNETES_VALUE.match(value):
+        if is_set_by_kubernetes(name, value):
             continue
         (nearest,) = difflib.get_close_matches(name.upper(), known, 1, cutoff=0)
         raise InputError(f"{name}: no such setting; did you mean {nearest}? `python -m service --help` lists all settings")

@@ -16,6 +16,7 @@ from core.checkpoints.legacy import upgrade_run_config
 from core.errors import InputError, did_you_mean, first_validation_error
 from core.models import MODELS
 from core.runtime.cpu import NUM_CPUS
+from core.runtime.environment import is_set_by_kubernetes
 
 PREFIX = "TRAIN_"
 RUN_SCHEMA = 2  # of a run directory's `config.json`
@@ -234,10 +235,11 @@ def load_config(flags: dict[str, Any], file: Path | None = None) -> TrainConfig:
     Raises InputError with one line that names the flag, the environment variable or the file's key.
     """
     from_file = _read_file(file) if file else {}
-    for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in TrainConfig.model_fields:
+    for name, value in sorted(os.environ.items()):
+        is_known = name.removeprefix(PREFIX).lower() in TrainConfig.model_fields
+        if name.startswith(PREFIX) and not is_known and not is_set_by_kubernetes(name, value):
             close = did_you_mean(name, [PREFIX + key.upper() for key in TrainConfig.model_fields])
-            print(f"warning: {name}: unknown setting{close}", file=sys.stderr)
+            raise InputError(f"{name}: unknown setting{close}; correct or unset the environment variable")
     in_environment = {key for key in TrainConfig.model_fields if os.environ.get(PREFIX + key.upper())}
     try:
         return TrainConfig(**{**{k: v for k, v in from_file.items() if k not in in_environment}, **flags})

@@ -46,10 +46,17 @@ def test_empty_environment_variable_is_ignored(monkeypatch: pytest.MonkeyPatch) 
     assert load_config({}).epochs == TrainConfig().epochs
 
 
-def test_unknown_environment_variable_is_a_warning(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_environment_variable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRAIN_BATCH_SISE", "4")
-    assert load_config({}).batch_size == TrainConfig().batch_size
-    assert "TRAIN_BATCH_SISE: unknown setting (did you mean TRAIN_BATCH_SIZE?)" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"TRAIN_BATCH_SISE: unknown setting \(did you mean TRAIN_BATCH_SIZE\?\)"):
+        load_config({})
+
+
+@pytest.mark.parametrize("name", ["TRAIN_SERVICE_HOST", "TRAIN_PORT", "TRAIN_PORT_80_TCP"])
+def test_variables_of_kubernetes_are_ignored(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Kubernetes sets them in every pod if there is a Service called `train`."""
+    monkeypatch.setenv(name, "tcp://10.0.0.1:80")
+    assert load_config({}) == TrainConfig()
 
 
 @pytest.mark.parametrize(
