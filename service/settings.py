@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from core.backends.base import BACKENDS
 from core.errors import InputError
-from core.images.decode import MAX_PIXELS, MAX_SIDE
+from core.images.limits import MAX_PIXELS, MAX_SIDE
 from core.runtime.environment import is_set_by_kubernetes
 from service.auth import ApiKey, parse_keys
 

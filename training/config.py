@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from core.checkpoints.legacy import upgrade_run_config
 from core.errors import InputError, did_you_mean, first_validation_error
+from core.images.limits import MAX_PIXELS
 from core.models import MODELS
 from core.runtime.cpu import NUM_CPUS
 from core.runtime.environment import is_set_by_kubernetes
@@ -22,7 +23,7 @@ PREFIX = "TRAIN_"
 RUN_SCHEMA = 2  # of a run directory's `config.json`
 # Settings that a resumed run may change: its length (a cosine schedule then ends there) and what it runs on.
 RESUME_MUTABLE = {
-    *("epochs", "patience", "gpus", "workers", "cache", "skip_bad", "keep", "checkpoint_every", "resume", "run"),
+    *("epochs", "patience", "gpus", "workers", "cache", "skip_bad", "max_pixels", "keep", "checkpoint_every", "resume", "run"),
     *("checkpoint_activations", "max_restarts", "timeout", "export", "resume_schedule"),
 }
 RESUME_MUTABLE_BY_FLAG = {"data"}  # Only by a flag, not by the environment: the images may have been moved.
@@ -62,6 +63,7 @@ class TrainConfig(BaseSettings):
     label_ids: Literal["auto", "train"] = Field(
         "auto", description="values of the label files; auto: by file name and classes.json; train: train ids 0, 1, ..."
     )
+    max_pixels: int = Field(MAX_PIXELS, ge=1, description="maximum number of pixels of an image; larger ones are unusable")
     epochs: int = Field(200, ge=1, le=100_000, description="number of passes over the training split")
     batch_size: int = Field(8, ge=1, le=65_536, description="samples per step, summed over all GPUs")
     size: Annotated[tuple[Side, Side], NoDecode, BeforeValidator(_two_numbers)] = Field(

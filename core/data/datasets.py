@@ -18,6 +18,7 @@ import numpy.typing as npt
 from core.data.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace, read_classes
 from core.errors import InputError
 from core.images.decode import IMAGE_SUFFIXES, RGB, read_image, read_label
+from core.images.limits import MAX_PIXELS
 from core.runtime.cpu import NUM_CPUS
 from core.runtime.files import list_files
 from core.runtime.threads import prefetch
@@ -75,12 +76,13 @@ class DirectoryDataset:
     labels: LabelSpace
     pairs: Sequence[tuple[Path, Path]]  # (image, label)
     file_labels: LabelSpace  # the same classes with the ids that the label files have
+    max_pixels: int = MAX_PIXELS  # of an image; a larger one is unusable
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
-        return read_image(self.pairs[index][0]), self.read_labels(index)
+        return read_image(self.pairs[index][0], self.max_pixels), self.read_labels(index)
 
     def sample_name(self, index: int) -> str:
         """Return the path of the image."""

@@ -16,11 +16,10 @@ import simplejpeg
 from PIL import Image
 
 from core.errors import ImageError, InputError
+from core.images.limits import MAX_PIXELS, MAX_SIDE
 from core.images.sanitize import JPEG_SIGNATURE, PNG_SIGNATURE, read_jpeg_header, strip_ancillary_chunks
 
 RGB = npt.NDArray[np.uint8]  # (H, W, 3), channels in RGB order, values 0..255
-MAX_PIXELS = 50_000_000
-MAX_SIDE = 16_384
 PNG_GRAYSCALE = 0  # color type in a PNG header
 CMYK_CHANNELS = 4
 MAX_EXTRANEOUS_BYTES = 64
@@ -162,15 +161,19 @@ def _is_video(data: bytes) -> bool:
     )
 
 
-def read_image(path: Path) -> RGB:
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> RGB:
     """Decode an image file to (H, W, 3) uint8 RGB with `decode_image`.
+
+    Args:
+        path: The file.
+        max_pixels: Maximum number of pixels; with another value than MAX_PIXELS, the sides have no limit of their own.
 
     Raises:
         ImageError: The content is not a usable image; the message starts with the path.
         InputError: The file can't be read.
     """
     try:
-        return decode_image(path.read_bytes())
+        return decode_image(path.read_bytes(), max_pixels, MAX_SIDE if max_pixels == MAX_PIXELS else max_pixels)
     except ImageError as error:
         raise ImageError(f"{path}: {error}", error.code) from None
     except OSError as error:

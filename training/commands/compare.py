@@ -11,7 +11,7 @@ import shlex
 from pathlib import Path
 
 from core.errors import InputError
-from training.commands.options import add_device_flags, add_label_flag, add_protocol_flags, protocol_from_args
+from training.commands.options import add_device_flags, add_image_flags, add_label_flag, add_protocol_flags, protocol_from_args
 from training.output_paths import check_output_dir
 
 
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="DIR", help="data directory, or `synthetic`")
     parser.add_argument("--split", default="val", help="split to compare on (default: val)")
     add_label_flag(parser)
+    add_image_flags(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="directory for the page, figures and numbers")
     parser.add_argument(
         "--training-steps", type=int, default=3, metavar="N", help="number of training steps to time; 0: none (default: 3)"
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     if (options.out / "index.html").exists() and not (options.out / "report.json").exists():
         raise InputError(f"--out: {options.out} contains another index.html, which would be replaced; choose another directory")
     protocol = protocol_from_args(options)
-    dataset = open_split(options.data, options.split, options.label_ids)
+    dataset = open_split(options.data, options.split, options.label_ids, options.max_pixels)
     models = open_models(options.checkpoints, options.device, options.backend)
     require_same_labels(models[0].segmenter.labels, dataset.labels)
     validate_samples(dataset)

@@ -13,6 +13,7 @@ from core.errors import InputError
 from training.commands.options import (
     add_checkpoint_argument,
     add_device_flags,
+    add_image_flags,
     add_inference_flags,
     add_label_flag,
     add_protocol_flags,
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="DIR", help="data directory, or `synthetic`")
     parser.add_argument("--split", default="val", help="split to score on (default: val)")
     add_label_flag(parser)
+    add_image_flags(parser)
     parser.add_argument("--json", metavar="FILE", help="file for the whole report; -: standard output")
     parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="number of images per batch (default: 4)")
     add_protocol_flags(parser)
@@ -49,7 +51,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     protocol = protocol_from_args(options)
     if protocol.inference_resolution == "native" and protocol.score_size == "input":
         raise InputError("--score-at input: with --resolution native there is no size but the label's own; remove one of them")
-    dataset = open_split(options.data, options.split, options.label_ids)
+    dataset = open_split(options.data, options.split, options.label_ids, options.max_pixels)
     with init_distributed(use_gpu=options.device != "cpu") as context:
         name, path = find_checkpoint(options.checkpoint)
         checkpoint = read_checkpoint(path, name)

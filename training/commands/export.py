@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import InputError
-from training.commands.options import add_checkpoint_argument, add_label_flag
+from training.commands.options import add_checkpoint_argument, add_image_flags, add_label_flag
 from training.output_paths import check_output_file
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", help="data directory, or `synthetic`, for scores (default: no scores)")
     parser.add_argument("--split", default="val", help="split to score on (default: val)")
     add_label_flag(parser)
+    add_image_flags(parser)
     parser.add_argument("--license", help="license of the weights, with --to (default: that of the checkpoint)")
     parser.add_argument(
         "--limitations", help="known limitations of the model in a sentence, with --to (default: those of the checkpoint)"
@@ -66,7 +67,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
         advice = "specify the file to write with --out" if options.to else f"copy {path}, and export the copy"
         raise InputError(f"{name} is a bundled checkpoint, and exports must not be added to its directory; {advice}")
     out = _output_file(options, path) if options.to else None
-    dataset = open_split(options.data, options.split, options.label_ids) if options.data else None
+    dataset = open_split(options.data, options.split, options.label_ids, options.max_pixels) if options.data else None
     if dataset:
         require_same_labels(checkpoint.metadata.labels, dataset.labels)
         validate_samples(dataset)
@@ -103,7 +104,9 @@ def _export_openvino(options: argparse.Namespace, checkpoint: Checkpoint, datase
 
     scores: ExportScores | None
     if options.int8 and dataset:
-        directory, digest, scores = export_int8(checkpoint, open_split(options.data, "train", options.label_ids), dataset)
+        directory, digest, scores = export_int8(
+            checkpoint, open_split(options.data, "train", options.label_ids, options.max_pixels), dataset
+        )
     else:
         directory, digest, scores = export_fp32(checkpoint, dataset)
     size = sum(file.stat().st_size for file in directory.iterdir()) / 1e6

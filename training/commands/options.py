@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from core.errors import InputError
+from core.images.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
     from core.evaluation.report import ScoringProtocol
@@ -27,6 +28,17 @@ def add_label_flag(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "train"),
         default="auto",
         help="values of the label files; auto: by file name and classes.json; train: train ids 0, 1, ... (default: auto)",
+    )
+
+
+def add_image_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that limits the size of images."""
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help=f"maximum number of pixels of an image (default: {MAX_PIXELS})",
     )
 
 

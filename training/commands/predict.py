@@ -18,7 +18,7 @@ import json
 import sys
 from pathlib import Path
 
-from training.commands.options import add_checkpoint_argument, add_device_flags, add_inference_flags
+from training.commands.options import add_checkpoint_argument, add_device_flags, add_image_flags, add_inference_flags
 from training.output_paths import STDOUT, check_json_output, check_output_dir, write_json
 
 RENDERINGS = ("overlay", "mask", "beside")
@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", metavar="FILE", help="file for the size and the class fractions of every result; -: standard output"
     )
+    add_image_flags(parser)
     add_inference_flags(parser)
     add_device_flags(parser)
 
@@ -83,7 +84,9 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     with init_distributed(options.device != "cpu") as context:
         segmenter = open_segmenter(options.checkpoint, options.device, options.backend, context)
         inference = InferenceOptions(options.resolution == "native", options.flip)
-        predictor = Predictor(segmenter, inference, options.out, options.ids, options.video, options.legend, context.rank)
+        predictor = Predictor(
+            segmenter, inference, options.out, options.ids, options.video, options.legend, context.rank, options.max_pixels
+        )
         plan = None
         if context.is_main:
             suffixes = ["_overlay"] * options.overlay + ["_confidence"] * options.confidence

@@ -19,7 +19,7 @@ from training.distributed.signals import sigterm_as_interrupt
 GROUPS = {
     "model": ("model", "width", "init", "checkpoint_activations"),
     "data": (
-        *("data", "train_split", "val_split", "val_fraction", "label_ids", "skip_bad", "workers", "cache"),
+        *("data", "train_split", "val_split", "val_fraction", "label_ids", "max_pixels", "skip_bad", "workers", "cache"),
         *("size", "crop", "augment", "scale", "aspect", "resize", "jitter"),
     ),
     "schedule": (

@@ -21,6 +21,7 @@ from core.data.datasets import (
     sequence_ids,
 )
 from core.errors import InputError, TrainingError
+from core.images.limits import MAX_PIXELS
 from core.images.resize import Preprocess
 from training.data.augment import make_augmentation
 from training.data.cache import CachedDataset, DecodedCache, file_signatures
@@ -36,13 +37,18 @@ if TYPE_CHECKING:
 VAL_SPLITS = ("val", "valid", "validation")  # names of the validation split, by preference
 
 
-def open_split(source: str, split: str, label_ids: str = "auto") -> Dataset:
+def open_split(source: str, split: str, label_ids: str = "auto", max_pixels: int = MAX_PIXELS) -> Dataset:
     """Open a split of a dataset directory or of the generated scenes. Raises InputError.
 
     Args:
+        source: The directory, or `synthetic`.
+        split: Name of the split.
         label_ids: "train" to read the values of the label files as train ids.
+        max_pixels: Maximum number of pixels of an image.
     """
-    return open_synthetic(split) if source == SYNTHETIC else open_dataset(source, split, label_ids == "train")
+    if source == SYNTHETIC:
+        return open_synthetic(split)
+    return replace(open_dataset(source, split, label_ids == "train"), max_pixels=max_pixels)
 
 
 def validate_samples(dataset: Dataset, context: DistributedContext | None = None) -> None:
@@ -181,6 +187,7 @@ def make_data(config: TrainConfig, preprocess: Preprocess) -> TrainingData:
         return TrainingData(*splits, train_policy, val_policy, (), config.cache_dir)
     train_ids = config.label_ids == "train"
     samples, errors = find_samples(source, config.train_split, train_ids)
+    samples = replace(samples, max_pixels=config.max_pixels)
     if config.val_fraction:
         train, val = hold_out(samples, config.val_fraction)
         return TrainingData(train, val, train_policy, val_policy, tuple(errors), config.cache_dir, is_split=True)
@@ -192,6 +199,7 @@ def make_data(config: TrainConfig, preprocess: Preprocess) -> TrainingData:
             " training split with --val-fraction 0.1"
         )
     val, val_errors = find_samples(source, val_split, train_ids)
+    val = replace(val, max_pixels=config.max_pixels)
     return TrainingData(samples, val, train_policy, val_policy, (*errors, *val_errors), config.cache_dir)
 
 

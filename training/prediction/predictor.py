@@ -14,6 +14,7 @@ from tqdm import tqdm
 from core.errors import InputError
 from core.images.decode import RGB, read_image
 from core.images.encode import encode_confidence_png, encode_gray_png, encode_indexed_png
+from core.images.limits import MAX_PIXELS
 from core.inference.options import InferenceOptions
 from core.inference.result import SegmentationResult
 from core.inference.segmenter import Segmenter
@@ -50,6 +51,7 @@ class Predictor:
         rendering: What a video shows, a key of RENDERERS.
         legend: Whether overlays and videos have a legend.
         rank: Rank of this process, for its own manifest file.
+        max_pixels: Maximum number of pixels of an image.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class Predictor:
         rendering: str,
         legend: bool = False,
         rank: int = 0,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
+        self.max_pixels = max_pixels
         self.segmenter, self.options, self.ids, self.rendering, self.legend = segmenter, options, ids, rendering, legend
         self.settings = {
             "backend": segmenter.backend.name,
@@ -102,7 +106,7 @@ class Predictor:
     def _read_image(self, job: Job) -> Decoded | Exception:
         """Return a decoded image, or the error: raised in the thread pool it would end the iteration over the others."""
         try:
-            return self.manifest.fingerprint(job), read_image(job.source)
+            return self.manifest.fingerprint(job), read_image(job.source, self.max_pixels)
         except (InputError, OSError) as error:
             return error
 

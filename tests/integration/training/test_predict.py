@@ -326,3 +326,10 @@ def test_legend_is_added_to_overlays(checkpoint: Path, image_dir: Path, tmp_path
     assert cli("predict", checkpoint, image_dir / "one.jpg", *flags)[0] == 0
     expected = Segmenter(checkpoint)(image_dir / "one.jpg").overlay(legend=True)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "one_overlay.png")), expected)
+
+
+@pytest.mark.parametrize(("limit", "code"), [(90 * 120, 0), (90 * 120 - 1, 1)])
+def test_max_pixels_limits_images(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli, limit: int, code: int) -> None:
+    flags = ("--out", tmp_path / "out", "--max-pixels", limit)
+    actual, _, err = cli("predict", checkpoint, image_dir / "one.jpg", *flags)
+    assert actual == code and ("expected at most" in err) == bool(code)

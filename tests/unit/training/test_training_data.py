@@ -76,3 +76,8 @@ def test_each_rank_validates_its_shard_only(plain_dataset: Path) -> None:
     validate_samples(dataset, DistributedContext(rank=0, world_size=2))
     with pytest.raises(InputError, match=r"1 of the 2 samples of val .*labels/val/1\.png: contains label ids 77"):
         validate_samples(dataset, DistributedContext(rank=1, world_size=2))
+
+
+def test_image_above_max_pixels_is_unusable(plain_dataset: Path) -> None:
+    scan = open_splits(plain_dataset, max_pixels=48 * 64).scan(skip_bad=True)
+    assert len(scan.skipped) == 2 and all("expected at most 3,072 pixels" in problem for problem in scan.skipped)
