@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tests.support.paths import ROOT
 
@@ -13,11 +14,12 @@ from tests.support.paths import ROOT
 class WorkerProcess:
     """A process of `training_worker.py` that holds its work ready and runs it once per request."""
 
-    def __init__(self, *arguments: object) -> None:
+    def __init__(self, *arguments: object, environment: Mapping[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "tests.benchmarks.training_worker", *map(str, arguments)]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+            command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env={**os.environ, **(environment or {})},
+        )  # fmt: skip
         self.peak_rss = 0  # bytes, as of the last "run"
 
     def request(self, command: str = "run") -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -174,6 +176,28 @@ def data_parallel() -> Iterator[Row]:
     yield Row(name, f"{one:.1f} images/s", f"{two:.1f} images/s", f"{two / one:.2f}x", "0.9x")
 
 
+def shared_cpu() -> Iterator[Row]:
+    """Measure what it gains that threads sleep at a barrier, beside processes that use the CPU all the time."""
+    spinning, sleeping = {"GOMP_SPINCOUNT": "300000"}, {"OMP_WAIT_POLICY": "PASSIVE"}  # libgomp's default, then that of core
+    for title, arguments, count, unit in (
+        ("training step, ddunet, width 16, batch 8, bf16", ("step", "bf16", "ddunet", 16, 8), 8, "images/s"),
+        ("torch inference, ddunet, width 16", ("inference", "torch", "ddunet", 16), 5, "images/s"),
+    ):
+        for busy in range(3):
+            others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
+            processes = [WorkerProcess(*arguments, environment=environment) for environment in (spinning, sleeping)]
+            try:
+                before, after = (count / seconds for seconds in interleaved_medians(processes, 5))
+            finally:
+                for process in processes:
+                    process.close()
+                for other in others:
+                    other.kill()
+                    other.wait()
+            name = f"{title}, beside {busy} busy processes: threads that spin, then threads that sleep"
+            yield Row(name, f"{before:.1f} {unit}", f"{after:.1f} {unit}", f"{after / before:.2f}x")
+
+
 PARTS: dict[str, Callable[[], Iterator[Row]]] = {
     "training-step": training_step,
     "precision": precision,
@@ -182,4 +206,5 @@ PARTS: dict[str, Callable[[], Iterator[Row]]] = {
     "validation": validation,
     "activation-checkpointing": activation_checkpointing,
     "data-parallel": data_parallel,
+    "shared-cpu": shared_cpu,
 }

@@ -3,6 +3,7 @@
 python -m tests.benchmarks.training_worker step {naive,naive-malloc,trainer,checkpointing,bf16} MODEL WIDTH BATCH_SIZE
 python -m tests.benchmarks.training_worker epoch {naive,trainer} DATA MODEL WIDTH BATCH_SIZE
 python -m tests.benchmarks.training_worker loader {uncached,classic,street} DATA BATCH_SIZE
+python -m tests.benchmarks.training_worker inference torch MODEL WIDTH
 python -m tests.benchmarks.training_worker validation {serial,parallel} MODEL WIDTH BATCH_SIZE
 
 Commands, one per line, each answered with one line of numbers:
@@ -20,11 +21,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from core.backends.torch_cpu import backend_from_network
 from core.data.datasets import open_dataset
+from core.data.labels import CITYSCAPES
 from core.images.resize import Preprocess
 from core.inference.segmenter import Segmenter
 from core.models import build_model
@@ -122,6 +125,13 @@ def loader_work(kind: str, data: str, batch_size: str) -> Work:
     return read_epochs
 
 
+def inference_work(kind: str, model: str, width: str) -> Work:
+    network = build_model(model, NUM_CLASSES, int(width)).eval()
+    segmenter = Segmenter.from_backend(backend_from_network(network, Preprocess(stride=16), CONTEXT.device), CITYSCAPES)
+    image = np.random.default_rng(0).integers(0, 256, (360, 480, 3), np.uint8)
+    return lambda: [segmenter(image) for _ in range(5)]
+
+
 def validation_work(kind: str, model: str, width: str, batch_size: str) -> Work:
     if kind == "serial":
         threads.NUM_CPUS = 1
@@ -158,6 +168,7 @@ WORK: dict[str, Callable[..., Work]] = {
     "step": step_work,
     "epoch": epoch_work,
     "loader": loader_work,
+    "inference": inference_work,
     "validation": validation_work,
 }
 MEASUREMENTS: dict[str, Callable[[Work], float]] = {"convolution-share": convolution_share, "tensor-peak": tensor_peak}
