@@ -1,4 +1,4 @@
-"""Street-scene semantic segmentation: train, evaluate, compare, predict, export, inspect.
+"""Street-scene semantic segmentation: train, evaluate, compare, predict, export, inspect, convert.
 
 python -m training train --model ddunet --data datasets/cityscapes
 python -m training evaluate runs/ddunet --data datasets/cityscapes --split val --json report.json
@@ -6,6 +6,7 @@ python -m training compare runs/unet runs/r2unet runs/ddunet --data datasets/cit
 python -m training predict runs/ddunet street.jpg --out masks --overlay
 python -m training export runs/ddunet --to fp16 --out ddunet.safetensors --data datasets/cityscapes
 python -m training inspect --data datasets/cityscapes
+python -m training convert export datasets/mine --from coco
 python -m training synthesize datasets/scenes
 """
 
@@ -36,6 +37,7 @@ COMMANDS = {
     "predict": "segment images and videos",
     "export": "convert a checkpoint to fp16, or its network to OpenVINO",
     "inspect": "show what a dataset contains, and what is wrong with it",
+    "convert": "convert the export of an annotation tool, or a public data set, to a dataset",
     "synthesize": "write a dataset of generated scenes",
 }
 IMAGE_COMMANDS = "use smaller images, or the host's memory with --device cpu"
