@@ -10,8 +10,8 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from core.errors import InputError
-from core.images.decode import MAX_SIDE
 from core.images.encode import LabelMap
+from core.images.limits import MAX_SIDE
 from training.conversion.export import Size
 
 Mask = npt.NDArray[np.bool_]  # (H, W), true inside an object
