@@ -18,7 +18,8 @@ def discover_models(sources: list[Path]) -> dict[str, Path]:
 
     Args:
         sources: Checkpoint files (named by their stem), run directories (one model each, named after the directory: its best
-            checkpoint), and directories of these. If they contain nothing, the bundled checkpoints are returned.
+            checkpoint), directories of these, and names of bundled checkpoints. If they contain nothing, all bundled
+            checkpoints are returned.
 
     Raises:
         InputError: There is no checkpoint, or two have the same name.
@@ -54,6 +55,8 @@ def _find_candidates(source: Path) -> list[tuple[str, Path]]:
     best = best_checkpoint(source)
     if best:
         return [best]
+    if not source.exists() and str(source) in (bundled := bundled_checkpoints()):
+        return [(str(source), bundled[str(source)])]
     children = sorted(source.iterdir()) if source.is_dir() else []
     files = [(child.stem, child) for child in children if child.is_file() and child.suffix == SUFFIX]
     return files + [best for child in children if (best := best_checkpoint(child))]

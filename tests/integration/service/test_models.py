@@ -28,6 +28,11 @@ def make_run(run_dir: Path) -> Path:
     return make_checkpoint(run_dir / "checkpoints" / "best.safetensors")
 
 
+def test_discovery_accepts_names_of_bundled_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert discover_models([Path("unet"), Path("ddunet")]) == {name: bundled_checkpoints()[name] for name in ("unet", "ddunet")}
+
+
 def test_discovery_finds_run_directories_and_checkpoint_files(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     best = {name: make_run(runs / name) for name in ("b", "a")}
