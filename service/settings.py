@@ -61,7 +61,8 @@ class Settings(BaseSettings):
 
     checkpoints: Annotated[list[Path], NoDecode, BeforeValidator(_split_paths)] = Field(
         default=[Path("runs")],
-        description="checkpoint files, run directories, directories of these and names of bundled checkpoints, separated by colons",
+        description="checkpoint files, run directories, directories of these and names of bundled checkpoints, separated by"
+        " colons",
     )
     model: str | None = Field(None, description="name of the default model; by default, the first one that is found")
     device: str = Field(
