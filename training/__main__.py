@@ -35,7 +35,7 @@ COMMANDS = {
     "evaluate": "compute the scores of a checkpoint on labeled data",
     "compare": "compare checkpoints on one page",
     "predict": "segment images and videos",
-    "export": "convert a checkpoint to fp16, or its network to OpenVINO",
+    "export": "convert a checkpoint to fp16, or its network to OpenVINO or ONNX",
     "inspect": "show what a dataset contains, and what is wrong with it",
     "convert": "convert the export of an annotation tool, or a public data set, to a dataset",
     "synthesize": "write a dataset of generated scenes",

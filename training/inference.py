@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.backends.base import OPENVINO
+from core.backends.base import ONNX, OPENVINO
 from core.checkpoints.checkpoint import Checkpoint
 from core.inference.segmenter import Segmenter
 from training.distributed.context import DistributedContext
@@ -22,7 +22,10 @@ def open_segmenter(checkpoint: Checkpoint | str, device: str, backend: str, cont
 
 
 def local_device(device: str, backend: str, context: DistributedContext) -> str:
-    """Return the device to use on this rank: of several ranks each has its own GPU, unless `cuda:N` is specified."""
-    if context.world_size == 1 or backend.startswith(OPENVINO):
+    """Return the device to use on this rank: of several ranks each has its own GPU, unless `cuda:N` is specified.
+
+    `auto` is the CPU for OpenVINO and ONNX Runtime.
+    """
+    if context.world_size == 1 or backend.startswith(OPENVINO) or (backend == ONNX and device == "auto"):
         return device
     return context.device_name if device in ("auto", context.device_name.split(":")[0]) else device

@@ -1,1 +1,1 @@
-"""Backends: what runs a checkpoint's network (PyTorch, OpenVINO). No preprocessing and no choice of output."""
+"""Backends: what runs a checkpoint's network (PyTorch, OpenVINO, ONNX Runtime). No preprocessing and no choice of output."""

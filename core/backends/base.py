@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from core.checkpoints.exported import PRECISIONS
 from core.images.resize import Preprocess, Size
 from core.inference.upsample import upsample_argmax
 
-TORCH, OPENVINO = "torch", "openvino-"
+TORCH, OPENVINO, ONNX = "torch", "openvino-", "onnx"
 FP16, COMPILED = "-fp16", "-compiled"  # suffixes of TORCH: half precision, torch.compile
 BACKENDS = (
     *(TORCH + precision + launch for launch in ("", COMPILED) for precision in ("", FP16)),
     *(OPENVINO + precision for precision in PRECISIONS),
+    ONNX,
 )
 
 ImageBatch = npt.NDArray[np.uint8]  # (N, h, w, 3) RGB
@@ -59,3 +61,15 @@ class Backend(ABC):
         """Return logits (K, h, w) as an array; accepts those of any backend."""
         array: npt.NDArray[np.float32] = logits if isinstance(logits, np.ndarray) else logits.cpu().numpy()
         return array
+
+
+def network_inputs(batch: ImageBatch, preprocess: Preprocess) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield what a converted network gets for each image of a batch (N, h, w, 3) uint8 RGB: (1, 3, H, W) float32.
+
+    The last row and column are repeated until H and W are multiples of the stride, as the networks do in training.
+    """
+    bottom, right = -batch.shape[1] % preprocess.stride, -batch.shape[2] % preprocess.stride
+    if bottom or right:
+        batch = np.pad(batch, ((0, 0), (0, bottom), (0, right), (0, 0)), "edge")
+    for rgb in batch:
+        yield preprocess.normalize(rgb)[None]

@@ -8,9 +8,10 @@ import sys
 from functools import cache
 from importlib.util import find_spec
 
-from core.backends.base import BACKENDS, OPENVINO, TORCH, Backend
+from core.backends.base import BACKENDS, ONNX, OPENVINO, TORCH, Backend
 from core.checkpoints.checkpoint import Checkpoint
 from core.checkpoints.exported import PRECISIONS, ExportedModel, export_dir, read_exported_model
+from core.checkpoints.onnx_file import OnnxFile, onnx_path, read_onnx_file
 from core.errors import CheckpointError, InputError
 
 log = logging.getLogger("core")
@@ -22,7 +23,8 @@ def load_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = "a
     Args:
         checkpoint: The checkpoint, whose exported models are searched for beside its file.
         device: `auto` (the first GPU, or the CPU if there is none), `cpu`, `cuda` or `cuda:N`.
-        backend: `auto` or one of BACKENDS. On a CPU, `auto` prefers an exported model: int8, then fp32, then torch.
+        backend: `auto` or one of BACKENDS. On a CPU, `auto` prefers an exported model: int8, then fp32, then torch. Without
+            torch, the last resort is an ONNX file, on any device.
 
     Raises:
         InputError: The backend or the device is unknown or not available.
@@ -39,6 +41,11 @@ def load_backend(checkpoint: Checkpoint, device: str = "auto", backend: str = "a
             if backend != "auto":
                 raise
             log.warning("exported model not used: %s", error)
+    onnx_file = _find_onnx_file(checkpoint, backend)
+    if onnx_file:
+        from core.backends import onnx
+
+        return onnx.OnnxBackend.load(onnx_file, checkpoint.metadata.preprocess, device)
     _require_torch(checkpoint)
     from core.backends import torch_cpu
 
@@ -54,6 +61,9 @@ def resolve_backend(checkpoint: Checkpoint, device: str = "auto", backend: str =
     exported = _find_export(checkpoint, device, backend)
     if exported:
         return OPENVINO + exported.manifest.precision, exported.digest
+    onnx_file = _find_onnx_file(checkpoint, backend)
+    if onnx_file:
+        return ONNX, onnx_file.digest
     _require_torch(checkpoint)
     if backend == "auto":
         return TORCH if _on_cpu(device) else "", checkpoint.digest
@@ -93,13 +103,33 @@ def _find_export(checkpoint: Checkpoint, device: str, backend: str) -> ExportedM
     return None
 
 
+def _find_onnx_file(checkpoint: Checkpoint, backend: str) -> OnnxFile | None:
+    """Return the ONNX file to run, or None if torch is to run the checkpoint.
+
+    With `auto`, it is used only if torch is not installed.
+    """
+    path = onnx_path(checkpoint.path)
+    last_resort = backend == "auto" and not _is_installed("torch") and _is_installed("onnxruntime") and path.is_file()
+    if backend != ONNX and not last_resort:
+        return None
+    if not _is_installed("onnxruntime"):
+        raise InputError(
+            f"the backend {ONNX} needs ONNX Runtime; run pip install onnxruntime (on a GPU: pip install onnxruntime-gpu)"
+        )
+    return read_onnx_file(path, checkpoint.digest)
+
+
+def _is_installed(package: str) -> bool:
+    return find_spec(package) is not None
+
+
 def _require_torch(checkpoint: Checkpoint) -> None:
     """Raise CheckpointError if torch is not installed, without importing it."""
-    if find_spec("torch") is None:
+    if not _is_installed("torch"):
         raise CheckpointError(
             f"{checkpoint.path}: torch is not installed, and there is no usable exported model beside the checkpoint;"
             f" install torch, or export the model on a computer that has it:"
-            f" python -m training export {checkpoint.path} --fp32"
+            f" python -m training export {checkpoint.path} --fp32 (or --onnx, for ONNX Runtime)"
         )
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 import openvino
 
-from core.backends.base import OPENVINO, Backend, ImageBatch
+from core.backends.base import OPENVINO, Backend, ImageBatch, network_inputs
 from core.checkpoints.exported import BIN_FILE, XML_FILE, ExportedModel
 from core.errors import CheckpointError, InputError
 from core.images.resize import Preprocess
@@ -68,18 +67,6 @@ class OpenVinoBackend(Backend):
             self._thread_local.request = self._compiled.create_infer_request()
         request: openvino.InferRequest = self._thread_local.request
         return request
-
-
-def network_inputs(batch: ImageBatch, preprocess: Preprocess) -> Iterator[npt.NDArray[np.float32]]:
-    """Yield what a converted network gets for each image of a batch (N, h, w, 3) uint8 RGB: (1, 3, H, W) float32.
-
-    The last row and column are repeated until H and W are multiples of the stride, as the networks do in training.
-    """
-    bottom, right = -batch.shape[1] % preprocess.stride, -batch.shape[2] % preprocess.stride
-    if bottom or right:
-        batch = np.pad(batch, ((0, 0), (0, bottom), (0, right), (0, 0)), "edge")
-    for rgb in batch:
-        yield preprocess.normalize(rgb)[None]
 
 
 @cache

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from core import __version__
 from core.checkpoints import safetensors_io
 from core.checkpoints.legacy import upgrade_export
+from core.checkpoints.onnx_file import onnx_path
 from core.errors import CheckpointError, first_validation_error
 from core.runtime.atomic import makedirs_durable, replace_directory, temp_path_for, write_atomically
 from core.runtime.files import file_version
@@ -76,11 +77,12 @@ def export_dir(checkpoint: Path, precision: str) -> Path:
 
 def export_files(checkpoint: Path) -> list[Path]:
     """Return the paths of the files of all exported models that a checkpoint can have, whether they exist or not."""
-    return [
+    openvino_files = [
         export_dir(checkpoint, precision) / name
         for precision in PRECISIONS
         for name in (MANIFEST_FILE, LEGACY_MANIFEST_FILE, XML_FILE, BIN_FILE)
     ]
+    return [*openvino_files, onnx_path(checkpoint)]
 
 
 def write_exported_model(directory: Path, manifest: ExportManifest, files: dict[str, bytes]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from core.backends.base import OPENVINO
+from core.backends.base import ONNX, OPENVINO
 from core.backends.loader import gpu_count
 from core.checkpoints.checkpoint import SUFFIX, best_checkpoint, bundled_checkpoints
 from core.errors import InputError
@@ -68,6 +68,6 @@ def resolve_devices(device: str, backend: str = "auto") -> list[str]:
     `auto` means all GPUs if there are several and the backend can use them.
     """
     names = [name.strip() for name in device.split(",") if name.strip()] or ["auto"]
-    if names == ["auto"] and not backend.startswith(OPENVINO) and gpu_count() > 1:
+    if names == ["auto"] and not backend.startswith((OPENVINO, ONNX)) and gpu_count() > 1:
         return [f"cuda:{index}" for index in range(gpu_count())]
     return names

@@ -1,12 +1,14 @@
-"""Export a checkpoint: fp16 weights for distribution, or its network for OpenVINO on a CPU.
+"""Export a checkpoint: fp16 weights for distribution, or its network for OpenVINO on a CPU, or as ONNX for other programs.
 
 python -m training export runs/ddunet --int8 --data datasets/cityscapes
+python -m training export runs/ddunet --onnx
 python -m training export runs/ddunet --to fp16 --out ddunet.safetensors --data datasets/cityscapes --license "CC BY 4.0"
 """
 
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,13 +32,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="OpenVINO model NAME.int8 beside the checkpoint, calibrated with training images of --data, scored on --split",
     )
     target.add_argument("--fp32", action="store_true", help="OpenVINO model NAME.fp32 beside the checkpoint")
+    target.add_argument("--onnx", action="store_true", help="ONNX file NAME.onnx beside the checkpoint, for ONNX Runtime")
+    parser.add_argument(
+        "--with-preprocess",
+        action="store_true",
+        help="with --onnx: a file NAME.preprocess.onnx that maps uint8 images of any size to their label maps",
+    )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
-        help="checkpoint file to write, with --to (default: NAME.fp16.safetensors beside the checkpoint)",
+        help="file to write, with --to or --onnx (default: NAME.fp16.safetensors or NAME.onnx beside the checkpoint)",
     )
-    parser.add_argument("--data", metavar="DIR", help="data directory, or `synthetic`, for scores (default: no scores)")
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="data directory, or `synthetic`, for scores (default: no scores) or, with --onnx, for the comparison with torch"
+        " (default: noise)",
+    )
     parser.add_argument("--split", default="val", help="split to score on (default: val)")
     add_label_flag(parser)
     add_image_flags(parser)
@@ -51,35 +64,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Export to the target that the flags specify."""
-    from core.checkpoints.checkpoint import PRETRAINED, find_checkpoint, read_checkpoint
+    from core.checkpoints.checkpoint import PRETRAINED, SUFFIX, find_checkpoint, read_checkpoint
+    from core.checkpoints.onnx_file import onnx_path
     from core.evaluation.evaluator import require_same_labels
     from training.data.training_data import open_split, validate_samples
 
-    if not options.to:
-        for flag, value in (("--out", options.out), ("--license", options.license), ("--limitations", options.limitations)):
-            if value is not None:
-                raise InputError(f"{flag}: only valid with --to; an OpenVINO model is written beside its checkpoint")
-    if options.int8 and not options.data:
-        raise InputError("--int8: needs --data DIR: training images for calibration, and --split for the scores")
+    _check_flags(options)
     name, path = find_checkpoint(options.checkpoint)
     checkpoint = read_checkpoint(path, name)
     if options.out is None and path.resolve().parent == PRETRAINED.resolve():
-        advice = "specify the file to write with --out" if options.to else f"copy {path}, and export the copy"
+        is_file = options.to or options.onnx
+        advice = "specify the file to write with --out" if is_file else f"copy {path}, and export the copy"
         raise InputError(f"{name} is a bundled checkpoint, and exports must not be added to its directory; {advice}")
-    out = _output_file(options, path) if options.to else None
+    onnx_name = f"{path.stem}.preprocess.onnx" if options.with_preprocess else onnx_path(path).name
+    default_name = onnx_name if options.onnx else f"{path.stem}.{options.to}{SUFFIX}"
+    out = _output_file(options.out, path, default_name) if options.to or options.onnx else None
     dataset = open_split(options.data, options.split, options.label_ids, options.max_pixels) if options.data else None
     if dataset:
         require_same_labels(checkpoint.metadata.labels, dataset.labels)
         validate_samples(dataset)
-    return _export_fp16(options, checkpoint, out, dataset) if out else _export_openvino(options, checkpoint, dataset)
+    if out is None:
+        return _export_openvino(options, checkpoint, dataset)
+    return (_export_onnx if options.onnx else _export_fp16)(options, checkpoint, out, dataset)
 
 
-def _output_file(options: argparse.Namespace, source: Path) -> Path:
-    from core.checkpoints.checkpoint import SUFFIX
+def _check_flags(options: argparse.Namespace) -> None:
+    """Raise InputError for flags that do not fit the target."""
+    if options.out is not None and not (options.to or options.onnx):
+        raise InputError("--out: only valid with --to and --onnx; an OpenVINO model is written beside its checkpoint")
+    for flag, value in (("--license", options.license), ("--limitations", options.limitations)):
+        if value is not None and not options.to:
+            raise InputError(f"{flag}: only valid with --to; other exports have those of the checkpoint")
+    if options.with_preprocess and not options.onnx:
+        raise InputError("--with-preprocess: only valid with --onnx")
+    if options.int8 and not options.data:
+        raise InputError("--int8: needs --data DIR: training images for calibration, and --split for the scores")
+    missing = [package for package in ("onnx", "onnxruntime", "onnxscript") if find_spec(package) is None]
+    if options.onnx and missing:
+        raise InputError(f"--onnx: not installed: {', '.join(missing)}; run pip install {' '.join(missing)}")
 
-    out: Path = options.out or source.with_name(f"{source.stem}.{options.to}{SUFFIX}")
-    if out.suffix != SUFFIX:
-        raise InputError(f"--out: {out}: expected a file name that ends with {SUFFIX}")
+
+def _output_file(out: Path | None, source: Path, default_name: str) -> Path:
+    """Return the file to write. Raises InputError if it can't be written or has another suffix than the default name."""
+    out, suffix = out or source.with_name(default_name), Path(default_name).suffix
+    if out.suffix != suffix:
+        raise InputError(f"--out: {out}: expected a file name that ends with {suffix}")
     check_output_file(out, "--out")
     if out.exists() and out.samefile(source):
         raise InputError(f"--out: {out} is the checkpoint itself; choose another file")
@@ -95,6 +124,15 @@ def _export_fp16(options: argparse.Namespace, checkpoint: Checkpoint, out: Path,
         print(f"{history_beside(out)}: training history")
     numbers = "".join(f", {key} {value:.4f}" for key, value in scores.items() if value is not None)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, digest {digest[:16]}{numbers}")
+    return 0
+
+
+def _export_onnx(options: argparse.Namespace, checkpoint: Checkpoint, out: Path, dataset: Dataset | None) -> int:
+    from training.export.onnx import export_onnx
+    from training.export.onnx_preprocess import OPSET
+
+    digest, comparison = export_onnx(checkpoint, out, options.with_preprocess, dataset)
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, opset {OPSET}, digest {digest[:16]}, {comparison}")
     return 0
 
 

@@ -102,7 +102,7 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
         default="auto",
         type=_backend,
         metavar="BACKEND",
-        help="auto, torch[-fp16][-compiled], openvino-int8 or openvino-fp32 (default: auto)",
+        help="auto, torch[-fp16][-compiled], openvino-int8, openvino-fp32 or onnx (default: auto)",
     )
 
 

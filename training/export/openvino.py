@@ -20,8 +20,8 @@ import openvino
 import torch
 from torch import nn
 
-from core.backends.base import OPENVINO, TORCH
-from core.backends.openvino import OpenVinoBackend, network_inputs
+from core.backends.base import OPENVINO, TORCH, network_inputs
+from core.backends.openvino import OpenVinoBackend
 from core.backends.torch_weights import load_weights
 from core.checkpoints.checkpoint import Checkpoint, headline_scores
 from core.checkpoints.exported import BIN_FILE, XML_FILE, ExportManifest, Precision, export_dir, write_exported_model

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.checkpoints.checkpoint import PRETRAINED
+from core.inference.segmenter import Segmenter
 from tests.support.markdown import code_blocks, section
 from tests.support.paths import ROOT
 from tests.support.service_process import ServiceProcess
@@ -25,6 +28,7 @@ pytestmark = pytest.mark.timeout(900)
 HOWTO = (ROOT / "docs" / "howto.md").read_text()
 OWN_DATA = section(HOWTO, "Your own data, with other classes")
 CITYSCAPES = section(HOWTO, "Train on Cityscapes")
+OTHER_PROGRAMS = section(HOWTO, "Use a model outside this project")
 
 
 def run_command(line: str, cwd: Path, environment: dict[str, str]) -> None:
@@ -69,3 +73,17 @@ def test_cityscapes_guide_leads_to_report_and_submission(tmp_path: Path) -> None
         run_command(line.replace("--batch-size 32", "--batch-size 2"), tmp_path, environment)
     assert (tmp_path / "report" / "index.html").is_file()
     assert len(list((tmp_path / "submission").rglob("*.png"))) == 2
+
+
+def test_snippets_for_other_programs_give_the_same_masks(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "docs" / "street.jpg", tmp_path)
+    shutil.copy(PRETRAINED / "ddunet.safetensors", tmp_path)
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    for language, code in code_blocks(OTHER_PROGRAMS):
+        if language == "python":
+            subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+        for line in code.splitlines() if language == "bash" else ():
+            run_command(line, tmp_path, environment)
+    expected = Segmenter("ddunet", "cpu", "torch")(tmp_path / "street.jpg").labels
+    for name, agreement in (("labels.png", 0.995), ("mask.png", 0.95)):  # the latter is resized in another way
+        assert (np.asarray(Image.open(tmp_path / name)) == expected).mean() > agreement
