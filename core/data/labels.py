@@ -63,14 +63,14 @@ class LabelSpace(BaseModel):
         return len(self.names)
 
     def __eq__(self, other: object) -> bool:
-        """Compare the fields only: pydantic would also compare the cached arrays."""
+        """Compare what checkpoints store: pydantic would also compare the cached arrays."""
         return isinstance(other, LabelSpace) and self._fields() == other._fields()
 
     def __hash__(self) -> int:
         return hash(self._fields())
 
     def _fields(self) -> tuple[object, ...]:
-        return self.name, self.names, self.ids, self.colors, self.void_ids, self.void_colors
+        return self.name, self.names, self.ids, self.colors, self.void_ids
 
     def describe_difference(self, other: LabelSpace) -> str | None:
         """Return a description of the first difference between the class names of two label spaces; None if there is none."""

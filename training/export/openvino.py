@@ -6,6 +6,7 @@ costs more than MAX_MIOU_DROP, the layers that cost most stay in fp32.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable
@@ -75,6 +76,8 @@ def export_int8(checkpoint: Checkpoint, calibration_set: Dataset, dataset: Datas
     Raises:
         TrainingError: The mIoU still drops by more; nothing is written.
     """
+    # NNCF imports torch's compiler for extensions, which warns about a computer with CUDA's compiler and without a GPU.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     import nncf  # takes two seconds
 
     model = convert(checkpoint)

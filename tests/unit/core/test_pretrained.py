@@ -12,7 +12,7 @@ from core.inference.segmenter import Segmenter
 from tests.support.paths import ROOT
 
 STREET_IMAGE = ROOT / "docs" / "street.jpg"
-NAMES = ("ddunet", "r2unet", "unet")
+NAMES = ("ddunet-cityscapes", "ddunet", "r2unet", "unet-cityscapes", "unet")
 # Regions (rows, columns) of the street image that show one class each.
 REGIONS = {
     "road": (slice(270, 350), slice(230, 360)),
@@ -38,10 +38,16 @@ def test_file_is_small_with_fp16_weights_and_fp32_statistics(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_metadata_documents_training_data_and_license(name: str) -> None:
     metadata = read_checkpoint(PRETRAINED / f"{name}.safetensors").metadata
-    assert metadata.architecture.name == name and metadata.labels == CITYSCAPES and metadata.preprocess.mode == "fit"
-    assert metadata.stages and all(stage.hours and stage.command and stage.data == "camvid" for stage in metadata.stages)
+    architecture, _, dataset = name.partition("-")
+    assert metadata.architecture.name == architecture and metadata.labels == CITYSCAPES
+    assert metadata.stages and all(stage.hours and stage.command for stage in metadata.stages)
     assert "CamVid" in (metadata.license or "") and "never" in (metadata.limitations or "")
-    assert metadata.scored_on == "camvid val, 101 images" and (metadata.scores["miou_present"] or 0) > 0.5
+    if dataset == "cityscapes":
+        assert metadata.scored_on == "cityscapes val, 500 images" and (metadata.scores["miou"] or 0) > 0.35
+        assert metadata.preprocess.mode == "stretch" and metadata.calibration is not None
+    else:
+        assert metadata.scored_on == "camvid val, 101 images" and (metadata.scores["miou_present"] or 0) > 0.5
+        assert metadata.preprocess.mode == "fit" and all(stage.data == "camvid" for stage in metadata.stages)
 
 
 @pytest.mark.parametrize("name", NAMES)
