@@ -102,13 +102,17 @@ def _exchange(a: Path, b: Path) -> bool:
 
 
 def makedirs_durable(directory: Path) -> None:
-    """Create a directory and its missing parents, and fsync each parent so that they survive a power failure."""
+    """Create a directory and its missing parents, and fsync each parent so that they survive a power failure.
+
+    Several threads may create the same directory at once.
+    """
     if directory.is_dir():
         return
-    if directory.exists():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
-    makedirs_durable(directory.parent)
-    directory.mkdir(exist_ok=True)
+    try:
+        makedirs_durable(directory.parent)
+        directory.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory)) from None
     with suppress(PermissionError):  # the parent can be writable without being readable
         fsync_dir(directory.parent)
 

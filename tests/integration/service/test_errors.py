@@ -32,7 +32,7 @@ def test_all_parameters_are_documented(serve: Serve) -> None:
 
 @pytest.mark.parametrize(
     ("query", "suggestion"),
-    [("outptu=json", "output"), ("opacity=3", "format"), ("Model=x", "model"), ("flip=true&resolutoin=native", "resolution")],
+    [("outptu=json", "output"), ("fromat=png", "format"), ("Model=x", "model"), ("flip=true&resolutoin=native", "resolution")],
 )
 def test_unknown_query_parameter_error_suggests_similar_name(serve: Serve, query: str, suggestion: str) -> None:
     response = serve().post(f"/segment?{query}", content=PNG)

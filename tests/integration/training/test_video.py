@@ -123,7 +123,9 @@ def test_interrupted_video_leaves_no_file(clip: Path, tmp_path: Path) -> None:
 
 
 def test_full_disk_is_reported_and_leaves_no_file(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.prediction.video.temp_path_for", lambda path: Path("/dev/full"))
+    temporary = tmp_path / "temporary"
+    temporary.symlink_to("/dev/full")  # of which the writer deletes the link, not the device
+    monkeypatch.setattr("training.prediction.video.temp_path_for", lambda path: temporary)
     with pytest.raises(OSError, match=r"a\.webm: can't be written"):
         segment_video(clip, tmp_path / "a.webm", label_nothing, "overlay")
     assert not (tmp_path / "a.webm").exists()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -128,3 +130,22 @@ def test_makedirs_durable_syncs_parents_of_new_directories(tmp_path: Path, monke
     makedirs_durable(tmp_path / "a" / "b" / "c")
     makedirs_durable(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b" / "c").is_dir() and synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+
+
+def test_several_threads_create_the_same_directory(tmp_path: Path) -> None:
+    for turn in range(50):
+        start = threading.Barrier(8)
+
+        def create(turn: int = turn, start: threading.Barrier = start) -> None:
+            start.wait()
+            makedirs_durable(tmp_path / str(turn) / "a" / "b")
+
+        with ThreadPoolExecutor(8) as pool:
+            for future in [pool.submit(create) for _ in range(8)]:
+                future.result()
+
+
+def test_file_in_place_of_directory_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file"):
+        makedirs_durable(tmp_path / "file" / "a")
