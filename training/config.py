@@ -113,7 +113,6 @@ class TrainConfig(BaseSettings):
         description="learning rate of a resumed run with more --epochs; continue: one cosine over all epochs; restart: a new"
         " warmup and cosine over the added ones",
     )
-    schedule_start: int = Field(0, ge=0, description="epoch after which the schedule starts; set by a restart")
     clip: float | None = Field(None, gt=0, allow_inf_nan=False, description="maximum gradient norm (default: no clipping)")
     accumulate: int = Field(1, ge=1, le=4096, description="gradient accumulation: parts of a batch, to reduce memory")
     ema: float | None = Field(
@@ -201,7 +200,7 @@ class TrainConfig(BaseSettings):
         arguments = ["python", "-m", "training", "train"]
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            if value == field.get_default() or name in {*RESUME_MUTABLE, "schedule_start"} - {"epochs", "patience", "skip_bad"}:
+            if value == field.get_default() or name in RESUME_MUTABLE - {"epochs", "patience", "skip_bad"}:
                 continue
             arguments.append(f"--{name.replace('_', '-')}")
             if name == "data" and value != "synthetic":

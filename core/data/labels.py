@@ -17,6 +17,7 @@ from core.images.decode import LabelImage
 IGNORE_INDEX = 255  # train id of void pixels, which count neither in the loss nor in a score
 
 Color = tuple[int, int, int]
+BLACK: Color = (0, 0, 0)
 
 
 class LabelSpace(BaseModel):
@@ -102,6 +103,11 @@ class LabelSpace(BaseModel):
         table[: len(self)] = self.colors
         return table
 
+    @property
+    def _colors_of_void(self) -> tuple[Color, ...]:
+        """The colors of void pixels: `void_colors`, by default black unless a class is black."""
+        return self.void_colors or (() if BLACK in self.colors else (BLACK,))
+
     def encode_label(self, label: LabelImage) -> npt.NDArray[np.uint8]:
         """Map the pixels of a label file to train ids (H, W) uint8, IGNORE_INDEX for void.
 
@@ -143,7 +149,7 @@ class LabelSpace(BaseModel):
                 its pixels, and the class with the nearest color.
         """
         packed = _pack_colors(rgb)
-        colors = self.colors + (self.void_colors or ((0, 0, 0),) * ((0, 0, 0) not in self.colors))
+        colors = self.colors + self._colors_of_void
         keys, train_ids = _pack_colors(np.array(colors, np.uint8)), np.full(len(colors), IGNORE_INDEX, np.uint8)
         train_ids[: len(self)] = np.arange(len(self))
         order = np.argsort(keys)
@@ -171,7 +177,7 @@ class LabelSpace(BaseModel):
         """
         colors = {int(index): tuple(palette[index].tolist()) for index in used if index < len(palette)}
         if any(self._train_ids[index] < 0 for index in used):
-            return all(color in self.colors or color in (*self.void_colors, (0, 0, 0)) for color in colors.values())
+            return all(color in self.colors + self._colors_of_void for color in colors.values())
         if all(color == (index,) * 3 for index, color in colors.items()):  # a gray ramp has no meaning
             return False
         for index, color in colors.items():

@@ -68,9 +68,7 @@ class SegmentationResult:
         if not 0 <= opacity <= 1:
             raise InputError(f"opacity: {opacity}; expected 0 to 1")
         blended = overlay(self.image, self.labels, self.classes, opacity)
-        if not legend:
-            return blended
-        return add_legend(blended, self.classes, [self.classes.names.index(name) for name in self.class_fractions])
+        return add_legend(blended, self.classes, self.labels) if legend else blended
 
     def save(self, path: str | Path, overlay: bool = False, legend: bool = False) -> Path:
         """Write the label map as an indexed PNG: its values are the class indices, its palette the class colors.

@@ -119,8 +119,7 @@ class Segmenter:
         """Return the results of several images (H, W, 3) uint8 RGB; equal to segmenting them one by one."""
         if options.tiled:
             return [self._segment_tiled(rgb, options, confidence) for rgb in images]
-        inputs = parallel_map(self.preprocess_image, images)
-        logits = self.forward_hflip(inputs, self.forward_batch) if options.hflip_tta else self.forward_batch(inputs)
+        logits = self._forward_images(images, options)
 
         def finish(pair: tuple[RGB, Logits]) -> SegmentationResult:
             rgb, size = pair[0], (pair[0].shape[0], pair[0].shape[1])
@@ -153,9 +152,7 @@ class Segmenter:
         """
         image_sizes = [(rgb.shape[0], rgb.shape[1]) for rgb in images]
         if not options.tiled:
-            inputs = parallel_map(self.preprocess_image, images)
-            logits = self.forward_hflip(inputs, self.forward_batch) if options.hflip_tta else self.forward_batch(inputs)
-            return self.postprocess_batch(logits, sizes or image_sizes, threshold)
+            return self.postprocess_batch(self._forward_images(images, options), sizes or image_sizes, threshold)
         if sizes and list(sizes) != image_sizes:
             raise InputError("at native resolution, a label map must have the size of its image")
         return [self.sliding_window_inference(rgb, self.forward_batch, threshold, options.hflip_tta) for rgb in images]
@@ -188,6 +185,11 @@ class Segmenter:
             if confidence_out is not None:
                 confidence_out[top : top + rows] = self.confidence(logits, (rows, rgb.shape[1]))
         return labels
+
+    def _forward_images(self, images: Sequence[RGB], options: InferenceOptions) -> list[Logits]:
+        """Return the logits (K, h, w) of images (H, W, 3), each resized to the network's input."""
+        inputs = parallel_map(self.preprocess_image, images)
+        return self.forward_hflip(inputs, self.forward_batch) if options.hflip_tta else self.forward_batch(inputs)
 
     def forward_hflip(self, inputs: Sequence[RGB], forward: ForwardFn) -> list[Logits]:
         """Return the mean of the logits of each input (h, w, 3) and the flipped-back logits of its flipped copy."""

@@ -252,8 +252,7 @@ class SegmentationRequest:
             return EncodedImage(encode.encode_indexed_png(labels, label_space), "image/png")
         blended = encode.overlay(self._image, labels, label_space, self.options.opacity)
         if self.options.legend:
-            pixel_counts = np.bincount(labels.ravel(), minlength=256)[: len(label_space)]
-            blended = add_legend(blended, label_space, [int(k) for k in np.argsort(-pixel_counts) if pixel_counts[k]])
+            blended = add_legend(blended, label_space, labels)
         if self.options.overlay_format == "jpeg":
             return EncodedImage(encode.encode_jpeg(blended), "image/jpeg")
         return EncodedImage(encode.encode_png(blended), "image/png")

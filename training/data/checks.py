@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from core.data.labels import CITYSCAPES, LabelSpace
@@ -11,14 +13,16 @@ from training.data.storage import SplitIndex
 MAX_TRAIN_ID = len(CITYSCAPES) - 1
 
 
-def check_classes(name: str, labels: LabelSpace, file_labels: LabelSpace, train: SplitIndex, val: SplitIndex) -> None:
+def check_classes(name: str, labels: LabelSpace, file_labels: LabelSpace, train: Sequence[int], val: Sequence[int]) -> None:
     """Raise InputError if the training labels of the dataset `name` can't be what the user means.
 
     Args:
         labels: The classes.
         file_labels: The same classes with the ids that the label files have.
+        train: Pixels of each class in the training split, (K,).
+        val: The same of the validation split.
     """
-    in_train, in_val = np.array(train.pixels) > 0, np.array(val.pixels) > 0
+    in_train, in_val = np.array(train) > 0, np.array(val) > 0
     if in_train.sum() == 1 and len(labels) > 1:
         present = labels.names[int(in_train.argmax())]
         absent = ", ".join(repr(label) for label, is_present in zip(labels.names, in_train, strict=True) if not is_present)
@@ -34,9 +38,15 @@ def check_classes(name: str, labels: LabelSpace, file_labels: LabelSpace, train:
         )
 
 
-def class_warnings(labels: LabelSpace, train: SplitIndex, val: SplitIndex) -> list[str]:
-    """Return a line about the classes without a pixel in train, and one about those that only val lacks."""
-    in_train, in_val = np.array(train.pixels) > 0, np.array(val.pixels) > 0
+def class_warnings(labels: LabelSpace, train: Sequence[int], val: Sequence[int]) -> list[str]:
+    """Return a line about the classes without a pixel in train, and one about those that only val lacks.
+
+    Args:
+        labels: The classes.
+        train: Pixels of each class in the training split, (K,).
+        val: The same of the validation split.
+    """
+    in_train, in_val = np.array(train) > 0, np.array(val) > 0
     names = np.array(labels.names)
     warnings = []
     if not in_train.all():

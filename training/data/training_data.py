@@ -101,7 +101,7 @@ class TrainingData:
     val_policy: StoragePolicy
     pairing_errors: tuple[str, ...]  # images without label, labels without image
     cache_dir: Path | None  # directory of the cache files; None to read the dataset's files at each access
-    is_split: bool = False  # whether both splits are parts of the training split
+    is_held_out: bool = False  # whether `val` is a part of the training split
 
     def scan(self, skip_bad: bool, timeout_s: float | None = None, prune: bool = True) -> DataScan:
         """Decode and check every sample once, and write the cache.
@@ -124,7 +124,7 @@ class TrainingData:
         for (dataset, _), index in zip(self._splits, indexes, strict=True):
             if len(index.bad) == len(dataset):
                 raise InputError(format_problems(f"{dataset.name}: no sample of {dataset.split} can be used", problems))
-        held_out = [self.val.sample_name(index) for index in range(len(self.val))] if self.is_split else []
+        held_out = [self.val.sample_name(index) for index in range(len(self.val))] if self.is_held_out else []
         warnings = self._check_labels(*indexes)
         return DataScan(train=indexes[0], val=indexes[1], skipped=problems, held_out=held_out, warnings=warnings)
 
@@ -132,9 +132,9 @@ class TrainingData:
         """Return warnings about the classes and images of the splits. Raises InputError if the labels can't be meant."""
         labels = self.train.labels
         if isinstance(self.train, DirectoryDataset):
-            check_classes(self.train.name, labels, self.train.file_labels, train, val)
+            check_classes(self.train.name, labels, self.train.file_labels, train.pixels, val.pixels)
         val_names = [self.val.sample_name(index) for index in val.valid_indices(self.val)]
-        return [*class_warnings(labels, train, val), *duplicate_warnings(train, val, val_names)]
+        return [*class_warnings(labels, train.pixels, val.pixels), *duplicate_warnings(train, val, val_names)]
 
     def open(self, scan: DataScan) -> tuple[Dataset, Dataset]:
         """Return the usable samples of both splits as they are stored."""
@@ -190,7 +190,7 @@ def make_data(config: TrainConfig, preprocess: Preprocess) -> TrainingData:
     samples = replace(samples, max_pixels=config.max_pixels)
     if config.val_fraction:
         train, val = hold_out(samples, config.val_fraction)
-        return TrainingData(train, val, train_policy, val_policy, tuple(errors), config.cache_dir, is_split=True)
+        return TrainingData(train, val, train_policy, val_policy, tuple(errors), config.cache_dir, is_held_out=True)
     found = list_splits(Path(source))
     val_split = config.val_split or next((name for name in VAL_SPLITS if name in found), None)
     if val_split is None:

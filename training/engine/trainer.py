@@ -43,6 +43,7 @@ class Trainer:
         self.config, self.scan, self.context, self.stop_request = config, scan, context, stop_request
         self.run_dir = RunDir(config.run_dir)
         self.environment = environment(config, context, scan)
+        self.schedule_start = 0  # epoch after which the learning-rate schedule starts
         device = context.device
 
         # Data
@@ -115,15 +116,7 @@ class Trainer:
             TrainingError: A loss is not finite, or a file can't be written.
         """
         config, epoch, num_steps = self.config, progress.epoch + 1, len(self.loader)
-        epochs_before = config.schedule_start
-        rates = learning_rates(
-            config.schedule,
-            config.learning_rate,
-            epoch - epochs_before,
-            config.epochs - epochs_before,
-            num_steps,
-            config.warmup,
-        )
+        rates = self.learning_rates(epoch, config.epochs, num_steps)
         start = time.perf_counter()
         train_seconds: float | None = None  # until the last step is done
 
@@ -214,25 +207,24 @@ class Trainer:
             resume_file = self.run_dir.newest_resume()
         elif context.is_main:
             require_new(self.run_dir.path)  # Checked again under the lock: another process may have trained here meanwhile.
-        path, previous_data, planned_epochs = context.broadcast(
-            (resume_file[0] if resume_file else None, self.run_dir.data_path(), self.run_dir.planned_epochs())
-            if context.is_main
-            else None
+        path, previous_data, planned_epochs, schedule_start = context.broadcast(
+            (resume_file[0] if resume_file else None, *self.run_dir.last_start()) if context.is_main else None
         )
         progress = TrainingProgress(environment=self.environment, bitwise_reproducible=is_deterministic(context.device))
         if path is not None:
             document, tensors = resume_file[1:] if resume_file else safetensors_io.read(path)
             saved = resume_state.unpack(document, tensors, self.state, context)
             progress = self.check_resume(saved, data_moved=previous_data not in (None, config.data))
-        # After the restart of a process, the schedule has started already.
-        if path is not None and config.resume_schedule == "restart" and planned_epochs != config.epochs:
-            self.config = config = config.model_copy(update={"schedule_start": progress.epoch, "resume_schedule": "continue"})
+            # After the restart of a process, the schedule has been restarted already.
+            restarts_schedule = config.resume_schedule == "restart" and planned_epochs != config.epochs
+            self.schedule_start = progress.epoch if restarts_schedule else schedule_start
         if context.is_main:
             self.report_start(progress, resumed=path is not None)
             self.report_schedule(progress.epoch, planned_epochs)
             start = {"epoch": progress.epoch, "step": progress.step, **progress.environment}
             start |= {"bitwise_reproducible": progress.bitwise_reproducible, "job": job_id()}
-            self.run_dir.create(config, start, self.scan.skipped, None if path else lineage(config), self.scan.held_out)
+            start_lineage = None if path else lineage(config)
+            self.run_dir.create(config, start, self.scan.skipped, start_lineage, self.scan.held_out, self.schedule_start)
             self.run_dir.truncate_after(progress.epoch)
             precision = self.environment["precision"]
             print_run_summary(config, context, precision, self.train_set, self.val_set, self.loader.sampler)
@@ -271,17 +263,19 @@ class Trainer:
         """Print how the learning rate changes if the run had `planned` epochs and is resumed with another number."""
         config = self.config
         is_changed = planned not in (None, config.epochs) and epoch < config.epochs
-        if config.schedule != "cosine" or not is_changed or config.schedule_start == epoch:
+        if config.schedule != "cosine" or not is_changed or self.schedule_start == epoch:
             return
-        before, after = (
-            learning_rates("cosine", config.learning_rate, epoch + 1, epochs, 1, config.warmup)[0]
-            for epochs in (max(planned or 0, epoch), config.epochs)
-        )
+        before, after = (self.learning_rates(epoch + 1, epochs, 1)[0] for epochs in (max(planned or 0, epoch), config.epochs))
         print(
             f"learning rate: {before:.2g} after epoch {epoch} of {planned}, now {after:.2g}, because the cosine ends at epoch"
             f" {config.epochs}; --resume-schedule restart starts a new cosine instead",
             flush=True,
         )
+
+    def learning_rates(self, epoch: int, epochs: int, steps: int) -> list[float]:
+        """Return the learning rate of each step of an epoch, in a run of `epochs` epochs."""
+        config, start = self.config, self.schedule_start
+        return learning_rates(config.schedule, config.learning_rate, epoch - start, epochs - start, steps, config.warmup)
 
 
 @contextmanager

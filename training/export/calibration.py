@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from scipy.optimize import minimize_scalar
+from torch.nn.functional import cross_entropy
 
 from core.checkpoints.checkpoint import Calibration
 from core.data.datasets import Dataset
@@ -18,8 +21,7 @@ from core.inference.segmenter import Segmenter
 from training.tracking.progress_bar import progress_bar
 
 MAX_IMAGES, PIXELS_PER_IMAGE = 500, 2000
-MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 10.0
-GOLDEN_RATIO = (5**0.5 - 1) / 2
+TEMPERATURES = 0.1, 10.0
 
 Array = npt.NDArray[np.float32]
 
@@ -31,7 +33,8 @@ def fit_temperature(segmenter: Segmenter, dataset: Dataset) -> Calibration:
         InputError: All pixels are void.
     """
     rng = np.random.default_rng(0)
-    logits, labels = [], []
+    logits: list[Array] = []
+    labels: list[npt.NDArray[np.uint8]] = []
     for index in progress_bar("calibrating", items=np.unique(np.linspace(0, len(dataset) - 1, MAX_IMAGES).astype(int))):
         rgb, full_labels = dataset[int(index)]
         image_logits = segmenter.backend.to_numpy(segmenter.forward_batch([segmenter.preprocess_image(rgb)])[0])
@@ -42,34 +45,14 @@ def fit_temperature(segmenter: Segmenter, dataset: Dataset) -> Calibration:
     all_logits, all_labels = np.concatenate(logits, 1), np.concatenate(labels)
     if not all_labels.size:
         raise InputError(f"{dataset.name} {dataset.split}: every pixel is void, so the confidence can't be calibrated")
-    temperature = _minimize_cross_entropy(all_logits, all_labels)
+    inputs, targets = torch.from_numpy(all_logits).T, torch.from_numpy(all_labels).long()
+    minimum = minimize_scalar(lambda temperature: float(cross_entropy(inputs / temperature, targets)), bounds=TEMPERATURES)
+    temperature = round(float(minimum.x), 4)
     return Calibration(
-        temperature=round(temperature, 4),
+        temperature=temperature,
         ece_before=_ece(all_logits, all_labels, 1.0),
         ece_after=_ece(all_logits, all_labels, temperature),
     )
-
-
-def _minimize_cross_entropy(logits: Array, labels: npt.NDArray[np.uint8]) -> float:
-    """Return the temperature with the smallest mean cross-entropy of logits (K, M) and labels (M,).
-
-    The cross-entropy has one minimum, so a golden-section search over the logarithm finds it.
-    """
-    low, high = np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)
-    while high - low > 1e-3:
-        a, b = high - GOLDEN_RATIO * (high - low), low + GOLDEN_RATIO * (high - low)
-        if _cross_entropy(logits, labels, np.exp(a)) < _cross_entropy(logits, labels, np.exp(b)):
-            high = b
-        else:
-            low = a
-    return float(np.exp((low + high) / 2))
-
-
-def _cross_entropy(logits: Array, labels: npt.NDArray[np.uint8], temperature: float) -> float:
-    scaled = logits / np.float32(temperature)
-    maximum = scaled.max(0)
-    log_total = np.log(np.exp(scaled - maximum).sum(0)) + maximum
-    return float((log_total - scaled[labels, np.arange(len(labels))]).mean())
 
 
 def _ece(logits: Array, labels: npt.NDArray[np.uint8], temperature: float) -> float:

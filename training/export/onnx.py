@@ -14,13 +14,11 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from torch import nn
 
 from core import __version__
 from core.backends.base import TORCH
 from core.backends.fp16 import pink_noise_images
 from core.backends.onnx import OnnxBackend, open_session
-from core.backends.torch_weights import load_network
 from core.checkpoints.checkpoint import Checkpoint
 from core.checkpoints.onnx_file import write_onnx_file
 from core.checkpoints.safetensors_io import METADATA_KEY
@@ -30,6 +28,7 @@ from core.images.decode import RGB
 from core.images.encode import LabelMap
 from core.images.resize import Size
 from core.inference.segmenter import Segmenter
+from training.export.network import NetworkWithoutPadding
 from training.export.onnx_preprocess import IR_VERSION, OPSET, add_preprocessing
 
 MIN_PIXEL_AGREEMENT = 0.9999  # fraction of the pixels that must have the same label as with torch
@@ -75,19 +74,6 @@ def export_onnx(checkpoint: Checkpoint, path: Path, with_preprocess: bool, datas
     return digest, f"pixel agreement with torch {100 * agreement:.3f} % on {checked_on}"
 
 
-class _WithoutPadding(nn.Module):
-    """A network without its padding, which the back end or the graph around it adds."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map inputs (N, 3, H, W), H and W multiples of the stride, to logits (N, K, H, W)."""
-        logits: torch.Tensor = self.network.forward_padded(x)  # type: ignore[operator]
-        return logits
-
-
 def convert(checkpoint: Checkpoint) -> onnx.ModelProto:
     """Convert a checkpoint's network: `image` (N, 3, H, W) float32, H and W multiples of the stride, to `logits`."""
     stride = checkpoint.metadata.preprocess.stride
@@ -95,7 +81,7 @@ def convert(checkpoint: Checkpoint) -> onnx.ModelProto:
     with warnings.catch_warnings():  # The exporter warns about its own internals.
         warnings.simplefilter("ignore")
         program: Any = torch.onnx.export(
-            _WithoutPadding(load_network(checkpoint)).eval(),
+            NetworkWithoutPadding(checkpoint),
             (torch.zeros(2, 3, 2 * stride, 3 * stride),),
             input_names=["image"],
             output_names=["logits"],

@@ -19,18 +19,16 @@ import numpy as np
 import numpy.typing as npt
 import openvino
 import torch
-from torch import nn
 
 from core.backends.base import OPENVINO, TORCH, network_inputs
 from core.backends.openvino import OpenVinoBackend
-from core.backends.torch_weights import load_weights
 from core.checkpoints.checkpoint import Checkpoint, headline_scores
 from core.checkpoints.exported import BIN_FILE, XML_FILE, ExportManifest, Precision, export_dir, write_exported_model
 from core.data.datasets import Dataset, describe_dataset
 from core.errors import TrainingError
 from core.evaluation import metrics
 from core.inference.segmenter import Segmenter
-from core.models import build_model
+from training.export.network import NetworkWithoutPadding
 from training.tracking.progress_bar import progress_bar
 
 if TYPE_CHECKING:
@@ -123,29 +121,13 @@ def quantize(model: openvino.Model, inputs: nncf.Dataset, count: int) -> openvin
     return nncf.quantize(model, inputs, subset_size=count, fast_bias_correction=False)
 
 
-class _WithoutPadding(nn.Module):
-    """A network without its padding, which depends on the size it is traced with; the backend pads instead."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map inputs (1, 3, H, W), H and W multiples of the stride, to logits (1, K, H, W)."""
-        logits: torch.Tensor = self.network.forward_padded(x)  # type: ignore[operator]
-        return logits
-
-
 def convert(checkpoint: Checkpoint) -> openvino.Model:
     """Convert a checkpoint's network: input (1, 3, H, W) float32, H and W multiples of the stride, to logits."""
-    metadata = checkpoint.metadata
-    network = build_model(metadata.architecture.name, len(metadata.labels), metadata.architecture.width)
-    load_weights(network, checkpoint)
-    side = 4 * network.stride
+    side = 4 * checkpoint.metadata.preprocess.stride
     with warnings.catch_warnings():  # The tracer that OpenVINO selects is deprecated.
         warnings.simplefilter("ignore")
         return openvino.convert_model(
-            _WithoutPadding(network.eval()), example_input=torch.zeros(1, 3, side, side), input=[(1, 3, -1, -1)]
+            NetworkWithoutPadding(checkpoint), example_input=torch.zeros(1, 3, side, side), input=[(1, 3, -1, -1)]
         )
 
 

@@ -18,7 +18,6 @@ from core.images.decode import RGB
 from core.runtime.cpu import NUM_CPUS
 from core.runtime.threads import prefetch
 from training.data.checks import check_classes, class_warnings
-from training.data.storage import SplitIndex
 from training.data.training_data import VAL_SPLITS
 from training.tracking.progress_bar import progress_bar
 
@@ -122,12 +121,12 @@ def find_warnings(inspections: list[SplitInspection]) -> tuple[list[str], list[s
     if train and val and train.dataset and val.dataset:
         if train.dataset.labels != val.dataset.labels:
             refusals.append("the splits have different classes")
-        labels, train_index, val_index = train.dataset.labels, _as_index(train), _as_index(val)
+        labels, train_pixels, val_pixels = train.dataset.labels, train.pixels[:-1].tolist(), val.pixels[:-1].tolist()
         try:
-            check_classes(train.dataset.name, labels, train.dataset.file_labels, train_index, val_index)
+            check_classes(train.dataset.name, labels, train.dataset.file_labels, train_pixels, val_pixels)
         except InputError as error:
             refusals.append(str(error))
-        warnings += class_warnings(labels, train_index, val_index)
+        warnings += class_warnings(labels, train_pixels, val_pixels)
     pairs = [(a, b) for number, a in enumerate(by_name.values()) for b in list(by_name.values())[number + 1 :]]
     for first, second in pairs:
         duplicates = near_duplicates(first, second)
@@ -137,7 +136,3 @@ def find_warnings(inspections: list[SplitInspection]) -> tuple[list[str], list[s
                 f" {duplicates[0][1]} and {duplicates[0][0]}"
             )
     return refusals, warnings
-
-
-def _as_index(inspection: SplitInspection) -> SplitIndex:
-    return SplitIndex(pixels=inspection.pixels[:-1].tolist())

@@ -116,7 +116,7 @@ class Predictor:
         for start in range(0, len(jobs), batch_size):
             batch = list(zip(jobs[start : start + batch_size], decoded, strict=False))
             images = [image[1] for _, image in batch if not isinstance(image, Exception)]
-            confidence = any(_is_confidence(path) for job, _ in batch for path in job.targets)
+            confidence = any(_is_confidence(path) for job, _ in batch for path in job.targets[1:])
             results = iter(self.segmenter.segment_batch(images, self.options, confidence))
             for job, image in batch:
                 if isinstance(image, Exception):

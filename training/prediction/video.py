@@ -142,8 +142,8 @@ class VideoReader:
         self.start = round(Fraction(self._container.start_time or 0, 1_000_000) / self.time_base)
         self.frame_rate = self._stream.average_rate or Fraction(25)
         self.audio: AudioStream | None = next(iter(self._container.streams.audio), None)
-        self._stop = threading.Event()
-        self._graph: av.filter.Graph | None = None
+        self._graph: av.filter.Graph | None = None  # made for the first frame
+        self._turns = 0  # counterclockwise quarter turns that make a frame upright
 
     def close(self) -> None:
         """Close the source."""
@@ -195,7 +195,7 @@ class VideoReader:
         """Yield the frames that the filters return for a frame, or at the end of the video for None."""
         if frame is not None and self._graph is None:
             self._graph = _make_graph(self._stream, frame)
-            self._turns = round(frame.rotation / 90)  # counterclockwise
+            self._turns = round(frame.rotation / 90)
         if self._graph is None:
             return
         self._graph.push(frame)

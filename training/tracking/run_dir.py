@@ -80,7 +80,13 @@ class RunDir:
         self._fallback_reported = False  # whether a warning about a damaged resume file was printed
 
     def create(
-        self, config: TrainConfig, start: Metadata, skipped: list[str], lineage: Lineage | None, held_out: Sequence[str] = ()
+        self,
+        config: TrainConfig,
+        start: Metadata,
+        skipped: list[str],
+        lineage: Lineage | None,
+        held_out: Sequence[str] = (),
+        schedule_start: int = 0,
     ) -> None:
         """Create the directories and write `config.json` and the inherited history.
 
@@ -89,6 +95,7 @@ class RunDir:
             skipped: Files that --skip-bad leaves out.
             lineage: Origin of the initial weights; None if the run is resumed and has recorded it.
             held_out: Images of the training split that --val-fraction holds out.
+            schedule_start: Epoch after which the learning-rate schedule starts.
         """
         for directory in (self.checkpoints, self.resume):
             makedirs_durable(directory)
@@ -104,6 +111,7 @@ class RunDir:
             "config": config.model_dump(mode="json", exclude={"resume"}),
             "skipped": skipped,
             "held_out": list(held_out),
+            "schedule_start": schedule_start,
             "stages": previous.get("stages", []) if lineage is None else [stage.model_dump() for stage in lineage.stages],
             "starts": [*previous.get("starts", []), start],
             "code_version": __version__,
@@ -119,15 +127,11 @@ class RunDir:
         starts = self._read_config().get("starts")
         return starts[-1].get("job") if starts else None
 
-    def planned_epochs(self) -> int | None:
-        """Return --epochs of the last start, None if it is not recorded."""
-        epochs: int | None = self._read_config().get("config", {}).get("epochs")
-        return epochs
-
-    def data_path(self) -> str | None:
-        """Return --data of the last start, None if it is not recorded."""
-        data: str | None = self._read_config().get("config", {}).get("data")
-        return data
+    def last_start(self) -> tuple[str | None, int | None, int]:
+        """Return --data and --epochs of the last start, None if not recorded, and the epoch after which its schedule starts."""
+        document = self._read_config()
+        config = document.get("config", {})
+        return config.get("data"), config.get("epochs"), document.get("schedule_start", 0)
 
     def _read_config(self) -> Metadata:
         return read_run_config(self.path)

@@ -72,7 +72,7 @@ def test_evaluation_whose_lock_cannot_be_opened_is_interrupted_once_its_file_is_
     running = {**json.loads(finished.read_text()), "id": "x", "state": "running", "report": None}
     finished.with_name("x.json").write_text(json.dumps(running))
     lock = finished.with_name("x.lock")
-    lock.symlink_to(lock)  # Nobody can open it, not even root.
+    lock.symlink_to(lock)  # It can't be opened, not even by root.
     assert client.get("/evaluate/x").json()["state"] == "running"
     assert client.post("/evaluate").json()["code"] == "evaluation_running"
     monkeypatch.setattr("service.evaluation.store.STALE_AFTER_S", 0)

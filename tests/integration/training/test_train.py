@@ -263,7 +263,7 @@ def test_restarted_cosine_begins_with_full_learning_rate(cosine_run: Path, tmp_p
     code, out, _ = cli("train", "--run", run_dir, "--resume", "--epochs", 4, "--resume-schedule", "restart")
     rates = [float(row["learning_rate"]) for row in read_history(run_dir)]
     assert code == 0 and "learning rate:" not in out and rates[2:] == rates[:2]
-    assert json.loads((run_dir / "config.json").read_text())["config"]["schedule_start"] == 2
+    assert json.loads((run_dir / "config.json").read_text())["schedule_start"] == 2
 
 
 def test_resume_with_only_damaged_files_fails(scenes: Path, tmp_path: Path, cli: Cli) -> None:

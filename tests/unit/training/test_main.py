@@ -37,6 +37,4 @@ def test_help_describes_every_training_setting(capsys: pytest.CaptureFixture[str
         parse("train", ["train", "--help"])
     text = capsys.readouterr().out
     for name, field in TrainConfig.model_fields.items():
-        if name == "schedule_start":  # not a flag: set by --resume-schedule restart
-            continue
         assert f"--{name.replace('_', '-')}" in text and field.description
