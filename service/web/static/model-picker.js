@@ -64,7 +64,8 @@ export class ModelPicker {
       const score = model.scores?.miou_present;
       const parts = [
         model.architecture, model.width && `width ${model.width}`, model.data && `trained on ${model.data}`,
-        score && `mIoU ${score.toFixed(3)}`,
+        // Scores on different data must not be compared: "cityscapes val, 500 images".
+        score && `mIoU ${score.toFixed(3)}${model.scored_on ? ` on ${model.scored_on.split(",")[0]}` : ""}`,
       ];
       details.textContent = parts.filter(Boolean).join(", ");
       backend.textContent = [model.backend, model.digest?.slice(0, 12)].filter(Boolean).join(", ");
