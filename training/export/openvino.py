@@ -116,7 +116,8 @@ def quantize(model: openvino.Model, inputs: nncf.Dataset, count: int) -> openvin
     """Return the model in int8, with activation ranges measured on `count` inputs (1, 3, H, W)."""
     import nncf
 
-    nncf.set_log_level("ERROR")
+    # Not nncf.set_log_level, which also sets the level of handlers that others attached to this logger.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     # The slow bias correction, which follows the error from layer to layer, loses a tenth of what the fast one loses.
     return nncf.quantize(model, inputs, subset_size=count, fast_bias_correction=False)
 

@@ -50,7 +50,7 @@ def test_duplicate_model_name_reports_both_paths(tmp_path: Path) -> None:
 
 
 def test_directory_without_checkpoints_serves_bundled_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):  # The OpenVINO converter leaves the level of other loggers at ERROR.
+    with caplog.at_level(logging.WARNING):
         assert discover_models([tmp_path]) == bundled_checkpoints() != {}
     assert str(tmp_path) in caplog.text and "serving the bundled ones: ddunet" in caplog.text
 
