@@ -1,1 +1,1 @@
-"""Tests of whole processes: web page in a browser, containers, several hosts, and the documentation's commands."""
+"""Slow tests: whole processes, exported models and videos, the web page in a browser, containers, hosts, documentation."""
