@@ -43,8 +43,9 @@ class Metrics:
             **common,
         )
         self.stage_duration = Histogram(
-            "stage_seconds", "Duration of each stage of a request", ["stage"], buckets=DURATION_BUCKETS_S, **common
+            "stage_seconds", "Duration of each stage of an image", ["stage"], buckets=DURATION_BUCKETS_S, **common
         )
+        self.images = Counter("images", "Segmented images; a request to /segment may have several", ["model"], **common)
         self.batch_size = Histogram("batch_size", "Network inputs in one batch", buckets=BATCH_SIZE_BUCKETS, **common)
         self.inflight_requests = Gauge("inflight_requests", "Requests to /segment in flight", **common)
         self.inflight_pixels = Gauge("inflight_pixels", "Pixels of the images of requests in flight", **common)
@@ -71,8 +72,9 @@ class Metrics:
         finally:
             self.requests.labels(model, code).inc()
 
-    def observe_stages(self, timing: Timing) -> None:
-        """Record the duration of each stage of a successful request."""
+    def observe_image(self, model: str, timing: Timing) -> None:
+        """Count a segmented image, and record the duration of each of its stages."""
+        self.images.labels(model).inc()
         for stage, seconds in timing.stages.items():
             self.stage_duration.labels(stage).observe(seconds)
 

@@ -12,6 +12,13 @@ MAX_BOUNDARY_BYTES = 70  # RFC 2046, section 5.1.1; comparing longer boundaries 
 TAIL_BYTES = 4096  # The closing boundary is nearly always in the last bytes.
 
 
+class TooManyPartsError(ValueError):
+    """A form has more than `MAX_PARTS` parts."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the form has more than {MAX_PARTS} parts")
+
+
 @dataclass
 class Part:
     """A part of a form: its headers by lowercase name, and the chunks of its content."""
@@ -39,19 +46,24 @@ def parse_boundary(content_type: str) -> bytes:
 
 
 def parse_form(content_type: str, body: bytes) -> list[Part]:
-    """Return the parts of a form. Raises ValueError, whose message is the reason and contains no input."""
+    """Return the parts of a form.
+
+    Raises:
+        TooManyPartsError: There are more than `MAX_PARTS`.
+        ValueError: The form is invalid; the message is the reason and contains no input.
+    """
     boundary = parse_boundary(content_type)
     closing = b"--" + boundary + b"--"
     if closing not in body[-TAIL_BYTES:] and closing not in body:  # `rfind` is not used: its worst case is quadratic.
         raise ValueError("the closing boundary is missing")
     if body.count(b"\r\n--" + boundary) > MAX_PARTS + 1:  # Counted first, because parsing many parts takes seconds.
-        raise ValueError(f"the form has more than {MAX_PARTS} parts")
+        raise TooManyPartsError
     parts: list[Part] = []
     name, value = bytearray(), bytearray()
 
     def on_part_begin() -> None:
         if len(parts) == MAX_PARTS:
-            raise ValueError(f"the form has more than {MAX_PARTS} parts")
+            raise TooManyPartsError
         parts.append(Part())
 
     def on_header_end() -> None:

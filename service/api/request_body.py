@@ -1,14 +1,16 @@
-"""The uploaded image: a multipart part named `file`, or the body itself; limits are enforced while the bytes arrive."""
+"""The uploaded images: multipart parts named `file`, or the body itself; limits are enforced while the bytes arrive."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import NamedTuple
 
 from fastapi import Request
 
 from core.images.decode import VIDEO_HINT
-from service.api.multipart import parse_boundary, parse_form
+from service.api.batch import describe_position, sanitize_file_name
+from service.api.multipart import MAX_PARTS, TooManyPartsError, parse_boundary, parse_form
 from service.api.problems import ProblemError
 from service.api.schemas import SegmentParameters
 
@@ -18,12 +20,19 @@ CHUNK_TIMEOUT_S = 10.0  # between two chunks
 USAGE = "send `-F file=@street.jpg`, or the image itself with `-H 'Content-Type: image/jpeg' --data-binary @street.jpg`"
 
 
-async def read_image_body(
+class Upload(NamedTuple):
+    """An encoded image, and its sanitized file name, empty if it is the body itself."""
+
+    name: str
+    content: bytes
+
+
+async def read_uploads(
     request: Request,
     max_bytes: int,
     reserve_bytes: Callable[[int], None] = lambda _: None,
-) -> bytes:
-    """Return the encoded image of a request.
+) -> list[Upload]:
+    """Return the encoded images of a request, at least one, in the order of the parts.
 
     Args:
         request: A request whose body has not been read.
@@ -42,7 +51,7 @@ async def read_image_body(
             parse_boundary(content_type)  # Without a valid one, the body need not be sent.
         except ValueError as error:
             raise _malformed_body_error(error) from None
-        return _extract_file(content_type, await read_body(request, max_bytes, reserve_bytes))
+        return _extract_files(content_type, await read_body(request, max_bytes, reserve_bytes))
     if media_type.startswith("video/"):
         raise ProblemError("unsupported_media_type", f"this is the content type of a video, expected an image; {VIDEO_HINT}")
     if media_type and not media_type.startswith("image/") and media_type != "application/octet-stream":
@@ -50,7 +59,7 @@ async def read_image_body(
     body = await read_body(request, max_bytes, reserve_bytes)
     if not body:
         raise ProblemError("no_file", f"the request has no body; {USAGE}")
-    return body
+    return [Upload("", body)]
 
 
 async def read_body(request: Request, max_bytes: int, reserve_bytes: Callable[[int], None] = lambda _: None) -> bytes:
@@ -82,15 +91,14 @@ async def read_body(request: Request, max_bytes: int, reserve_bytes: Callable[[i
     return b"".join(chunks)
 
 
-def _extract_file(content_type: str, body: bytes) -> bytes:
-    """Return the content of the part `file`. Raises ProblemError."""
+def _extract_files(content_type: str, body: bytes) -> list[Upload]:
+    """Return the files of the parts named `file`. Raises ProblemError."""
     try:
         parts = [(part, part.disposition()) for part in parse_form(content_type, body)]
+    except TooManyPartsError as error:
+        raise ProblemError("too_many_files", f"{error}; send at most {MAX_PARTS} images in one request") from None
     except ValueError as error:
         raise _malformed_body_error(error) from None
-    files = [(part, disposition) for part, disposition in parts if b"filename" in disposition]
-    if len(files) > 1:
-        raise ProblemError("too_many_files", f"the form has {len(files)} files; expected one, in the part `file`")
     names = {disposition.get(b"name", b"").decode("latin-1") for _, disposition in parts}
     if parameters := names & SegmentParameters.model_fields.keys():
         raise ProblemError(
@@ -98,12 +106,21 @@ def _extract_file(content_type: str, body: bytes) -> bytes:
             f"{', '.join(sorted(parameters))}: sent as a form field; send it in the query string,"
             " for example /segment?model=NAME&output=json",
         )
-    contents = [part.content() for part, disposition in files if disposition.get(b"name") == b"file"]
-    if not contents:
+    files = [(part, disposition) for part, disposition in parts if b"filename" in disposition]
+    uploads = [
+        Upload(sanitize_file_name(disposition[b"filename"].decode(errors="replace")), part.content())
+        for part, disposition in files
+        if disposition.get(b"name") == b"file"
+    ]
+    if not uploads:
         raise ProblemError("no_file", f"the form has no file in a part named `file`; {USAGE}")
-    if not contents[0]:
-        raise ProblemError("empty_file", f"the file in the part `file` is empty; {USAGE}")
-    return contents[0]
+    if len(files) > len(uploads):
+        raise ProblemError("too_many_files", "the form has a file in a part of another name; name all parts with images `file`")
+    for number, upload in enumerate(uploads, 1):
+        if not upload.content:
+            image = describe_position(number, len(uploads), upload.name) if len(uploads) > 1 else "the file in the part `file`"
+            raise ProblemError("empty_file", f"{image} is empty; {USAGE}")
+    return uploads
 
 
 def _malformed_body_error(reason: ValueError) -> ProblemError:

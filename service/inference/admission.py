@@ -62,7 +62,7 @@ class AdmissionController:
             nonlocal reserved
             with self._lock:
                 if self.bytes + size > self.max_bytes:
-                    raise self._overloaded_error(f"{self.bytes / 1e6:.0f} MB of uploads are in flight")
+                    raise self._overloaded_error(f"{self.bytes / 1e6:.0f} MB of request bodies and responses are in flight")
                 self.bytes += size
                 reserved += size
 
@@ -125,6 +125,12 @@ class AdmissionController:
             self.pixels += pixels
             slot.pixels += pixels
 
+    def release_pixels(self, slot: RequestSlot) -> None:
+        """Stop counting the images of a request so far."""
+        with self._lock:
+            self.pixels -= slot.pixels
+            slot.pixels = 0
+
     def _overloaded_error(self, reason: str) -> ProblemError:
         seconds = min(MAX_RETRY_AFTER_S, max(1, math.ceil(self._mean_departure_interval_s * self.requests)))
         detail = f"{reason}, which is the limit; retry in {seconds} s"
@@ -154,3 +160,7 @@ class RequestSlot:
     def reserve_pixels(self, pixels: int) -> None:
         """Count the image of the request before it is decoded. Raises ProblemError 503 `overloaded`."""
         self.admission.reserve_pixels(self, pixels)
+
+    def release_pixels(self) -> None:
+        """Stop counting the image, which is no longer in memory, before the next one of the request is decoded."""
+        self.admission.release_pixels(self)

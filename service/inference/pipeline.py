@@ -140,8 +140,8 @@ class SegmentationRequest:
         ended = asyncio.wrap_future(future)
         timeout = deadline - time.monotonic() if math.isfinite(deadline) else None
         try:  # asyncio.wait, unlike await, leaves a future alone if the request is cancelled or the timeout expires.
-            done, _ = await asyncio.wait((ended,), timeout=timeout)
-            if not done:
+            await asyncio.wait((ended,), timeout=timeout)
+            if not ended.done():
                 if future.cancel():
                     raise deadline_exceeded()
                 await asyncio.wait((ended,))

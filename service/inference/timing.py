@@ -19,6 +19,11 @@ class Timing:
         """Add a duration to a stage."""
         self.stages[stage] = self.stages.get(stage, 0.0) + seconds
 
+    def add_all(self, other: Timing) -> None:
+        """Add the durations of another image of the same request."""
+        for stage, seconds in other.stages.items():
+            self.add(stage, seconds)
+
     @contextmanager
     def measure(self, stage: str, exclude: str = "") -> Iterator[None]:
         """Add the duration of the block to a stage, without the time that the block adds to the stage `exclude`."""

@@ -132,8 +132,10 @@ CASES: dict[str, tuple[dict, str]] = {
     "no part named file": ({"files": {"picture": PNG}, "data": {"other": "1"}}, "no_file"),
     "file as text field": ({"files": {"file": (None, "text")}}, "no_file"),
     "empty file": ({"files": {"file": b""}}, "empty_file"),
-    "two files": ({"files": [("file", PNG), ("file", PNG)]}, "too_many_files"),
-    "two files with different names": ({"files": [("file", PNG), ("mask", PNG)]}, "too_many_files"),
+    "17 files": ({"files": [("file", PNG)] * 17}, "too_many_files"),
+    "two files in parts of different names": ({"files": [("file", PNG), ("mask", PNG)]}, "too_many_files"),
+    "damaged file after a valid one": ({"files": [("file", PNG), ("file", PNG[:60])]}, "corrupt_image"),
+    "empty file after a valid one": ({"files": [("file", PNG), ("file", b"")]}, "empty_file"),
     "form without boundary": ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, "malformed_body"),
     "boundary of 10 KB": (
         {"content": b"x", "headers": {"Content-Type": f"multipart/form-data; boundary={'x' * 10_000}"}},
@@ -146,7 +148,7 @@ CASES: dict[str, tuple[dict, str]] = {
     "form truncated in part header": ({"content": b"--x\r\nContent-Disp", "headers": FORM}, "malformed_body"),
     "form truncated after part": ({"content": form_part(), "headers": FORM}, "malformed_body"),
     "form without parts": ({"content": b"garbage\r\n--x--\r\n", "headers": FORM}, "malformed_body"),
-    "1,001 parts": ({"content": form_part() * 1001 + b"--x--\r\n", "headers": FORM}, "malformed_body"),
+    "1,001 parts": ({"content": form_part() * 1001 + b"--x--\r\n", "headers": FORM}, "too_many_files"),
     "20,000 part headers": ({"content": form_part(b"A: b\r\n" * 20_000) + b"--x--\r\n", "headers": FORM}, "malformed_body"),
     "part header of 100 KB": (
         {"content": form_part(b"A: " + b"b" * 100_000 + b"\r\n") + b"--x--\r\n", "headers": FORM},

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
+from service.api.multipart import MAX_PARTS
 from service.app import create_app
 from service.settings import load_settings
 from tests.support.image_fuzzer import SEED_IMAGES
@@ -27,6 +28,18 @@ schemathesis.openapi.format("binary", IMAGES)
 for media_type in ("image/*", "application/octet-stream"):
     schemathesis.openapi.media_type(media_type, IMAGES)
 KEY = "k" * 16
+
+
+@schemathesis.hook
+def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
+    """Make Schemathesis send the images of a form as files: it does so only for properties of this media type."""
+    form = raw_schema["paths"]["/segment"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    form["properties"]["file"]["contentMediaType"] = "application/octet-stream"
+
+
+def count_parts(body: Any) -> int:
+    """Return the number of parts of a form; fields that the schema does not describe may be lists, too."""
+    return sum(len(value) if isinstance(value, list) else 1 for value in body.values()) if isinstance(body, dict) else 0
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +60,7 @@ def test_responses_conform_to_schema(schema: Any, mode: GenerationMode) -> None:
         )
         def validate(case: Any) -> None:
             nonlocal requests
+            assume(count_parts(case.body) <= MAX_PARTS)
             requests += 1
             case.call_and_validate(timeout=60)
 
