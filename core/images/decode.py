@@ -20,6 +20,7 @@ from core.images.limits import MAX_PIXELS, MAX_SIDE
 from core.images.sanitize import JPEG_SIGNATURE, PNG_SIGNATURE, read_jpeg_header, strip_ancillary_chunks
 
 RGB = npt.NDArray[np.uint8]  # (H, W, 3), channels in RGB order, values 0..255
+ImageSource = str | Path | bytes | Image.Image | RGB  # a file, an encoded image, a Pillow image or pixels
 PNG_GRAYSCALE = 0  # color type in a PNG header
 CMYK_CHANNELS = 4
 MAX_EXTRANEOUS_BYTES = 64
@@ -173,18 +174,26 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> RGB:
         InputError: The file can't be read.
     """
     try:
-        return decode_image(path.read_bytes(), max_pixels, MAX_SIDE if max_pixels == MAX_PIXELS else max_pixels)
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}", error.code) from None
+        data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from None
+    return decode_named_image(data, str(path), max_pixels)
 
 
-def as_rgb(image: str | Path | bytes | RGB) -> RGB:
+def decode_named_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> RGB:
+    """Decode an image as `read_image` does. Raises ImageError, whose message starts with the name."""
+    try:
+        return decode_image(data, max_pixels, MAX_SIDE if max_pixels == MAX_PIXELS else max_pixels)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}", error.code) from None
+
+
+def as_rgb(image: ImageSource) -> RGB:
     """Return an image as (H, W, 3) uint8 RGB: decode a path or encoded bytes, pass an array or a Pillow image through.
 
     Raises:
-        InputError: `image` is something else (a float array, RGBA, a batch) or a file that can't be read.
+        InputError: `image` is something else (a float array, a batch, a Pillow image of another mode than RGB) or a file that
+            can't be read.
         ImageError: The path or the bytes hold no usable image.
     """
     if isinstance(image, (str, Path)):
@@ -193,8 +202,10 @@ def as_rgb(image: str | Path | bytes | RGB) -> RGB:
         return decode_image(image)
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        if isinstance(image, Image.Image):
+            raise InputError(f"got a Pillow image of mode {image.mode}; expected RGB: image.convert('RGB')")
         actual = f"{array.dtype} {array.shape}" if array.dtype != object else type(image).__name__
-        raise InputError(f"got {actual}; expected a path, an encoded image, or (H, W, 3) uint8 in RGB order")
+        raise InputError(f"got {actual}; expected a path, an encoded image, a Pillow image, or (H, W, 3) uint8 in RGB order")
     return np.ascontiguousarray(array)
 
 

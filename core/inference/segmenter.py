@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from core.backends.loader import load_backend
 from core.checkpoints.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from core.data.labels import IGNORE_INDEX, LabelSpace
 from core.errors import InputError
-from core.images.decode import RGB, as_rgb
+from core.images.decode import RGB, ImageSource, as_rgb
 from core.images.encode import LabelMap
 from core.images.resize import Preprocess, Size
 from core.inference.options import DEFAULT_OPTIONS, InferenceOptions
@@ -24,7 +24,7 @@ from core.inference.sliding_window import blended_bands
 from core.inference.upsample import upsample_confidence
 from core.runtime.threads import parallel_map
 
-ImageSource = str | Path | bytes | npt.NDArray[np.uint8]
+Source = TypeVar("Source", bound=ImageSource)  # of a list whose images are all of one kind, such as list[Path]
 ForwardFn = Callable[[Sequence[RGB]], Sequence[Logits]]  # network inputs (h, w, 3) to the logits (K, h, w) of each
 
 
@@ -96,8 +96,10 @@ class Segmenter:
     def __call__(self, image: ImageSource, confidence: bool = False) -> SegmentationResult: ...
     @overload
     def __call__(self, image: list[ImageSource], confidence: bool = False) -> list[SegmentationResult]: ...
+    @overload
+    def __call__(self, image: list[Source], confidence: bool = False) -> list[SegmentationResult]: ...
     def __call__(
-        self, image: ImageSource | list[ImageSource], confidence: bool = False
+        self, image: ImageSource | list[ImageSource] | list[Source], confidence: bool = False
     ) -> SegmentationResult | list[SegmentationResult]:
         """Segment an image of any size: a path, encoded bytes, a Pillow image, or an array (H, W, 3) uint8 RGB.
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from core.checkpoints.checkpoint import bundled_checkpoints, read_checkpoint
 from core.models import MODELS
-from tests.support.markdown import bash_commands, section, table_rows
+from tests.support.markdown import bash_commands, code_blocks, section, table_rows
 from tests.support.paths import ROOT
 from tests.support.service_process import ServiceProcess
 from training.config import TrainConfig
@@ -87,6 +87,16 @@ def test_every_readme_command_succeeds(user_dir: Path, environment: dict[str, st
     finally:
         if service:
             service.kill()
+
+
+def test_readme_python_code_runs(user_dir: Path, environment: dict[str, str]) -> None:
+    code = "".join(code for language, code in code_blocks(section(README, "The first mask")) if language == "python")
+    assert "segmenter([" in code
+    completed = subprocess.run(
+        [sys.executable, "-c", code], cwd=user_dir, env=environment, capture_output=True, text=True, check=False
+    )
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.count("<SegmentationResult ") == 2 and (user_dir / "mask.png").is_file()
 
 
 @pytest.mark.parametrize("target", sorted({word for c in COMMANDS if c.startswith("make ") for word in c.split()[1:]}))

@@ -56,8 +56,14 @@ def test_every_image_source_gives_equal_result(segmenter: Segmenter, street_png:
     ids=["float", "one channel", "batch", "two axes", "empty", "number", "none"],
 )
 def test_other_source_is_rejected(segmenter: Segmenter, source: object) -> None:
-    with pytest.raises(InputError, match=r"expected a path, an encoded image, or \(H, W, 3\) uint8"):
+    with pytest.raises(InputError, match=r"expected a path, an encoded image, a Pillow image, or \(H, W, 3\) uint8"):
         segmenter(source)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA"])
+def test_pillow_image_of_other_mode_is_rejected_with_solution(segmenter: Segmenter, mode: str) -> None:
+    with pytest.raises(InputError, match=rf"a Pillow image of mode {mode}; expected RGB: image\.convert\('RGB'\)"):
+        segmenter(Image.fromarray(RGB).convert(mode))
 
 
 def test_missing_or_invalid_file_is_rejected(segmenter: Segmenter, tmp_path: Path) -> None:
@@ -106,9 +112,10 @@ def test_repr_has_size_and_classes(segmenter: Segmenter) -> None:
 
 
 def test_list_of_images_gives_list_of_equal_results(segmenter: Segmenter, street_png: Path) -> None:
-    images = [RGB, street_png, RGB[:13, :40], RGB[::-1].copy()]
+    images = [RGB, street_png, RGB[:13, :40], RGB[::-1].copy(), Image.open(street_png)]
     results = segmenter(images)
-    assert [result.size for result in results] == [(40, 60), (40, 60), (13, 40), (40, 60)]
+    assert [result.size for result in results] == [(40, 60), (40, 60), (13, 40), (40, 60), (40, 60)]
+    assert segmenter([]) == []
     assert all(np.array_equal(result.labels, segmenter(image).labels) for result, image in zip(results, images, strict=True))
 
 
