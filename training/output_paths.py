@@ -8,7 +8,7 @@ from pathlib import Path
 from core.errors import InputError
 from core.runtime.atomic import write_atomically
 
-STDOUT = "-"  # as the value of --json
+STDOUT = "-"  # as the value of --json or --out
 
 
 def check_output_dir(path: Path, flag: str) -> None:

@@ -7,6 +7,7 @@ python -m training predict runs/ddunet 'drive/**/*_left*.png' clip.mp4       a p
 python -m training predict runs/ddunet rtsp://camera/1                       a stream, until Ctrl-C; a camera: /dev/video0
 python -m training predict runs/ddunet drive/ --out submission --ids label   Cityscapes label ids
 torchrun --nproc-per-node 8 -m -- training predict runs/ddunet drive/        a part of the files for each process
+cat street.jpg | python -m training predict ddunet - --out - > mask.png      standard input and output
 
 A second run skips the files that are done; --force repeats them.
 """
@@ -17,9 +18,15 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from training.commands.options import add_checkpoint_argument, add_device_flags, add_image_flags, add_inference_flags
 from training.output_paths import STDOUT, check_json_output, check_output_dir, write_json
+
+if TYPE_CHECKING:
+    from training.prediction.jobs import Job
+    from training.prediction.manifest import ResultInfo
+    from training.prediction.predictor import Predictor
 
 RENDERINGS = ("overlay", "mask", "beside")
 
@@ -31,9 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="IMAGE_OR_DIR_OR_VIDEO",
-        help="images, videos, directories of them, quoted patterns, cameras (/dev/video0) or streams (rtsp://...)",
+        help="images, videos, directories of them, quoted patterns, cameras (/dev/video0), streams (rtsp://...), or -: an image"
+        " from standard input, whose results are named stdin",
     )
-    parser.add_argument("--out", default=Path("masks"), type=Path, metavar="DIR", help="output directory (default: masks)")
+    parser.add_argument(
+        "--out",
+        default="masks",
+        metavar="DIR",
+        help="output directory (default: masks); -: write the mask of one image, or with --overlay or --confidence only that,"
+        " to standard output",
+    )
     parser.add_argument("--overlay", action="store_true", help="also write NAME_overlay.png for each image")
     parser.add_argument(
         "--confidence",
@@ -72,28 +86,39 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
 
     Of several ranks each takes every Nth file. The files of a lost rank are done by a second run.
     """
+    from core.errors import InputError
     from core.inference.options import InferenceOptions
     from core.runtime.atomic import makedirs_durable
     from training.distributed.context import init_distributed
     from training.inference import open_segmenter
-    from training.prediction.jobs import plan_jobs
+    from training.prediction.jobs import STDIN, plan_jobs
     from training.prediction.predictor import Outcome, Predictor
+    from training.prediction.standard_streams import read_stdin
 
-    check_output_dir(options.out, "--out")
+    out, to_stdout = Path(options.out), options.out == STDOUT
+    if to_stdout:
+        _check_stdout(options)
+    else:
+        check_output_dir(out, "--out")
     check_json_output(options.json)
     with init_distributed(options.device != "cpu") as context:
+        if context.world_size > 1 and (STDIN in options.inputs or to_stdout):
+            raise InputError("-: several processes can't share standard input or output; run the command without torchrun")
+        stdin = read_stdin(options.max_pixels) if STDIN in options.inputs else b""
         segmenter = open_segmenter(options.checkpoint, options.device, options.backend, context)
         inference = InferenceOptions(options.resolution == "native", options.flip)
         predictor = Predictor(
-            segmenter, inference, options.out, options.ids, options.video, options.legend, context.rank, options.max_pixels
+            segmenter, inference, out, options.ids, options.video, options.legend, context.rank, options.max_pixels
         )
         plan = None
         if context.is_main:
             suffixes = ["_overlay"] * options.overlay + ["_confidence"] * options.confidence
-            jobs = plan_jobs(options.inputs, options.out, suffixes, options.video, f".{options.video_format}")
+            jobs = plan_jobs(options.inputs, out, suffixes, options.video, f".{options.video_format}", stdin)
+            if to_stdout:
+                return _predict_to_stdout(options, predictor, jobs)
             plan = jobs, {} if options.force else predictor.find_finished(jobs)
         jobs, finished = context.broadcast(plan)
-        makedirs_durable(options.out)
+        makedirs_durable(out)
         pending = [job for job in jobs if job not in finished]
         shard = predictor.run_jobs(pending[context.rank :: context.world_size], show_progress=context.is_main)
         shards = context.gather_to_main([outcome._asdict() for outcome in shard])
@@ -103,17 +128,50 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     for rank, rank_outcomes in enumerate(shards):
         rank_jobs = pending[rank :: len(shards)]
         outcomes |= {job: Outcome(**outcome) for job, outcome in zip(rank_jobs, rank_outcomes, strict=True)}
-    if options.json:
-        files = [{"file": str(job.source), "written": list(map(str, job.targets)), **outcomes[job].result} for job in jobs]
-        document = {"checkpoint": options.checkpoint, **predictor.settings, "files": files}
-        write_json(options.json, json.dumps(document, indent=1))
+    files = [{"file": str(job.source), "written": list(map(str, job.targets)), **outcomes[job].result} for job in jobs]
+    _write_json(options, predictor, files)
     num_failed = sum("error" in outcome.result for outcome in outcomes.values())
     num_replaced = sum(outcome.replaced for outcome in outcomes.values())
     kinds = {"videos" if job.is_video else "masks" for job in jobs}
-    summary = f"{len(jobs) - num_failed} of {len(jobs)} {' and '.join(sorted(kinds))} in {options.out}"
+    summary = f"{len(jobs) - num_failed} of {len(jobs)} {' and '.join(sorted(kinds))} in {out}"
     if finished:
         summary += f", {len(finished)} of them from an earlier run (--force repeats them)"
     if num_replaced:
         summary += f", {num_replaced} replacing those of another checkpoint or of other options"
     print(summary, file=sys.stderr if options.json == STDOUT else sys.stdout)
     return 1 if num_failed else 0
+
+
+def _check_stdout(options: argparse.Namespace) -> None:
+    """Raise InputError if more than one result would be written to standard output, or an image to a terminal."""
+    from core.errors import InputError
+    from training.prediction.standard_streams import check_stdout
+
+    if options.json == STDOUT:
+        raise InputError("--json: standard output is for the image (--out -); specify a file for the JSON document")
+    if options.overlay and options.confidence:
+        raise InputError("--out: standard output takes one image; specify --overlay or --confidence, or an output directory")
+    check_stdout()
+
+
+def _predict_to_stdout(options: argparse.Namespace, predictor: Predictor, jobs: list[Job]) -> int:
+    """Write the result of the only job to standard output. Raises InputError if it is not a single image."""
+    from core.errors import InputError
+    from training.prediction.standard_streams import write_stdout
+
+    if len(jobs) > 1 or jobs[0].is_video:
+        kind = "a video" if len(jobs) == 1 else f"{len(jobs)} files"
+        raise InputError(f"--out: standard output takes one image, got {kind}; specify an output directory")
+    png, result = predictor.segment_to_png(
+        jobs[0], "overlay" if options.overlay else "confidence" if options.confidence else "mask"
+    )
+    write_stdout(png)
+    _write_json(options, predictor, [{"file": str(jobs[0].source), "written": [STDOUT], **result}])
+    return 1 if "error" in result else 0
+
+
+def _write_json(options: argparse.Namespace, predictor: Predictor, files: list[ResultInfo]) -> None:
+    """Write the document of --json, if it is requested."""
+    if options.json:
+        document = {"checkpoint": options.checkpoint, **predictor.settings, "files": files}
+        write_json(options.json, json.dumps(document, indent=1))

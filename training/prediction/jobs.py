@@ -20,15 +20,17 @@ VIDEO_SUFFIXES = (
 )
 VIDEO_OUTPUT_SUFFIXES = ("_overlay", "_mask", "_beside")  # of the names of written videos, before the file extension
 VIDEO_FORMATS = (".mp4", ".webm")  # that can be written
+STDIN, STDIN_NAME = "-", Path("stdin")  # as an input, and as the name of its results
 
 
 @dataclass(frozen=True)
 class Job:
     """An image or a video, and the files to write: the video's result, or the image's mask and what was requested beside it."""
 
-    source: Path  # of a camera or a stream, only a name
+    source: Path  # of a camera, a stream or standard input, only a name
     targets: tuple[Path, ...]
     url: str = ""  # of a camera (`/dev/video0`) or a stream (`rtsp://...`)
+    data: bytes = b""  # the encoded image, if it comes from standard input
 
     @property
     def is_video(self) -> bool:
@@ -37,9 +39,14 @@ class Job:
 
 
 def plan_jobs(
-    inputs: list[str], out: Path, image_suffixes: Sequence[str], rendering: str, video_format: str = ".mp4"
+    inputs: list[str],
+    out: Path,
+    image_suffixes: Sequence[str],
+    rendering: str,
+    video_format: str = ".mp4",
+    stdin: bytes = b"",
 ) -> list[Job]:
-    """Return the jobs for files, directories and glob patterns.
+    """Return the jobs for files, directories, glob patterns, streams and `-`, which is standard input.
 
     The tree below a directory or a pattern is kept. Results of earlier runs are not inputs: if a directory contains `out`,
     the files in `out` are skipped. If two files differ only in their suffix, the second one's results keep the suffix:
@@ -51,6 +58,7 @@ def plan_jobs(
         image_suffixes: What to write for an image beside its mask: `_overlay`, `_confidence`.
         rendering: What a video shows.
         video_format: File name extension of written videos.
+        stdin: The image on standard input, whose results are named `stdin`.
 
     Raises:
         InputError: An input names no files, two inputs have the same name, or a result would overwrite an input.
@@ -58,7 +66,10 @@ def plan_jobs(
     sources: dict[Path, tuple[Path, Path]] = {}  # a file may be named twice: by itself and by its directory
     video_suffix = f"_{rendering}{video_format}"
     streams = [_stream_job(given, out, video_suffix) for given in inputs if _is_stream(given)]
-    for source, relative in (pair for given in inputs if not _is_stream(given) for pair in _find_sources(given, out)):
+    if STDIN in inputs:
+        streams.append(Job(STDIN_NAME, _targets(STDIN_NAME, out / STDIN_NAME, image_suffixes, video_suffix), data=stdin))
+    files = [given for given in inputs if not _is_stream(given) and given != STDIN]
+    for source, relative in (pair for given in files for pair in _find_sources(given, out)):
         sources.setdefault(source.absolute(), (source, relative))
     owners: dict[Path, tuple[Path, Path]] = {}  # first target -> source and its relative path
     jobs: dict[Path, Job] = {}
@@ -152,7 +163,7 @@ def _is_own_output(path: Path, out: Path, root: Path) -> bool:
 
 
 def _check_no_overwrite(jobs: list[Job]) -> None:
-    inputs = {job.source.resolve() for job in jobs if not job.url}
+    inputs = {job.source.resolve() for job in jobs if not job.url and not job.data}
     written: dict[Path, Job] = {}
     for job in jobs:
         for target in job.targets:

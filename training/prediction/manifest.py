@@ -15,7 +15,7 @@ from typing import Any
 from training.prediction.jobs import Job
 
 MANIFEST_FILE, MANIFEST_GLOB = ".predict.jsonl", ".predict*.jsonl"
-Fingerprint = list[Any]  # digest of the settings, size and modification time of the source
+Fingerprint = list[Any]  # digest of the settings; size and modification time of the source, or its digest
 ResultInfo = dict[str, Any]  # of one file, for --json
 
 
@@ -47,6 +47,8 @@ class PredictionManifest:
 
         A stream never has the same one again. Raises OSError.
         """
+        if job.data:
+            return [self._settings_digest, hashlib.sha256(job.data).hexdigest()]
         if job.url:
             return [self._settings_digest, job.url, time.time_ns()]
         status = job.source.stat()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from core.errors import InputError
-from core.images.decode import RGB, read_image
-from core.images.encode import encode_confidence_png, encode_gray_png, encode_indexed_png
+from core.images.decode import RGB, decode_named_image, read_image
+from core.images.encode import encode_confidence_png, encode_gray_png, encode_indexed_png, encode_png
 from core.images.limits import MAX_PIXELS
 from core.inference.options import InferenceOptions
 from core.inference.result import SegmentationResult
@@ -65,7 +66,7 @@ class Predictor:
         rank: int = 0,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self.max_pixels = max_pixels
+        self.max_pixels, self.out, self.rank = max_pixels, out, rank
         self.segmenter, self.options, self.ids, self.rendering, self.legend = segmenter, options, ids, rendering, legend
         self.settings = {
             "backend": segmenter.backend.name,
@@ -75,7 +76,11 @@ class Predictor:
             "flip": options.hflip_tta,
             **({"legend": True} if legend else {}),  # Without it, results of earlier releases are not made again.
         }
-        self.manifest = PredictionManifest(out, self.settings, rank)
+
+    @cached_property
+    def manifest(self) -> PredictionManifest:
+        """The manifest of the output directory, which a result to standard output does not need."""
+        return PredictionManifest(self.out, self.settings, self.rank)
 
     def find_finished(self, jobs: list[Job]) -> dict[Job, ResultInfo]:
         """Return the recorded results of the jobs that an earlier run finished with the same settings."""
@@ -88,6 +93,15 @@ class Predictor:
         results = dict(self._segment_images(images, show_progress and len(images) > 1))
         results |= {job: self._segment_video(job) for job in jobs if job.is_video}
         return [Outcome(results[job], replaced=job in replaced) for job in jobs]
+
+    def segment_to_png(self, job: Job, kind: str) -> tuple[bytes, ResultInfo]:
+        """Segment one image; return its mask, `overlay` or `confidence` as PNG, empty if it can't be read, and its result."""
+        try:
+            rgb = self._load(job)
+        except (InputError, OSError) as error:
+            return b"", _report_failure(error)
+        (result,) = self.segmenter.segment_batch([rgb], self.options, confidence=kind == "confidence")
+        return self._encode(result, kind), _describe(result)
 
     def segment(self, rgb: RGB) -> SegmentationResult:
         """Segment an image or a frame."""
@@ -106,9 +120,14 @@ class Predictor:
     def _read_image(self, job: Job) -> Decoded | Exception:
         """Return a decoded image, or the error: raised in the thread pool it would end the iteration over the others."""
         try:
-            return self.manifest.fingerprint(job), read_image(job.source, self.max_pixels)
+            return self.manifest.fingerprint(job), self._load(job)
         except (InputError, OSError) as error:
             return error
+
+    def _load(self, job: Job) -> RGB:
+        if job.data:
+            return decode_named_image(job.data, "standard input", self.max_pixels)
+        return read_image(job.source, self.max_pixels)
 
     def _segment_batches(self, jobs: list[Job], decoded: Iterator[Decoded | Exception]) -> Iterator[Segmented]:
         """Yield what the network makes of each image; as many images run together as the backend prefers."""
@@ -132,13 +151,18 @@ class Predictor:
             return job, None, result
         mask, *others = job.targets
         makedirs_durable(mask.parent)
-        write_atomically(mask, [encode_mask(result, self.ids)])
+        write_atomically(mask, [self._encode(result, "mask")])
         for path in others:
-            if _is_confidence(path) and result.confidence is not None:
-                write_atomically(path, [encode_confidence_png(result.confidence)])
-            else:
-                result.save(path, overlay=True, legend=self.legend)
-        return job, fingerprint, {"size": list(result.size), "shares": result.class_fractions}
+            write_atomically(path, [self._encode(result, "confidence" if _is_confidence(path) else "overlay")])
+        return job, fingerprint, _describe(result)
+
+    def _encode(self, result: SegmentationResult, kind: str) -> bytes:
+        """Encode the mask, the `overlay` or the `confidence` of an image as PNG."""
+        if kind == "overlay":
+            return encode_png(result.overlay(legend=self.legend))
+        if kind == "confidence" and result.confidence is not None:
+            return encode_confidence_png(result.confidence)
+        return encode_mask(result, self.ids)
 
     def _segment_video(self, job: Job) -> ResultInfo:
         from training.prediction.video import segment_video  # needs PyAV, which images do not
@@ -165,6 +189,10 @@ def encode_mask(result: SegmentationResult, ids: str) -> bytes:
         return encode_indexed_png(result.labels, result.classes)
     values = result.classes.decode(result.labels)
     return encode_gray_png(values.astype(np.uint8) if max(result.classes.ids) < 256 else values)
+
+
+def _describe(result: SegmentationResult) -> ResultInfo:
+    return {"size": list(result.size), "shares": result.class_fractions}
 
 
 def _is_confidence(path: Path) -> bool:
