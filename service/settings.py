@@ -64,7 +64,11 @@ class Settings(BaseSettings):
         description="checkpoint files, run directories, directories of these and names of bundled checkpoints, separated by"
         " colons",
     )
-    model: str | None = Field(None, description="name of the default model; by default, the first one that is found")
+    model: str | None = Field(
+        None,
+        description="name of the default model; by default, the one with the highest mIoU of those that were scored on the"
+        " same data as the first one that is found",
+    )
     device: str = Field(
         "auto",
         description="auto (all GPUs, or the CPU if there are none), cpu, cuda:N, or several of these separated by commas"

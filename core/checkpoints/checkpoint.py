@@ -130,19 +130,27 @@ def write_checkpoint(path: Path, metadata: CheckpointMetadata, tensors: Tensors)
 def read_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
     """Read and verify a checkpoint; `name` defaults to the file's stem. Raises CheckpointError."""
     document, tensors = safetensors_io.read(path)
-    digest = document.pop("digest")
-    tensors, document = upgrade_tensors(document, tensors), upgrade_checkpoint(document)
+    tensors, metadata = upgrade_tensors(document, tensors), _parse_metadata(path, document)
+    broken = first_nonfinite(tensors)
+    if broken:
+        raise CheckpointError(f"{path}: {broken} contains NaN or infinity; use the checkpoint of another epoch")
+    return Checkpoint(name or path.stem, path, metadata, tensors, document["digest"])
+
+
+def read_metadata(path: Path) -> CheckpointMetadata:
+    """Read the metadata of a checkpoint without its weights and without verifying its digest. Raises CheckpointError."""
+    return _parse_metadata(path, safetensors_io.read_document(path))
+
+
+def _parse_metadata(path: Path, document: safetensors_io.Metadata) -> CheckpointMetadata:
+    document = upgrade_checkpoint({key: value for key, value in document.items() if key != "digest"})
     version = document.get("schema_version")
     if version != SCHEMA:
         raise CheckpointError(f"{path}: has schema version {version!r}, expected {SCHEMA} or lower; update this project")
     try:
-        metadata = CheckpointMetadata.model_validate(document)
+        return CheckpointMetadata.model_validate(document)
     except ValidationError as error:
         raise CheckpointError(f"{path}: the metadata is not that of a checkpoint ({first_validation_error(error)})") from None
-    broken = first_nonfinite(tensors)
-    if broken:
-        raise CheckpointError(f"{path}: {broken} contains NaN or infinity; use the checkpoint of another epoch")
-    return Checkpoint(name or path.stem, path, metadata, tensors, digest)
 
 
 def first_nonfinite(tensors: Tensors) -> str | None:

@@ -69,6 +69,17 @@ def read(path: Path) -> tuple[Metadata, Tensors]:
     return document, tensors
 
 
+def read_document(path: Path) -> Metadata:
+    """Read the document and none of the tensors, without which its `digest` can't be verified. Raises CheckpointError."""
+    try:
+        with path.open("rb") as file:
+            length = file.read(8)
+            header = file.read(min(int.from_bytes(length, "little"), MAX_HEADER))
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
+    return _read_document(path, length + header)
+
+
 def read_bytes(path: Path) -> bytes:
     """Return the content of a file. Raises CheckpointError with the file and the reason."""
     try:

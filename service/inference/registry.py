@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from core.backends.base import TORCH
 from core.backends.loader import check_weights, resolve_backend
-from core.checkpoints.checkpoint import CheckpointMetadata, read_checkpoint
+from core.checkpoints.checkpoint import CheckpointMetadata, read_checkpoint, read_metadata
 from core.checkpoints.exported import export_files
 from core.errors import CheckpointError, InputError
 from core.inference.segmenter import Segmenter
@@ -22,6 +23,8 @@ from core.runtime.files import FileVersion, file_version
 from service.api.problems import ProblemError
 from service.inference.discovery import discover_models, resolve_devices
 from service.settings import Settings
+
+SCORES_TIMEOUT_S = 2.0  # for reading the scores of all models at the start; a drive may hang
 
 log = logging.getLogger("service")
 FileVersions = tuple[FileVersion | None, ...]  # of a checkpoint and of the exported models beside it
@@ -102,12 +105,42 @@ class ModelRegistry:
             name: ModelEntry(name, path, next((s for s in settings.checkpoints if path.is_relative_to(s)), path))
             for name, path in discover_models(settings.checkpoints).items()
         }
-        self.default = settings.model or next(iter(self.models))
+        self.default = settings.model or self._choose_default()
         if self.default not in self.models:
             raise InputError(f"SEGMENT_MODEL: there is no model {self.default!r}; expected one of {', '.join(self.models)}")
         self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()
         self._lock = threading.Lock()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loading")
+
+    def _choose_default(self) -> str:
+        """Return the model with the highest mIoU of those that were scored on the same data as the first one.
+
+        Scores on different data can't be compared. It is the first one itself if that has no score, or can't be read in
+        SCORES_TIMEOUT_S. Only the headers of the files are read: loading the default model verifies all of its file.
+        """
+        first = next(iter(self.models))
+        if len(self.models) == 1:
+            return first
+        found: dict[str, CheckpointMetadata] = {}
+
+        def read_headers() -> None:
+            for name, entry in self.models.items():
+                with suppress(CheckpointError, OSError):
+                    _check_inside_root(entry)
+                    found[name] = read_metadata(entry.path)
+
+        reading = threading.Thread(target=read_headers, name="headers", daemon=True)
+        reading.start()
+        reading.join(SCORES_TIMEOUT_S)
+        metadata = dict(found)  # Copied, because the thread may still be reading.
+        if reading.is_alive():
+            unread = len(self.models) - len(metadata)
+            log.warning(f"default model: the scores of {unread} models can't be read in time; it is chosen without them")
+        scored_on = metadata[first].scored_on if first in metadata else None
+        if scored_on is None:
+            return first
+        scores = {name: _miou(model) for name, model in metadata.items() if model.scored_on == scored_on}
+        return max(scores, key=lambda name: scores[name])
 
     async def read_all_metadata(self) -> None:
         """Read every checkpoint once, so that `/models` reports scores and errors before a model is requested."""
@@ -228,6 +261,12 @@ class ModelRegistry:
 
     def _unavailable_error(self, entry: ModelEntry) -> ProblemError:
         return ProblemError("model_unavailable", f"the model {entry.name} can't be used; GET /models has the reason")
+
+
+def _miou(metadata: CheckpointMetadata) -> float:
+    """Return the mIoU over the classes in the labels, as the web page shows it; -1 if it is unknown."""
+    score = metadata.scores.get("miou_present")
+    return score if score is not None and math.isfinite(score) else -1.0
 
 
 def _file_versions(checkpoint: Path) -> FileVersions:

@@ -22,6 +22,8 @@ def make_checkpoint(
     seed: int = 0,
     size: tuple[int, int] = (64, 64),
     resize: Literal["fit", "stretch"] = "fit",
+    miou: float | None = None,
+    scored_on: str | None = None,
 ) -> Path:
     """Write a checkpoint with random weights to `path` and return `path`.
 
@@ -36,6 +38,8 @@ def make_checkpoint(
         seed: random seed of the weights.
         size: network input size as (height, width) in pixels.
         resize: whether an image keeps its aspect ratio or is stretched to `size`.
+        miou: mIoU in the metadata, measured on the data that `scored_on` describes.
+        scored_on: description of that data.
     """
     torch.manual_seed(seed)
     network = build_model(name, len(labels), width)
@@ -49,6 +53,8 @@ def make_checkpoint(
         preprocess=Preprocess(mode=resize, size=size, stride=network.stride),
         data="random",
         epoch=0,
+        scores={} if miou is None else {"miou_present": miou},
+        scored_on=scored_on,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_checkpoint(path, metadata, state_dict_numpy(network))

@@ -56,7 +56,7 @@ def test_default_settings_serve_bundled_checkpoints(start: Start, tmp_path: Path
     service = start(cwd=tmp_path)
     service.wait_until_ready()
     response = httpx.post(f"{service.url}/segment", content=(ROOT / "docs" / "street.jpg").read_bytes(), timeout=60)
-    assert response.status_code == 200 and response.headers["segment-model"] == "ddunet-cityscapes"
+    assert response.status_code == 200 and response.headers["segment-model"] == "unet-cityscapes"
 
 
 def test_broken_default_model_exits_with_1(start: Start, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import core.checkpoints.checkpoint
-from core.checkpoints.checkpoint import Checkpoint, bundled_checkpoints, read_checkpoint
+from core.checkpoints.checkpoint import Checkpoint, CheckpointMetadata, bundled_checkpoints, read_checkpoint, read_metadata
 from core.errors import InputError
 from service.inference.discovery import discover_models
 from service.inference.registry import ModelRegistry
@@ -72,6 +72,68 @@ def test_no_checkpoint_at_all_raises(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_unknown_default_model_lists_available_ones(serve: Serve) -> None:
     with pytest.raises(InputError, match=r"SEGMENT_MODEL: there is no model 'x'; expected one of random"):
         serve(model="x")
+
+
+def default_model(directory: Path, **settings: object) -> str:
+    """Return the name of the model that is the default if all checkpoints of a directory are served."""
+    return ModelRegistry(load_settings(checkpoints=[directory], **settings)).default
+
+
+def test_model_with_highest_miou_is_default(tmp_path: Path) -> None:
+    for name, miou in (("a", 0.4), ("b", 0.6), ("c", 0.5)):
+        make_checkpoint(tmp_path / f"{name}.safetensors", miou=miou, scored_on="x val, 5 images")
+    assert default_model(tmp_path) == "b"
+    assert default_model(tmp_path, model="a") == "a"
+
+
+def test_scores_on_other_data_are_not_compared(tmp_path: Path) -> None:
+    for name, miou, scored_on in (("a", 0.4, "x val, 5 images"), ("b", 0.9, "y val, 5 images"), ("c", 0.5, "x val, 5 images")):
+        make_checkpoint(tmp_path / f"{name}.safetensors", miou=miou, scored_on=scored_on)
+    assert default_model(tmp_path) == "c"
+
+
+def test_first_model_without_score_is_default(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "a.safetensors")
+    make_checkpoint(tmp_path / "b.safetensors", miou=0.9, scored_on="x val, 5 images")
+    assert default_model(tmp_path) == "a"
+
+
+def test_first_model_that_cannot_be_read_stays_default(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"nothing")
+    make_checkpoint(tmp_path / "b.safetensors", miou=0.9, scored_on="x val, 5 images")
+    assert default_model(tmp_path) == "a"
+
+
+def test_unreadable_model_does_not_prevent_choice_of_default(tmp_path: Path) -> None:
+    for name, miou in (("a", 0.4), ("c", 0.6)):
+        make_checkpoint(tmp_path / f"{name}.safetensors", miou=miou, scored_on="x val, 5 images")
+    (tmp_path / "b.safetensors").write_bytes(b"nothing")
+    assert default_model(tmp_path) == "c"
+
+
+def test_best_bundled_model_on_data_of_first_one_is_default(tmp_path: Path) -> None:
+    assert default_model(tmp_path) == "unet-cityscapes"
+
+
+def test_hung_drive_does_not_delay_choice_of_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, miou in (("a", 0.4), ("b", 0.5), ("c", 0.6)):
+        make_checkpoint(tmp_path / f"{name}.safetensors", miou=miou, scored_on="x val, 5 images")
+    drive_responds = threading.Event()
+
+    def read(path: Path) -> CheckpointMetadata:
+        if path.stem == "c":
+            drive_responds.wait(20)
+        return read_metadata(path)
+
+    monkeypatch.setattr("service.inference.registry.read_metadata", read)
+    monkeypatch.setattr("service.inference.registry.SCORES_TIMEOUT_S", 0.5)
+    try:
+        assert default_model(tmp_path) == "b" and not drive_responds.is_set()
+        assert "the scores of 1 models can't be read in time" in caplog.text
+    finally:
+        drive_responds.set()
 
 
 def test_models_lists_classes_digest_and_state(serve: Serve, checkpoint: Path) -> None:

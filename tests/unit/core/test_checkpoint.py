@@ -13,7 +13,14 @@ import safetensors.numpy
 import torch
 
 from core.checkpoints import safetensors_io
-from core.checkpoints.checkpoint import Architecture, CheckpointMetadata, find_checkpoint, read_checkpoint, write_checkpoint
+from core.checkpoints.checkpoint import (
+    Architecture,
+    CheckpointMetadata,
+    find_checkpoint,
+    read_checkpoint,
+    read_metadata,
+    write_checkpoint,
+)
 from core.data.labels import CITYSCAPES
 from core.errors import CheckpointError, TrainingError
 from core.images.resize import Preprocess
@@ -40,6 +47,21 @@ def test_read_returns_what_was_written(tmp_path: Path) -> None:
     for name, expected in tensors.items():
         tensor = checkpoint.tensors[name]
         assert (tensor.dtype, tensor.shape, tensor.tolist()) == (expected.dtype, expected.shape, expected.tolist())
+
+
+def test_metadata_is_read_without_weights(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_checkpoint(path, make_metadata(), {"w": np.arange(6, dtype=np.float32)})
+    path.write_bytes(path.read_bytes()[:-24])  # the header alone
+    assert read_metadata(path) == make_metadata()
+    with pytest.raises(CheckpointError):
+        read_checkpoint(path)
+
+
+def test_metadata_of_other_file_raises(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"\xff" * 100)
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
+        read_metadata(tmp_path / "a")
 
 
 def test_safetensors_library_reads_checkpoint(checkpoint: Path) -> None:
