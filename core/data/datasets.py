@@ -300,6 +300,16 @@ def sequence_ids(dataset: Dataset) -> list[str]:
     return [str(Path(dataset.sample_name(index)).parent) for index in range(len(dataset))]
 
 
+def relative_names(dataset: Dataset) -> list[str]:
+    """Return the path of the image of each sample below the directory that all have in common.
+
+    Unlike `Dataset.sample_name`, it is the same on every computer and contains no path of the computer.
+    """
+    paths = [Path(dataset.sample_name(index)) for index in range(len(dataset))]
+    directory = os.path.commonpath([path.parent for path in paths])
+    return [path.relative_to(directory).as_posix() for path in paths]
+
+
 def describe_dataset(dataset: Dataset) -> str:
     """Return the description of a dataset in the metadata of scores: name, split and number of images."""
     return f"{dataset.name} {dataset.split}, {len(dataset)} images"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, Field, model_validator
 
 from core.checkpoints.legacy import upgrade_report
-from core.data.datasets import Dataset, sequence_ids
+from core.data.datasets import Dataset, relative_names, sequence_ids
 from core.evaluation import metrics
 from core.evaluation.bootstrap import Interval, confidence_intervals
 from core.evaluation.evaluator import EvaluationCounts
 from core.inference.options import InferenceOptions
+
+NUM_EXAMPLES = 3  # images in each list of Examples
 
 
 class CheckpointInfo(BaseModel):
@@ -77,8 +81,32 @@ class Speed(BaseModel):
     p95_ms: float
 
 
+class ImageScore(BaseModel):
+    """An image of the dataset and its mIoU, 0..1, over the classes in its label.
+
+    Attributes:
+        index: Index in the split.
+        name: Path below the directory that all images of the split have in common.
+        miou_present: The mIoU.
+    """
+
+    index: int
+    name: str
+    miou_present: float
+
+
+class Examples(BaseModel):
+    """The images with the lowest and with the highest mIoU, NUM_EXAMPLES each at most; none is in both lists."""
+
+    worst: list[ImageScore] = []
+    best: list[ImageScore] = []
+
+
 class Report(BaseModel):
-    """One evaluation. Scores are 0..1, None if undefined; the rows of `confusion` are labels, its last column is void."""
+    """One evaluation. Scores are 0..1, None if undefined; the rows of `confusion` are labels, its last column is void.
+
+    Reports of release 0.1 have no `examples`.
+    """
 
     schema_version: Literal[2] = 2
     checkpoint: CheckpointInfo
@@ -88,6 +116,7 @@ class Report(BaseModel):
     classes: list[metrics.ClassScores]
     confusion: list[list[int]]
     intervals: dict[str, Interval | None]
+    examples: Examples = Examples()
     speed: Speed
 
     @model_validator(mode="before")
@@ -111,9 +140,28 @@ def build_report(
         classes=metrics.class_scores(counts.confusion, dataset.labels),
         confusion=counts.confusion.tolist(),
         intervals=confidence_intervals(counts.per_image, sequence_ids(dataset)),
+        examples=choose_examples(counts.per_image, relative_names(dataset)),
         speed=Speed(
             images_per_s=len(dataset) / counts.seconds,
             median_ms=float(np.median(counts.milliseconds)),
             p95_ms=float(np.quantile(counts.milliseconds, 0.95)),
         ),
     )
+
+
+def choose_examples(per_image: npt.NDArray[np.int64], names: Sequence[str]) -> Examples:
+    """Return the images with the lowest and the highest mIoU, equal ones in the order of their names.
+
+    Args:
+        per_image: Counts of each image, (N, 3, K); see `metrics.class_totals`. Images that are all void are skipped.
+        names: Name of each image.
+    """
+    miou = metrics.score_vector(per_image)[:, metrics.SCORE_NAMES.index("miou_present")]
+    ascending = sorted(np.flatnonzero(np.isfinite(miou)).tolist(), key=lambda index: (miou[index], names[index]))
+    worst, others = ascending[:NUM_EXAMPLES], ascending[NUM_EXAMPLES:]
+    best = sorted(others, key=lambda index: (-miou[index], names[index]))[:NUM_EXAMPLES]
+
+    def describe(indices: list[int]) -> list[ImageScore]:
+        return [ImageScore(index=index, name=names[index], miou_present=float(miou[index])) for index in indices]
+
+    return Examples(worst=describe(worst), best=describe(best))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from core.evaluation.bootstrap import MIN_CLUSTERS
+from core.evaluation.difference import Difference
 from core.evaluation.metrics import METRIC_NAMES, SCORE_NAMES
 from core.evaluation.report import LEGACY_PROTOCOL, Report
 from training.comparison.models import MIN_SEEDS
 from training.comparison.schema import Comparison, Model
-from training.comparison.verdicts import Difference, signed_percent
+from training.comparison.verdicts import signed_percent
 from training.tracking.curves import display_name
 from training.tracking.run_dir import SELECTION_METRIC
 

@@ -8,19 +8,13 @@ from itertools import combinations
 import numpy as np
 from pydantic import BaseModel
 
-from core.evaluation.bootstrap import BlockBootstrap, Estimate, Interval, PerImage, estimate
+from core.evaluation.bootstrap import BlockBootstrap, Estimate, PerImage, estimate
+from core.evaluation.difference import Difference, describe_estimate
 from core.evaluation.metrics import SCORE_NAMES, score_vector
 from training.tracking.curves import display_name
 from training.tracking.run_dir import SELECTION_METRIC
 
 WEAK_MARGIN = 0.005  # evidence is weak if the 95 % interval ends this close to zero
-
-
-class Difference(BaseModel):
-    """The score of the first model minus that of the second, with its paired 95 % interval; None if undefined."""
-
-    value: float | None
-    interval: Interval | None
 
 
 class Pair(BaseModel):
@@ -83,10 +77,7 @@ def compare_architectures(
 
 
 def _pair(first: str, second: str, difference: Estimate) -> Pair:
-    differences = {}
-    for name, value, half_width in zip(SCORE_NAMES, difference.value, difference.half_widths(), strict=True):
-        interval = (float(value - half_width), float(value + half_width)) if np.isfinite(half_width) else None
-        differences[name] = Difference(value=float(value) if np.isfinite(value) else None, interval=interval)
+    differences = dict(zip(SCORE_NAMES, describe_estimate(difference), strict=True))
     text = verdict(first, second, differences[SELECTION_METRIC])
     return Pair(first=first, second=second, differences=differences, verdict=text)
 

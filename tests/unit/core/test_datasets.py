@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.data.datasets import find_problems, format_problems, open_dataset, read_sample, shard_batches
+from core.data.datasets import (
+    DirectoryDataset,
+    find_problems,
+    format_problems,
+    open_dataset,
+    read_sample,
+    relative_names,
+    shard_batches,
+)
 from core.data.labels import CITYSCAPES
 from core.errors import InputError
 
@@ -33,6 +41,18 @@ def test_plain_layout_has_classes_of_classes_json(plain_dataset: Path) -> None:
     assert dataset.labels.names == ("a", "b", "c")
     assert set(np.unique(dataset[0][1])) <= {0, 1, 2, 255}
     assert not find_problems(dataset)
+
+
+def test_relative_names_contain_no_path_of_the_computer() -> None:
+    paths = [Path("/data/images/val/a/1.png"), Path("/data/images/val/b/1.png")]
+    dataset = DirectoryDataset("data", "val", CITYSCAPES, [(path, path) for path in paths], CITYSCAPES)
+    assert relative_names(dataset) == ["a/1.png", "b/1.png"]
+
+
+def test_relative_name_of_single_image_is_file_name(plain_dataset: Path) -> None:
+    (plain_dataset / "images" / "val" / "1.jpg").unlink()
+    (plain_dataset / "labels" / "val" / "1.png").unlink()
+    assert relative_names(open_dataset(plain_dataset, "val")) == ["0.jpg"]
 
 
 def test_linked_city_directories_are_followed(scenes: Path, tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from torch import nn
 
 from core.checkpoints.checkpoint import Architecture
 from core.evaluation.bootstrap import BlockBootstrap
+from core.evaluation.difference import Difference
 from core.models import build_model
 from training.comparison.examples import choose_by_score
 from training.comparison.text import _difference
-from training.comparison.verdicts import Difference, compare_architectures, verdict
+from training.comparison.verdicts import compare_architectures, verdict
 from training.tracking.run_summary import count_gflops
 
 
