@@ -128,6 +128,12 @@ class ModelList(BaseModel):
     models: list[ModelInfo]
 
 
+class DatasetInfo(BaseModel):
+    """The splits of the service's dataset."""
+
+    splits: list[str]
+
+
 class EvaluationList(BaseModel):
     """All evaluations without their reports, newest first."""
 

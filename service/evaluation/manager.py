@@ -18,10 +18,12 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from core.data.datasets import DirectoryDataset, list_splits, open_dataset
-from core.errors import InputError, first_validation_error
+from core.errors import CheckpointError, InputError, first_validation_error
 from core.evaluation.evaluator import require_same_labels
-from core.evaluation.report import Report
+from core.evaluation.report import ImageScore, Report
+from core.images.encode import encode_indexed_png
 from service.api.problems import ProblemError, shutting_down
+from service.evaluation.image_counts import ReportDifference, compare_counts
 from service.evaluation.runner import EvaluationRunner, lower_thread_priority
 from service.evaluation.store import Job, JobStore, Progress
 from service.inference.registry import LoadedModel
@@ -66,6 +68,8 @@ class EvaluationManager:
         self._io_pool = ThreadPoolExecutor(IO_THREADS, "evaluation-files")
         self._data_pool = ThreadPoolExecutor(IO_THREADS, "evaluation-data")
         self._run_pool = ThreadPoolExecutor(1, "evaluation", initializer=lower_thread_priority)
+        self._compare_pool = ThreadPoolExecutor(1, "comparison", initializer=lower_thread_priority)
+        self._last_opened: DirectoryDataset | None = None
 
     def load_jobs(self) -> None:
         """Read the jobs of earlier processes; those that were active when their process ended become interrupted."""
@@ -129,18 +133,85 @@ class EvaluationManager:
             except ProblemError as error:
                 log.warning("SEGMENT_DATA: %s; until it can be read, /evaluate responds with dataset_unavailable", error)
 
+    async def splits(self) -> list[str]:
+        """Return the names of the splits of the dataset. Raises ProblemError 409 `dataset_unavailable`."""
+        if self.data is None:
+            raise ProblemError("dataset_unavailable", "this service has no dataset; set SEGMENT_DATA to its directory")
+        return await self._read_dataset(list_splits, self.data)
+
     async def open(self, split: str) -> DirectoryDataset:
         """Open a split of the dataset.
 
         Raises:
             ProblemError: 404 `unknown_split` or 409 `dataset_unavailable`.
         """
-        if self.data is None:
-            raise ProblemError("dataset_unavailable", "this service has no dataset; set SEGMENT_DATA to its directory")
-        splits = await self._read_dataset(list_splits, self.data)
+        splits = await self.splits()
         if split not in splits:
             raise ProblemError("unknown_split", f"there is no such split; expected one of {', '.join(splits) or 'none'}")
-        return await self._read_dataset(open_dataset, self.data, split)
+        self._last_opened = await self._read_dataset(open_dataset, self.data, split)
+        return self._last_opened
+
+    async def example_image(self, job: Job, index: int, max_bytes: int) -> tuple[bytes, str]:
+        """Return the file of an image that the report of a job shows as an example, and the suffix of its name.
+
+        Raises:
+            ProblemError: 404 `unknown_example`, 409 `dataset_unavailable` or 413 `too_large`.
+        """
+        path = (await self._open_example(job, index)).pairs[index][0]
+        return await self._read_dataset(_read_limited, path, max_bytes), path.suffix.lower()
+
+    async def example_label(self, job: Job, index: int) -> bytes:
+        """Return the label of such an image as an indexed PNG. Raises as `example_image` does."""
+        dataset = await self._open_example(job, index)
+
+        def read() -> bytes:
+            return encode_indexed_png(dataset.read_labels(index), dataset.labels)
+
+        return await self._read_dataset(read)
+
+    async def _open_example(self, job: Job, index: int) -> DirectoryDataset:
+        """Return the split of an example, after a check that the dataset still has the image at its index.
+
+        Requests select an example of the report by its index: no part of a path comes from a client.
+        """
+        shown = [*job.report.examples.worst, *job.report.examples.best] if job.report else []
+        example = next((example for example in shown if example.index == index), None)
+        if example is None:
+            raise ProblemError("unknown_example", "the report has no example with this index; GET /evaluate/ID lists them")
+        dataset = self._last_opened  # so that a large dataset is not listed again for each of a dozen files
+        if dataset is None or dataset.split != job.split or not _has_example(dataset, example):
+            dataset = await self.open(job.split)
+        if not _has_example(dataset, example):
+            detail = "the dataset has changed since the evaluation and no longer has this image; run the evaluation again"
+            raise ProblemError("dataset_unavailable", detail)
+        return dataset
+
+    async def compare(self, job: Job, base: Job) -> ReportDifference:
+        """Return the differences between the scores of two evaluations.
+
+        Raises:
+            ProblemError: 409 `not_comparable`.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._compare_pool, self._compare, job, base)
+
+    def _compare(self, job: Job, base: Job) -> ReportDifference:
+        try:
+            if job.report is None or base.report is None:
+                raise InputError("both evaluations must be done; see GET /evaluate")
+            first, second = job.report.data, base.report.data
+            if (first.name, first.split) != (second.name, second.split):
+                names = f"{first.name} {first.split} and {second.name} {second.split}"
+                raise InputError(f"they were run on different data ({names}); run both on the same split")
+            counts, base_counts = self.store.read_counts(job.id), self.store.read_counts(base.id)
+            if counts is None or base_counts is None:
+                raise InputError(
+                    "no counts of the single images were stored, because release 0.1 ran the evaluation or the split is too"
+                    " large; run it again, or use python -m training compare"
+                )
+            scores, classes = compare_counts(counts, base_counts, [scores.name for scores in job.report.classes])
+        except (InputError, CheckpointError) as error:
+            raise ProblemError("not_comparable", f"the evaluations can't be compared: {error}") from None
+        return ReportDifference(id=job.id, base=base.id, scores=scores, classes=classes)
 
     async def _read_dataset(self, function: Callable[..., Result], *args: object) -> Result:
         """Call a function that lists the dataset, whose drive may hang, in a thread of a separate pool.
@@ -248,7 +319,7 @@ class EvaluationManager:
         """Stop, wait for the running job, and mark unfinished jobs as interrupted."""
         self.stop()
         self._run_pool.shutdown()
-        for pool in (self._io_pool, self._data_pool):
+        for pool in (self._io_pool, self._data_pool, self._compare_pool):
             pool.shutdown(wait=False)
         for job in list(self._jobs.values()):
             if job.active and job.id in self._own_ids:
@@ -263,7 +334,11 @@ class EvaluationManager:
             model = wait_cancellable(load_model(), check_cancelled)
             if model.digest != job.digest:
                 raise InputError(f"the model {job.model} was reloaded while the evaluation was queued; start it again")
-            report = self.runner.evaluate(model, dataset, self._progress_fn(job), check_cancelled)
+            report, counts = self.runner.evaluate(model, dataset, self._progress_fn(job), check_cancelled)
+            try:
+                self.store.save_counts(job.id, counts)
+            except OSError:  # For example, the disk is full: the evaluation has a report, but can't be compared.
+                log.exception("the counts of evaluation %s could not be saved", job.id)
             self._update(job, report=report, finished=_now(), state="done")
         except JobCancelled:
             self._update(job, state="cancelled", finished=_now())
@@ -352,6 +427,20 @@ class EvaluationManager:
             del self._jobs[job.id]
             self._own_ids.discard(job.id)
             self.store.remove(job.id)
+
+
+def _has_example(dataset: DirectoryDataset, example: ImageScore) -> bool:
+    """Return whether the image at the index of an example still has its name; see `relative_names`."""
+    return example.index < len(dataset) and dataset.sample_name(example.index).endswith(f"/{example.name}")
+
+
+def _read_limited(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a file. Raises ProblemError 413 `too_large`."""
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ProblemError("too_large", f"the image is larger than {max_bytes:,} bytes; raise SEGMENT_MAX_BYTES to show it")
+    return content
 
 
 def _now() -> datetime:

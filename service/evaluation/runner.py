@@ -15,12 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from core.data.datasets import DirectoryDataset
+from core.data.datasets import DirectoryDataset, relative_names
 from core.evaluation.evaluator import SegmentFn, evaluate_shard
 from core.evaluation.report import CheckpointInfo, Report, build_report
 from core.images.decode import RGB
 from core.images.encode import LabelMap
 from core.images.resize import Size
+from service.evaluation.image_counts import ImageCounts
 from service.inference.batching import Priority, WorkerPool
 from service.inference.registry import LoadedModel
 from service.middleware.disconnect import POLL_S, wait_cancellable
@@ -48,8 +49,8 @@ class EvaluationRunner:
         dataset: DirectoryDataset,
         on_progress: Callable[[int], None],
         check_cancelled: Callable[[], None],
-    ) -> Report:
-        """Return the report of a whole split.
+    ) -> tuple[Report, ImageCounts]:
+        """Return the report of a whole split and the counts of each image.
 
         Args:
             model: The model to evaluate.
@@ -66,7 +67,7 @@ class EvaluationRunner:
         )
         backend = model.segmenter.backend.name
         info = CheckpointInfo(name=model.name, architecture=model.architecture, digest=model.digest, backend=backend)
-        return build_report(counts, info, dataset)
+        return build_report(counts, info, dataset), ImageCounts(relative_names(dataset), counts.per_image)
 
     def _segment_fn(self, model: LoadedModel, check_cancelled: Callable[[], None]) -> SegmentFn:
         """Return a function that segments images as `/segment` does, but with the priority BACKGROUND."""

@@ -1,4 +1,4 @@
-"""Evaluation jobs on disk, shared by all replicas: a JSON file per job, and a lock file while a replica runs it."""
+"""Evaluation jobs on disk, shared by all replicas: two files per job, and a lock file while a replica runs it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from core.errors import InputError
 from core.evaluation.report import Report
 from core.runtime.atomic import TMP_GLOB, write_atomically
 from core.runtime.files import FileVersion, file_version
+from service.evaluation.image_counts import ImageCounts
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 STALE_AFTER_S = 60.0  # A job whose lock can't be checked is abandoned if its file is older.
@@ -54,9 +55,9 @@ class Job(BaseModel):
 class JobStore:
     """The files of all jobs in one directory.
 
-    `ID.json` is the job, `ID.lock` exists while a replica has the job queued or running, and `ID.cancel` asks that replica to
-    cancel it. On file systems without locks, or if another user's `ID.lock` can't be opened, the age of `ID.json` shows
-    whether the replica is alive.
+    `ID.json` is the job, and `ID.safetensors` the counts of each image if it is done. `ID.lock` exists while a replica has the
+    job queued or running, and `ID.cancel` asks that replica to cancel it. On file systems without locks, or if another user's
+    `ID.lock` can't be opened, the age of `ID.json` shows whether the replica is alive.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -86,15 +87,24 @@ class JobStore:
 
     def remove_stale(self) -> None:
         """Remove temporary files and cancellation requests of jobs that no replica runs."""
-        for pattern, separator in ((TMP_GLOB, ".json."), ("*.cancel", ".cancel")):
+        for pattern in (TMP_GLOB, "*.cancel"):
             for path in self.directory.glob(pattern):
-                if not self.is_locked(path.name.lstrip(".").partition(separator)[0]):
+                if not self.is_locked(path.name.lstrip(".").partition(".")[0]):
                     with suppress(OSError):
                         path.unlink()
 
     def save(self, job: Job) -> None:
         """Write the file of a job. Raises OSError."""
         write_atomically(self._path(job.id, "json"), [job.model_dump_json().encode()])
+
+    def save_counts(self, job_id: str, counts: ImageCounts) -> None:
+        """Write the counts of each image. Raises OSError."""
+        counts.write(self._path(job_id, "safetensors"))
+
+    def read_counts(self, job_id: str) -> ImageCounts | None:
+        """Return the counts of each image, or None if there are none. Raises CheckpointError."""
+        path = self._path(job_id, "safetensors")
+        return ImageCounts.read(path) if path.exists() else None
 
     def modified_ids(self) -> Iterator[str]:
         """Yield the ids of the jobs whose files are new or have changed since they were read."""
@@ -112,10 +122,11 @@ class JobStore:
         return Job.model_validate_json(path.read_bytes())
 
     def remove(self, job_id: str) -> None:
-        """Delete the file of a job."""
+        """Delete the files of a job."""
         self._read_versions.pop(job_id, None)
-        with suppress(OSError):
-            self._path(job_id, "json").unlink(missing_ok=True)
+        for suffix in ("json", "safetensors"):
+            with suppress(OSError):
+                self._path(job_id, suffix).unlink(missing_ok=True)
 
     def lock(self, job_id: str) -> None:
         """Mark a job as this replica's until `release` or the end of the process. Raises OSError."""

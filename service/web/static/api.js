@@ -1,5 +1,8 @@
 // HTTP client of the page: sends requests with the API key and turns every failure into an error that can be shown.
 
+/** @import { Evaluation } from "./evaluation-table.js" */
+/** @import { ReportDifference } from "./report.js" */
+
 /**
  * A class that a model predicts.
  * @typedef {{name: string, color: [number, number, number]}} LabelClass
@@ -138,6 +141,44 @@ export async function requestJson(path, options = {}) {
     if (error.name === "AbortError") throw error;
     throw error instanceof SyntaxError ? invalidResponse(response.status) : unreachable();
   }
+}
+
+/**
+ * Return the names of the splits of the service's dataset.
+ * @param {AbortSignal} signal
+ * @returns {Promise<string[]>}
+ * @throws {ApiError} with the code "dataset_unavailable" if there is no dataset
+ */
+export const fetchSplits = async (signal) => (await requestJson("dataset", { signal })).splits;
+
+/**
+ * Return an evaluation with its report.
+ * @param {string} id
+ * @returns {Promise<Evaluation>}
+ * @throws {ApiError}
+ */
+export const fetchEvaluation = (id) => requestJson(`evaluate/${id}`);
+
+/**
+ * Return the scores of an evaluation minus those of another one.
+ * @param {string} id
+ * @param {string} base id of the other evaluation
+ * @returns {Promise<ReportDifference>}
+ * @throws {ApiError} with the code "not_comparable" if they were not run on the same images
+ */
+export const fetchDifference = (id, base) => requestJson(`evaluate/${id}/difference?${new URLSearchParams({ base })}`);
+
+/**
+ * Return an example image of a report, or its label as an indexed PNG.
+ * @param {string} id of the evaluation
+ * @param {number} index of the example
+ * @param {"image" | "label"} kind
+ * @param {AbortSignal} signal
+ * @returns {Promise<Blob>}
+ * @throws {ApiError}
+ */
+export async function fetchExample(id, index, kind, signal) {
+  return (await request(`evaluate/${id}/examples/${index}/${kind}`, { signal })).blob();
 }
 
 /**

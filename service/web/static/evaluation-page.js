@@ -1,9 +1,10 @@
 // Evaluation page: start an evaluation, follow its progress, and show up to two reports side by side.
 
-import { request, requestJson } from "./api.js";
+import { fetchDifference, fetchEvaluation, fetchSplits, request, requestJson } from "./api.js";
 import { isActive, renderEvaluationTable } from "./evaluation-table.js";
 import { isUsable } from "./model-picker.js";
-import { renderReport } from "./report.js";
+import { loadExamples } from "./report-examples.js";
+import { renderReport, renderScores } from "./report.js";
 
 /** @import { ApiError, Model } from "./api.js" */
 /** @import { Evaluation } from "./evaluation-table.js" */
@@ -16,7 +17,8 @@ const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 export class EvaluationPage {
   /** @type {Evaluation[]} */
   #evaluations = [];
-  #shownIds = []; // of the evaluations whose report is shown, the latest last
+  /** @type {Map<string, {evaluation: Evaluation, element: HTMLElement, loading: AbortController}>} */
+  #shown = new Map(); // the evaluations whose report is shown by id, the latest last
   #colors = {}; // CSS colors of the classes by model name
   #polling = new AbortController();
 
@@ -46,6 +48,7 @@ export class EvaluationPage {
       for (;;) {
         const { evaluations } = await requestJson("evaluate", { signal });
         if (signal.aborted) return;
+        this.#loadSplits(signal);
         await this.#setEvaluations(evaluations);
         do {
           if (!this.#evaluations.some(isActive)) return;
@@ -60,6 +63,26 @@ export class EvaluationPage {
   /** Stop polling. */
   close() {
     this.#polling.abort();
+  }
+
+  /** Offer the splits of the dataset and keep the selected one; without a dataset, say why none can be evaluated. */
+  async #loadSplits(signal) {
+    const select = $("evaluation-split"), problem = $("dataset-problem");
+    let splits = [];
+    try {
+      splits = await fetchSplits(signal);
+      problem.textContent = "";
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      if (error.code !== "dataset_unavailable") {
+        this.onError(error);
+        return;
+      }
+      problem.textContent = error.message;
+    }
+    const selected = splits.includes(select.value) ? select.value : splits.find((name) => name.startsWith("val"));
+    select.replaceChildren(...splits.map((name) => new Option(name, name, false, name === selected)));
+    select.disabled = $("evaluation-form").querySelector("button").disabled = !splits.length;
   }
 
   async #start() {
@@ -94,12 +117,12 @@ export class EvaluationPage {
   }
 
   #render() {
-    renderEvaluationTable($("evaluations"), this.#evaluations, this.#shownIds, (evaluation) => this.#onPress(evaluation));
+    renderEvaluationTable($("evaluations"), this.#evaluations, [...this.#shown.keys()], (evaluation) => this.#onPress(evaluation));
   }
 
   #onPress(evaluation) {
     if (isActive(evaluation)) this.#cancel(evaluation);
-    else if (this.#shownIds.includes(evaluation.id)) this.#hideReport(evaluation.id);
+    else if (this.#shown.has(evaluation.id)) this.#hideReport(evaluation.id);
     else this.#showReport(evaluation.id);
   }
 
@@ -113,23 +136,51 @@ export class EvaluationPage {
   }
 
   #hideReport(id) {
-    this.#shownIds = this.#shownIds.filter((shownId) => shownId !== id);
-    document.getElementById(`report-${id}`)?.remove();
+    const { element, loading } = this.#shown.get(id);
+    loading.abort();
+    element.remove();
+    this.#shown.delete(id);
     this.#render();
+    this.#showDifference();
   }
 
   async #showReport(id) {
     try {
-      const { report, model } = await requestJson(`evaluate/${id}`);
-      if (this.#shownIds.includes(id)) return; // the button was pressed twice
-      while (this.#shownIds.length >= MAX_REPORTS) this.#hideReport(this.#shownIds[0]);
-      this.#shownIds.push(id);
-      const element = renderReport(report, this.#colors[model] ?? []);
-      element.id = `report-${id}`;
+      const evaluation = await fetchEvaluation(id);
+      if (this.#shown.has(id)) return; // the button was pressed twice
+      while (this.#shown.size >= MAX_REPORTS) this.#hideReport(this.#shown.keys().next().value);
+      const element = renderReport(evaluation, this.#colors[evaluation.model] ?? []);
+      const loading = new AbortController();
+      this.#shown.set(id, { evaluation, element, loading });
       $("reports").append(element);
       this.#render();
+      loadExamples(element.querySelector(".report-examples"), evaluation, loading.signal);
+      this.#showDifference();
     } catch (error) {
       this.onError(error);
     }
+  }
+
+  /** Show in the second report how its scores differ from those of the first one, or why they can't be compared. */
+  async #showDifference() {
+    const [first, second] = this.#shown.values();
+    if (!first) return;
+    const render = ({ evaluation, element }, comparison) =>
+      renderScores(element.querySelector(".scores"), evaluation.report, this.#colors[evaluation.model] ?? [], comparison);
+    render(first, null);
+    if (!second) return;
+    const baseName = first.evaluation.model;
+    let comparison;
+    try {
+      comparison = { baseName, difference: await fetchDifference(second.evaluation.id, first.evaluation.id) };
+    } catch (error) {
+      if (error.code !== "not_comparable") {
+        this.onError(error);
+        return;
+      }
+      comparison = { baseName, problem: error.message };
+    }
+    const [currentFirst, currentSecond] = this.#shown.values();
+    if (currentFirst === first && currentSecond === second) render(second, comparison);
   }
 }

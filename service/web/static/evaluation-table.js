@@ -50,13 +50,12 @@ export function renderEvaluationTable(container, evaluations, shownIds, onPress)
 function createRow({ id, model, split, digest, created }) {
   const row = document.createElement("tr");
   row.id = `evaluation-${id}`;
-  row.innerHTML = `<td><span></span> <small></small></td><td></td><td></td>
+  row.innerHTML = `<td><details><summary></summary><small></small></details></td><td></td><td></td>
     <td><progress hidden></progress> <span role="status"></span><span class="counter"></span></td>
     <td><button type="button"></button></td>`;
   const [modelCell, splitCell, createdCell] = row.children;
-  modelCell.firstChild.textContent = model;
-  modelCell.lastChild.textContent = digest.slice(0, 12);
-  modelCell.lastChild.title = `digest ${digest}`;
+  modelCell.querySelector("summary").textContent = model;
+  modelCell.querySelector("small").textContent = `digest ${digest}`;
   splitCell.textContent = split;
   createdCell.textContent = dateFormat.format(new Date(created));
   row.querySelector("progress").setAttribute("aria-label", `evaluation of ${model}`);

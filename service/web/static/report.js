@@ -1,4 +1,19 @@
-// Evaluation report: scores with confidence intervals, IoU by class, and the confusion matrix.
+// Evaluation report: scores with confidence intervals, IoU by class, the confusion matrix, and examples.
+
+import { renderExamples } from "./report-examples.js";
+
+/** @import { Evaluation } from "./evaluation-table.js" */
+
+/**
+ * A score of one evaluation minus that of another, with its paired 95% interval; null if undefined.
+ * @typedef {{value: number | null, interval: [number, number] | null}} Difference
+ *
+ * The response of `GET /evaluate/{id}/difference`.
+ * @typedef {{id: string, base: string, scores: Record<string, Difference>, classes: {name: string, iou: Difference}[]}} ReportDifference
+ *
+ * What to show beside the scores of the second report: the differences to the first one, or why there are none.
+ * @typedef {{baseName: string, difference?: ReportDifference, problem?: string}} Comparison
+ */
 
 const HEADLINES = {
   miou_present: "mIoU (classes in the labels)",
@@ -12,6 +27,7 @@ const HINT = "Point at a cell or use the arrow keys to read its exact value.";
 const SHOWN_PERCENT = 0.5; // cells with less show no number, which keeps the pattern of the larger ones visible
 
 const formatScore = (value) => (value == null ? "–" : value.toFixed(3));
+const formatSigned = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3);
 const columnHeader = (text) => createElement("th", { scope: "col", textContent: text });
 const rowHeader = (text) => createElement("th", { scope: "row", textContent: text });
 const numberHeader = (text) => Object.assign(columnHeader(text), { className: "number" });
@@ -31,36 +47,77 @@ function createTable(className, headerCells, rows) {
 
 /**
  * Render a report.
- * @param {Record<string, any>} report of an evaluation that is done
+ * @param {Evaluation} evaluation that is done
  * @param {string[]} colors CSS colors of the classes
  * @returns {HTMLElement}
  */
-export function renderReport({ checkpoint, data, scores, classes, confusion, intervals, speed }, colors) {
+export function renderReport(evaluation, colors) {
+  const { checkpoint, data, classes, confusion, speed } = evaluation.report;
   const { name, architecture, backend, digest } = checkpoint;
-  const summary = `${data.images} images, ${architecture}, ${backend}, digest ${digest.slice(0, 12)}; `
+  const summary = `${data.images} images, ${architecture}, ${backend}; `
     + `${speed.images_per_s.toFixed(1)} images/s, median ${speed.median_ms.toFixed(0)} ms per image`;
   const matrixHelp = "Rows are labels, columns are predictions; percentage of the row's pixels.";
-  return createElement("article", { className: "report" },
+  const scores = createElement("section", { className: "scores" });
+  renderScores(scores, evaluation.report, colors, null);
+  return createElement("article", { className: "report", id: `report-${evaluation.id}` },
     createElement("h2", { textContent: `${name} on ${data.name}, split ${data.split}` }),
     createElement("p", { className: "muted", textContent: summary }),
+    createElement("details", { className: "muted" },
+      createElement("summary", { textContent: "Checkpoint" }),
+      "digest ", createElement("code", { textContent: digest })),
     createElement("div", { className: "report-parts" },
-      createElement("section", {},
-        headlineTable(scores, intervals),
-        createElement("h3", { textContent: "Macro and micro averages" }), averageTable(scores),
-        createElement("h3", { textContent: "IoU by class" }), iouBars(classes, colors)),
+      scores,
       createElement("section", {},
         createElement("h3", { textContent: "Confusion matrix" }),
         createElement("p", { className: "muted", textContent: matrixHelp }),
-        ...confusionMatrix(classes, confusion))));
+        ...confusionMatrix(classes, confusion))),
+    renderExamples(evaluation));
 }
 
-function headlineTable(scores, intervals) {
+/**
+ * Render the scores of a report into a section.
+ * @param {HTMLElement} section
+ * @param {Record<string, any>} report
+ * @param {string[]} colors CSS colors of the classes
+ * @param {Comparison | null} comparison with another report
+ */
+export function renderScores(section, { scores, classes, intervals }, colors, comparison) {
+  const note = comparison?.problem ?? (comparison && `The last column is the difference to the first report (${comparison.baseName}),`
+    + " with its 95% interval. If the interval contains zero, the data does not show which one is better.");
+  section.replaceChildren(
+    ...(note ? [createElement("p", { className: "muted", textContent: note })] : []),
+    headlineTable(scores, intervals, comparison?.difference?.scores),
+    createElement("h3", { textContent: "Macro and micro averages" }), averageTable(scores),
+    createElement("h3", { textContent: "IoU by class" }), iouBars(classes, colors, comparison?.difference?.classes),
+    ...absentClasses(classes));
+}
+
+function headlineTable(scores, intervals, differences) {
   const rows = Object.entries(HEADLINES).map(([key, name]) => {
     const interval = intervals[key]?.map(formatScore).join(" to ") ?? "";
-    return createElement("tr", {}, rowHeader(name), numberCell(scores[key]),
+    const row = createElement("tr", {}, rowHeader(name), numberCell(scores[key]),
       createElement("td", { className: "interval", textContent: interval }));
+    if (differences) row.append(fillDifference(createElement("td"), differences[key]));
+    return row;
   });
-  return createTable("headlines", [numberHeader("Score"), columnHeader("95% interval")], rows);
+  const headers = [numberHeader("Score"), columnHeader("95% interval")];
+  if (differences) headers.push(columnHeader("Difference"));
+  return createTable("headlines", headers, rows);
+}
+
+/** Write a difference into an element. It is muted if its interval contains zero or is unknown. */
+function fillDifference(element, { value, interval }) {
+  element.className = "difference";
+  if (value == null) {
+    element.textContent = "–";
+    return element;
+  }
+  const decided = interval !== null && (interval[0] > 0 || interval[1] < 0);
+  const range = interval ? `(${interval.map(formatSigned).join(" to ")})` : "(too few images)";
+  element.append(
+    createElement(decided ? "b" : "span", { textContent: formatSigned(value) }), " ",
+    createElement("small", { textContent: range }));
+  return element;
 }
 
 function averageTable(scores) {
@@ -72,27 +129,39 @@ function averageTable(scores) {
   return scroller;
 }
 
-function iouBars(classes, colors) {
-  const list = createElement("dl", { className: "bars" });
+function iouBars(classes, colors, differences) {
+  const list = createElement("dl", { className: `bars${differences ? " with-difference" : ""}` });
   classes.forEach(({ name, iou, label_pixels }, index) => {
+    if (iou === null) return;
     const bar = createElement("i");
     bar.style.setProperty("--color", colors[index] ?? "var(--accent)");
-    bar.style.setProperty("--width", `${(iou ?? 0) * 100}%`);
+    bar.style.setProperty("--width", `${iou * 100}%`);
     list.append(
       createElement("dt", { textContent: name }), createElement("dd", { className: "bar", ariaHidden: "true" }, bar),
       createElement("dd", { textContent: formatScore(iou), title: label_pixels ? "" : "not in the labels" }));
+    if (differences) list.append(fillDifference(createElement("dd"), differences[index].iou));
   });
   return list;
 }
 
+/** The names of the classes without a pixel in labels and predictions, which have no scores. */
+function absentClasses(classes) {
+  const names = classes.filter(({ iou }) => iou === null).map(({ name }) => name);
+  if (!names.length) return [];
+  const title = `${names.length} ${names.length === 1 ? "class" : "classes"} without a pixel`;
+  return [createElement("details", { className: "muted" },
+    createElement("summary", { textContent: title }), names.join(", "))];
+}
+
 /** The matrix and the line that shows the exact value of the cell that the user points at. */
 function confusionMatrix(classes, confusion) {
-  const rows = confusion.map((counts, i) => {
-    const total = counts.reduce((sum, pixels) => sum + pixels, 0);
-    const cells = classes.map(({ name }, j) => confusionCell(classes[i].name, name, counts[j], total, i === j));
-    return createElement("tr", {}, rowHeader(classes[i].name), ...cells);
+  const present = [...classes.entries()].filter(([, { iou }]) => iou !== null); // all cells of the others are zero
+  const rows = present.map(([i, { name: label }]) => {
+    const total = confusion[i].reduce((sum, pixels) => sum + pixels, 0);
+    const cells = present.map(([j, { name }]) => confusionCell(label, name, confusion[i][j], total, i === j));
+    return createElement("tr", {}, rowHeader(label), ...cells);
   });
-  const table = createTable("confusion", classes.map(({ name }) => columnHeader(name)), rows);
+  const table = createTable("confusion", present.map(([, { name }]) => columnHeader(name)), rows);
   table.ariaLabel = "Confusion matrix";
   table.setAttribute("role", "grid"); // one stop of the Tab key; arrow keys move between the cells
   const readout = createElement("p", { className: "readout", textContent: HINT });

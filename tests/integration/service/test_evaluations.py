@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import gc
+import io
 import json
+import shutil
 import socket
 import threading
 from collections.abc import Callable
@@ -12,12 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
+import httpx
+import numpy as np
 import pytest
 from fastapi import Request, Response
 from fastapi.testclient import TestClient
+from PIL import Image
 from starlette.middleware.base import RequestResponseEndpoint
 
-from core.data.datasets import list_splits
+from core.data.datasets import list_splits, open_dataset
+from core.images.encode import encode_gray_png
 from service.app import create_app
 from service.evaluation.manager import IO_THREADS
 from service.inference.registry import LoadedModel, ModelEntry
@@ -48,7 +54,7 @@ def test_report_equals_that_of_evaluate_command(serve: Serve, scenes: Path, chec
     assert (job["state"], job["progress"], job["model"]) == ("done", {"done": 5, "total": 5}, "random")
     cli("evaluate", checkpoint, "--data", scenes, "--json", tmp_path / "r.json")
     report = json.loads((tmp_path / "r.json").read_text())
-    for key in ("checkpoint", "data", "scores", "classes", "confusion", "intervals"):
+    for key in ("checkpoint", "data", "scores", "classes", "confusion", "intervals", "examples"):
         assert job["report"][key] == report[key]
 
 
@@ -82,8 +88,13 @@ def test_request_of_waiting_client_ends_when_it_disconnects(checkpoint: Path, sc
     assert job.state == "done"  # The report is there for those who ask later.
 
 
-def test_service_without_dataset_returns_409(serve: Serve) -> None:
-    response = serve().post("/evaluate")
+def test_dataset_lists_splits(serve: Serve, scenes: Path) -> None:
+    assert serve(data=scenes).get("/dataset").json() == {"splits": ["train", "val"]}
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/evaluate"), ("GET", "/dataset")])
+def test_service_without_dataset_returns_409(serve: Serve, method: str, path: str) -> None:
+    response = serve().request(method, path)
     assert (response.status_code, response.json()["code"]) == (409, "dataset_unavailable")
 
 
@@ -428,3 +439,138 @@ def test_disk_that_fills_up_during_evaluation_does_not_stop_it(
     monkeypatch.setattr("service.evaluation.store.write_atomically", disk_full)
     blocker.release()
     assert wait_for_evaluation(client, location)["state"] == "done"
+
+
+def evaluate(client: TestClient, query: str = "") -> str:
+    """Evaluate a model and return the URL of the evaluation."""
+    response = client.post(f"/evaluate?wait=true{query}")
+    assert response.status_code == 200
+    return response.headers["location"]
+
+
+def compare(client: TestClient, location: str, base: str) -> httpx.Response:
+    return client.get(f"{location}/difference", params={"base": base.rpartition("/")[2]})
+
+
+def test_difference_subtracts_scores_of_base(serve: Serve, scenes: Path, tmp_path: Path) -> None:
+    client = serve(data=scenes, checkpoints=[make_checkpoints(tmp_path / "models", "a", "b")])
+    first, base = evaluate(client, "&model=a"), evaluate(client, "&model=b")
+    scores, base_scores = (client.get(location).json()["report"]["scores"] for location in (first, base))
+    difference = compare(client, first, base).json()
+    assert (difference["id"], difference["base"]) == (first.rpartition("/")[2], base.rpartition("/")[2])
+    for key in ("pixel_accuracy", "miou", "miou_present"):
+        value, (low, high) = difference["scores"][key]["value"], difference["scores"][key]["interval"]
+        assert value == pytest.approx(scores[key] - base_scores[key]) and low <= value <= high
+    assert [entry["name"] for entry in difference["classes"]][:2] == ["road", "sidewalk"] and len(difference["classes"]) == 19
+
+
+def test_difference_survives_restart(serve: Serve, scenes: Path, tmp_path: Path) -> None:
+    locations = [evaluate(client) for client in (serve(data=scenes, state=tmp_path / "s"),) for _ in range(2)]
+    response = compare(serve(state=tmp_path / "s"), *locations)
+    assert response.json()["scores"]["miou_present"] == {"value": 0, "interval": [0, 0]}
+
+
+@pytest.mark.parametrize(
+    ("split", "reason"), [("train", "different data"), ("val", "no counts of the single images")], ids=["split", "old report"]
+)
+def test_evaluations_that_cannot_be_paired_return_409(
+    serve: Serve, scenes: Path, tmp_path: Path, split: str, reason: str
+) -> None:
+    client = serve(data=scenes)
+    first, base = evaluate(client), evaluate(client, f"&split={split}")
+    (tmp_path / "state" / "evaluations" / f"{base.rpartition('/')[2]}.safetensors").unlink()
+    response = compare(client, first, base)
+    assert (response.status_code, response.json()["code"]) == (409, "not_comparable") and reason in response.json()["detail"]
+
+
+def test_evaluations_of_changed_images_or_labels_cannot_be_paired(serve: Serve, scenes: Path, tmp_path: Path) -> None:
+    data = tmp_path / scenes.name
+    shutil.copytree(scenes, data)
+    client = serve(data=data)
+    first = evaluate(client)
+    label = sorted(data.glob("gtFine/val/*/*.png"))[0]
+    label.write_bytes(encode_gray_png(np.full((64, 128), 7, np.uint8)))
+    second = evaluate(client)
+    assert "the labels of 1 images have changed" in compare(client, second, first).json()["detail"]
+    label.unlink()
+    sorted(data.glob("leftImg8bit/val/*/*.png"))[0].unlink()
+    assert "different images (4 and 5)" in compare(client, evaluate(client), second).json()["detail"]
+
+
+def test_difference_of_unfinished_or_unknown_evaluation_is_refused(serve: Serve, scenes: Path) -> None:
+    client = serve(data=scenes)
+    done = evaluate(client)
+    blocker = block_workers(client.app)
+    running = client.post("/evaluate").headers["location"]
+    assert compare(client, running, done).json()["code"] == "not_comparable"
+    assert compare(client, done, "unknown").json()["code"] == "unknown_evaluation"
+    blocker.release()
+
+
+def test_too_many_images_are_not_comparable(serve: Serve, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.evaluation.image_counts.MAX_BYTES", 100)
+    client = serve(data=scenes)
+    assert "the split is too large" in compare(client, evaluate(client), evaluate(client)).json()["detail"]
+
+
+def test_example_returns_image_and_label_of_dataset(serve: Serve, scenes: Path) -> None:
+    client, dataset = serve(data=scenes), open_dataset(scenes, "val")
+    location = evaluate(client)
+    example = client.get(location).json()["report"]["examples"]["worst"][0]
+    image_path = dataset.pairs[example["index"]][0]
+    image, label = (client.get(f"{location}/examples/{example['index']}/{kind}") for kind in ("image", "label"))
+    assert image.content == image_path.read_bytes() and image_path.name in example["name"]
+    assert (image.headers["content-type"], image.headers["cache-control"]) == ("image/png", "private, max-age=3600")
+    pixels = Image.open(io.BytesIO(label.content))
+    assert (np.asarray(pixels) == dataset.read_labels(example["index"])).all() and pixels.mode == "P"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("99/image", 404, "unknown_example"),
+        ("-1/image", 422, "invalid_parameter"),
+        ("0/../image", 404, "not_found"),
+        ("..%2f..%2fx/label", 404, "not_found"),
+        ("x/label", 422, "invalid_parameter"),
+    ],
+)
+def test_only_examples_of_report_are_returned(serve: Serve, scenes: Path, path: str, status: int, code: str) -> None:
+    client = serve(data=scenes)
+    response = client.get(f"{evaluate(client)}/examples/{path}")
+    assert (response.status_code, response.json()["code"]) == (status, code)
+
+
+def test_image_that_is_no_example_is_not_returned(serve: Serve, scenes: Path) -> None:
+    client = serve(data=scenes)
+    location = evaluate(client, "&split=train")  # six images: all of them are examples
+    job = client.app.state.evaluations.job(location.rpartition("/")[2])
+    index = job.report.examples.best.pop().index
+    assert client.get(f"{location}/examples/{index}/image").json()["code"] == "unknown_example"
+
+
+def test_example_larger_than_max_bytes_returns_413(serve: Serve, scenes: Path) -> None:
+    client = serve(data=scenes, max_bytes=1000)
+    location = evaluate(client)
+    response = client.get(f"{location}/examples/0/image")
+    assert (response.status_code, response.json()["code"]) == (413, "too_large")
+
+
+def test_example_that_dataset_no_longer_has_returns_409(serve: Serve, scenes: Path, tmp_path: Path) -> None:
+    data = tmp_path / scenes.name
+    shutil.copytree(scenes, data)
+    location = evaluate(serve(data=data, state=tmp_path / "s"))
+    for path in (sorted(data.glob("leftImg8bit/val/*/*.png"))[0], sorted(data.glob("gtFine/val/*/*.png"))[0]):
+        path.unlink()
+    response = serve(data=data, state=tmp_path / "s").get(f"{location}/examples/0/image")
+    assert (response.status_code, response.json()["code"]) == (409, "dataset_unavailable")
+    assert "no longer has this image" in response.json()["detail"]
+
+
+def test_report_of_release_0_1_has_no_examples(serve: Serve, scenes: Path, tmp_path: Path) -> None:
+    location = evaluate(serve(data=scenes, state=tmp_path / "s"))
+    path = tmp_path / "s" / "evaluations" / f"{location.rpartition('/')[2]}.json"
+    document = json.loads(path.read_text())
+    del document["report"]["examples"]
+    path.write_text(json.dumps(document))
+    assert serve(state=tmp_path / "s").get(location).json()["report"]["examples"] == {"worst": [], "best": []}
