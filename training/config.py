@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_serializer, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from core.checkpoints.legacy import upgrade_run_config
@@ -40,6 +40,10 @@ def _two_numbers(value: Any) -> Any:
     return value.replace("x", " ").replace(",", " ").strip("[]() ").split() if isinstance(value, str) else value
 
 
+def _one_or_several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
 Side = Annotated[int, Field(ge=8, le=4096)]
 Factor = Annotated[float, Field(ge=0.1, le=10, allow_inf_nan=False)]
 
@@ -50,7 +54,15 @@ class TrainConfig(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", env_ignore_empty=True)
 
     model: Annotated[str, AfterValidator(_known_model)] | None = Field(None, description=f"architecture: {', '.join(MODELS)}")
-    data: str | None = Field(None, description="data directory (Cityscapes or plain layout), or `synthetic`")
+    data: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_one_or_several)] | None = Field(
+        None,
+        min_length=1,
+        description="data directories (Cityscapes or plain layout; the first one determines the classes), or `synthetic`",
+    )
+    extra_classes: Literal["error", "void"] = Field(
+        "error",
+        description="what to do with classes of further data directories that the first one lacks; void: ignore their pixels",
+    )
     train_split: str = Field("train", description="split to train on")
     val_split: str | None = Field(None, description="split to evaluate on (default: val, valid or validation)")
     val_fraction: float | None = Field(
@@ -167,6 +179,11 @@ class TrainConfig(BaseSettings):
         """Give flags precedence over the environment; `load_config` adds the file's values with the lowest precedence."""
         return init_settings, env_settings
 
+    @field_serializer("data", when_used="json")
+    def _single_as_string(self, data: tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        """Serialize a single directory as a string, as all versions of `config.json` have it."""
+        return data[0] if data and len(data) == 1 else data
+
     @field_validator("scale", "aspect")
     @classmethod
     def _rising(cls, factors: tuple[float, float]) -> tuple[float, float]:
@@ -203,8 +220,8 @@ class TrainConfig(BaseSettings):
             if value == field.get_default() or name in RESUME_MUTABLE - {"epochs", "patience", "skip_bad"}:
                 continue
             arguments.append(f"--{name.replace('_', '-')}")
-            if name == "data" and value != "synthetic":
-                value = Path(value).resolve().name
+            if name == "data":
+                value = tuple(source if source == "synthetic" else Path(source).resolve().name for source in value)
             elif name == "init" and (Path(value).exists() or value not in bundled_checkpoints()):
                 # A run directory, or a file in it, which may be gone when the run is resumed.
                 parts = Path(value).resolve().parts
@@ -242,8 +259,11 @@ def load_config(flags: dict[str, Any], file: Path | None = None) -> TrainConfig:
             close = did_you_mean(name, [PREFIX + key.upper() for key in TrainConfig.model_fields])
             raise InputError(f"{name}: unknown setting{close}; correct or unset the environment variable")
     in_environment = {key for key in TrainConfig.model_fields if os.environ.get(PREFIX + key.upper())}
+    settings = {key: value for key, value in from_file.items() if key not in in_environment}
+    if "data" in in_environment:  # Several directories are separated as in PATH.
+        settings["data"] = [path for path in os.environ[PREFIX + "DATA"].split(os.pathsep) if path]
     try:
-        return TrainConfig(**{**{k: v for k, v in from_file.items() if k not in in_environment}, **flags})
+        return TrainConfig(**{**settings, **flags})
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:  # An error in the combination of several settings; the message names them.
@@ -346,8 +366,9 @@ def _merge(config: TrainConfig, flags: set[str], saved: TrainConfig, has_checkpo
                 f"--{key.replace('_', '-')}: the run in {config.run_dir} has {getattr(saved, key)!r}, not"
                 f" {getattr(config, key)!r}; remove the flag, or start another run with --run"
             )
+    saved_values, values = saved.model_dump(mode="json"), config.model_dump(mode="json")
     for key in sorted(config.model_fields_set - flags - RESUME_MUTABLE):
-        saved_value, value = getattr(saved, key), getattr(config, key)
+        saved_value, value = saved_values[key], values[key]
         if saved_value != value:
             print(
                 f"warning: {key.replace('_', '-')}: the run keeps {saved_value!r}; {value!r} of the environment or --config"

@@ -6,9 +6,11 @@ import os
 import re
 import tempfile
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate, chain, count, pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -75,8 +77,9 @@ class DirectoryDataset:
     split: str
     labels: LabelSpace
     pairs: Sequence[tuple[Path, Path]]  # (image, label)
-    file_labels: LabelSpace  # the same classes with the ids that the label files have
+    file_labels: LabelSpace  # the classes of the label files, with the ids that they have there
     max_pixels: int = MAX_PIXELS  # of an image; a larger one is unusable
+    class_map: tuple[int, ...] | None = None  # train id in `labels` of each class of `file_labels`; None if they are the same
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -97,9 +100,91 @@ class DirectoryDataset:
         path = self.pairs[index][1]
         label = read_label(path)
         try:
-            return self.file_labels.encode_label(label)
+            train_ids = self.file_labels.encode_label(label)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+        if self.class_map is None:
+            return train_ids
+        table = np.full(256, IGNORE_INDEX, np.uint8)
+        table[: len(self.class_map)] = self.class_map
+        mapped: npt.NDArray[np.uint8] = table[train_ids]
+        return mapped
+
+    def with_labels(self, labels: LabelSpace, extra_as_void: bool = False) -> DirectoryDataset:
+        """Return the same samples with the classes `labels`, which are matched by name without regard to case.
+
+        Args:
+            extra_as_void: Make the classes that `labels` lacks void instead of raising.
+
+        Raises:
+            InputError: `labels` lacks some of the classes.
+        """
+        class_map = self.labels.class_map(labels)
+        extra = [name for name, train_id in zip(self.labels.names, class_map, strict=True) if train_id == IGNORE_INDEX]
+        if extra and not extra_as_void:
+            shown = ", ".join(map(repr, extra[:8])) + (", ..." if len(extra) > 8 else "")
+            raise InputError(
+                f"{self.name}: the first data directory has no class {shown}; its classes are {', '.join(labels.names)}."
+                f' Rename the class in the classes.json of {self.name}, list its id under "void" there, name the directory with'
+                " the most classes first, or ignore the pixels of such classes with --extra-classes void"
+            )
+        return replace(self, labels=labels, class_map=None if class_map == tuple(range(len(labels))) else class_map)
+
+
+class ConcatDataset:
+    """One or several datasets with the same classes, one after the other.
+
+    Attributes:
+        parts: The datasets.
+        name: Their names, joined by ` + `.
+        split: The name of their splits, joined by ` + ` if they differ.
+        labels: The classes.
+    """
+
+    def __init__(self, parts: Sequence[Dataset]) -> None:
+        self.parts = parts
+        self.name = " + ".join(part.name for part in parts)
+        self.split = " + ".join(dict.fromkeys(part.split for part in parts))
+        self.labels = parts[0].labels
+        self._starts = list(accumulate(map(len, parts), initial=0))  # index of the first sample of each part, and the length
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> Sample:
+        part, index = self._locate(index)
+        return part[index]
+
+    def sample_name(self, index: int) -> str:
+        """Return the path of the image."""
+        part, index = self._locate(index)
+        return part.sample_name(index)
+
+    def slices(self) -> list[slice]:
+        """Return the indices of the samples of each part."""
+        return [slice(start, stop) for start, stop in pairwise(self._starts)]
+
+    def _locate(self, index: int) -> tuple[Dataset, int]:
+        number = bisect_right(self._starts, index) - 1
+        if not 0 <= number < len(self.parts):
+            raise IndexError(index)
+        return self.parts[number], index - self._starts[number]
+
+
+def dataset_names(roots: Sequence[Path | str]) -> list[str]:
+    """Return the names of data directories: their own, and NAME-2, NAME-3, ... if several have the same.
+
+    Raises:
+        InputError: A directory is listed twice.
+    """
+    paths = [Path(root).resolve() for root in roots]
+    names: list[str] = []
+    for number, path in enumerate(paths):
+        if path in paths[:number]:
+            raise InputError(f"--data: {roots[number]} is listed twice; list each data directory once")
+        candidates = chain([path.name], (f"{path.name}-{n}" for n in count(2)))
+        names.append(next(name for name in candidates if name not in names))
+    return names
 
 
 def open_dataset(root: Path | str, split: str, train_ids: bool = False) -> DirectoryDataset:

@@ -80,6 +80,12 @@ class LabelSpace(BaseModel):
                 return f"class {index} is {name!r} in one and {other_name!r} in the other"
         return None if len(self) == len(other) else f"{len(self)} classes in one and {len(other)} in the other"
 
+    def class_map(self, other: LabelSpace) -> tuple[int, ...]:
+        """Return the train id in `other` of each class, by its name without regard to case; IGNORE_INDEX if it has none."""
+        train_ids = {name.casefold(): k for k, name in enumerate(other.names)}
+        train_ids |= {name: k for k, name in enumerate(other.names)}  # if two names differ in case only, the same one
+        return tuple(train_ids.get(name, train_ids.get(name.casefold(), IGNORE_INDEX)) for name in self.names)
+
     def as_train_ids(self) -> LabelSpace:
         """Return the same classes with their train ids as ids, as in Cityscapes' `*_gtFine_labelTrainIds.png`."""
         # Not model_copy(), which would also copy the cached lookup table.

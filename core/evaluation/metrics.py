@@ -136,7 +136,12 @@ def class_scores(confusion: ConfusionMatrix, labels: LabelSpace) -> list[ClassSc
 
 def scores(confusion: ConfusionMatrix) -> Scores:
     """Return the scores of a dataset from the sum of the confusion matrices of its images."""
-    values = map(_none_if_nan, score_vector(class_totals(confusion)))
+    return scores_of_totals(class_totals(confusion))
+
+
+def scores_of_totals(totals: npt.NDArray[np.int64]) -> Scores:
+    """Return the scores of a dataset from the sum of the `class_totals` of its images, (3, K)."""
+    values = map(_none_if_nan, score_vector(totals))
     by_name = dict(zip(SCORE_NAMES, values, strict=True))
     return Scores(
         **{name: by_name[name] for name in ("pixel_accuracy", "miou", "miou_present")},

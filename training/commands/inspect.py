@@ -1,9 +1,10 @@
-"""Show what a dataset contains: images, sizes, class fractions, unusable files, and labels that can't be meant.
+"""Show what datasets contain: images, sizes, class fractions, unusable files, and labels that can't be meant.
 
 python -m training inspect --data datasets/mine
+python -m training inspect --data datasets/mine datasets/more           several, also for images that they share
 python -m training inspect --data datasets/mine --out inspection        also a bar plot and contact sheets
 
-The exit code is 2 if `train` would refuse the dataset.
+The exit code is 2 if `train` would refuse the data.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.errors import InputError
 from training.commands.options import add_label_flag
 from training.output_paths import STDOUT, check_json_output, check_output_dir, write_json
 
@@ -24,7 +25,13 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
-    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="data directory")
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", nargs="+", help="data directories")
+    parser.add_argument(
+        "--extra-classes",
+        choices=("error", "void"),
+        default="error",
+        help="what to do with classes of further data directories that the first one lacks (default: error)",
+    )
     add_label_flag(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="directory for figures: class fractions and contact sheets")
     parser.add_argument("--json", metavar="FILE", help="file for the numbers; -: standard output")
@@ -38,9 +45,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     check_json_output(options.json)
     if options.out:
         check_output_dir(options.out, "--out")
-    inspections = inspect_splits(options.data, options.label_ids == "train")
-    if not inspections:
-        raise InputError(f"{options.data}: the dataset has no splits; expected directories such as images/train")
+    inspections = inspect_splits(options.data, options.label_ids == "train", options.extra_classes == "void")
     refusals, warnings = find_warnings(inspections)
     text_file = sys.stderr if options.json == STDOUT else sys.stdout
     print(format_tables(options.data, inspections), file=text_file)
@@ -60,25 +65,29 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     return 2 if refusals or any(inspection.problems for inspection in inspections) else 0
 
 
-def format_tables(root: Path, inspections: list[SplitInspection]) -> str:
+def format_tables(roots: Sequence[Path], inspections: list[SplitInspection]) -> str:
     """Return a table of the splits and, if a split can be opened, one of the class fractions."""
-    lines = [f"{'split':<12} {'images':>8} {'unusable':>9}  sizes (width x height)"]
+    column = max(12, *(len(inspection.name) for inspection in inspections))
+    lines = [f"{'split':<{column}} {'images':>8} {'unusable':>9}  sizes (width x height)"]
     for inspection in inspections:
         sizes = [f"{width}x{height} ({count:,})" for (height, width), count in inspection.sizes.most_common(3)]
         more = f" and {len(inspection.sizes) - 3} more" if len(inspection.sizes) > 3 else ""
         images = sum(inspection.sizes.values())
-        lines.append(f"{inspection.name:<12} {images:>8,} {len(inspection.problems):>9,}  {', '.join(sizes)}{more}")
+        lines.append(f"{inspection.name:<{column}} {images:>8,} {len(inspection.problems):>9,}  {', '.join(sizes)}{more}")
     opened = [inspection for inspection in inspections if inspection.dataset]
     space = next((inspection.dataset.labels for inspection in opened if inspection.dataset), None)
     if space:
         width = max(map(len, (*space.names, "% of labeled pixels")))
-        lines += ["", f"{'% of labeled pixels':<{width}} " + " ".join(f"{inspection.name:>12}" for inspection in opened)]
+        lines += ["", f"{'% of labeled pixels':<{width}} " + " ".join(f"{inspection.name:>{column}}" for inspection in opened)]
         for k, name in enumerate(space.names):
             shares = [100 * inspection.class_fractions[k] for inspection in opened]
-            lines.append(f"{name:<{width}} " + " ".join(f"{share:>12.3f}" if share > 0 else f"{'-':>12}" for share in shares))
+            lines.append(
+                f"{name:<{width}} " + " ".join(f"{share:>{column}.3f}" if share > 0 else f"{'-':>{column}}" for share in shares)
+            )
         void = [100 * inspection.pixels[-1] / max(inspection.pixels.sum(), 1) for inspection in opened]
-        lines.append(f"{'(void, of all)':<{width}} " + " ".join(f"{share:>12.3f}" for share in void))
-    return "\n".join([f"{root}: {space.name}, {len(space)} classes" if space else str(root), *lines])
+        lines.append(f"{'(void, of all)':<{width}} " + " ".join(f"{share:>{column}.3f}" for share in void))
+    title = " + ".join(map(str, roots))
+    return "\n".join([f"{title}: {space.name}, {len(space)} classes" if space else title, *lines])
 
 
 def write_figures(inspections: list[SplitInspection], directory: Path) -> None:
@@ -90,7 +99,9 @@ def write_figures(inspections: list[SplitInspection], directory: Path) -> None:
     if opened and opened[0].dataset:
         class_fraction_bars(opened, opened[0].dataset.labels).savefig(directory / "class-fractions.png", dpi=110)
     for inspection in opened:
-        contact_sheet(inspection).savefig(directory / f"{inspection.name}.png", dpi=110)
+        path = directory / f"{inspection.name}.png"
+        path.parent.mkdir(exist_ok=True)
+        contact_sheet(inspection).savefig(path, dpi=110)
 
 
 def as_document(inspections: list[SplitInspection], refusals: list[str], warnings: list[str]) -> dict[str, Any]:

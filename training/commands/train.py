@@ -19,7 +19,8 @@ from training.distributed.signals import sigterm_as_interrupt
 GROUPS = {
     "model": ("model", "width", "init", "checkpoint_activations"),
     "data": (
-        *("data", "train_split", "val_split", "val_fraction", "label_ids", "max_pixels", "skip_bad", "workers", "cache"),
+        *("data", "extra_classes", "train_split", "val_split", "val_fraction", "label_ids", "max_pixels", "skip_bad"),
+        *("workers", "cache"),
         *("size", "crop", "augment", "scale", "aspect", "resize", "jitter"),
     ),
     "schedule": (
@@ -35,7 +36,7 @@ PAIRS = {"size": ("H", "W"), "crop": ("H", "W"), "scale": ("MIN", "MAX"), "aspec
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a flag for each field of the configuration, which validates types and limits itself."""
-    parser.usage = "python -m training train --model MODEL --data DIR [--run runs/NAME] [--resume] [flags]"
+    parser.usage = "python -m training train --model MODEL --data DIR [DIR ...] [--run runs/NAME] [--resume] [flags]"
     parser.epilog = (
         "Every flag can also be specified as an environment variable (TRAIN_BATCH_SIZE=4) or in a --config file; a flag takes"
         " precedence over the environment, and the environment over the file."
@@ -57,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             values: dict[str, Any] = {"metavar": "|".join(choices) or METAVARS.get(name, name.upper())}
             if name in PAIRS:
                 values = {"metavar": PAIRS[name], "nargs": 2}
+            elif name == "data":
+                values["nargs"] = "+"
             group.add_argument(flag, default=argparse.SUPPRESS, help=text, **values)
     parser.add_argument("--config", type=Path, metavar="FILE", help="JSON object of settings, with the flags' names as keys")
 

@@ -34,6 +34,7 @@ class DecodedCache:
         location = str(dataset.pairs[0][0].parent.absolute()) if dataset.pairs else ""  # two datasets may have one name
         preprocess, labels = policy.preprocess.model_dump(), dataset.file_labels.model_dump()
         key = [VERSION, location, preprocess, policy.factor, policy.full_size_labels, labels]
+        key += [dataset.class_map] if dataset.class_map else []
         self.key_prefix = f"{dataset.name}-{dataset.split}-{_hash(key)[:8]}"
         self.path = directory / f"{self.key_prefix}-{_hash(file_signatures(dataset))[:16]}.cache"
 

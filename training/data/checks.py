@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from core.data.labels import CITYSCAPES, LabelSpace
+from core.data.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
 from core.errors import InputError
-from training.data.storage import SplitIndex
 
 MAX_TRAIN_ID = len(CITYSCAPES) - 1
 
@@ -18,20 +17,23 @@ def check_classes(name: str, labels: LabelSpace, file_labels: LabelSpace, train:
 
     Args:
         labels: The classes.
-        file_labels: The same classes with the ids that the label files have.
+        file_labels: The classes of the label files, with the ids that they have there.
         train: Pixels of each class in the training split, (K,).
         val: The same of the validation split.
     """
     in_train, in_val = np.array(train) > 0, np.array(val) > 0
-    if in_train.sum() == 1 and len(labels) > 1:
+    # A dataset may have some of the classes only if it is one of several.
+    absent_classes = [k for k in sorted(set(file_labels.class_map(labels)) - {IGNORE_INDEX}) if not in_train[k]]
+    if in_train.sum() == 1 and absent_classes:
         present = labels.names[int(in_train.argmax())]
-        absent = ", ".join(repr(label) for label, is_present in zip(labels.names, in_train, strict=True) if not is_present)
-        void = ", ".join(map(str, labels.void_ids))
+        absent = ", ".join(repr(labels.names[k]) for k in absent_classes)
+        void = ", ".join(map(str, file_labels.void_ids))
         raise InputError(
             f"{name}: all labeled pixels of train are {present!r}; no pixel is {absent}. The value {void} in a label file is"
             ' void: if it means a class, give it that "id" in classes.json and another value to "void"'
         )
-    if file_labels == CITYSCAPES and not (in_train | in_val)[np.array(CITYSCAPES.ids) > MAX_TRAIN_ID].any():
+    ids = [CITYSCAPES.ids[k] if k != IGNORE_INDEX else 0 for k in labels.class_map(CITYSCAPES)]
+    if file_labels == CITYSCAPES and not (in_train | in_val)[np.array(ids) > MAX_TRAIN_ID].any():
         raise InputError(
             f"{name}: the label files have no value above {MAX_TRAIN_ID} but void, so they probably hold train ids (0 is road)"
             " instead of label ids (7 is road); rename them to *_gtFine_labelTrainIds.png, or use --label-ids train"
@@ -60,14 +62,15 @@ def class_warnings(labels: LabelSpace, train: Sequence[int], val: Sequence[int])
     return warnings
 
 
-def duplicate_warnings(train: SplitIndex, val: SplitIndex, val_names: list[str]) -> list[str]:
-    """Return a line about images of val that are also in train, by the digests of their pixels.
+def duplicate_warnings(train: Iterable[str], val: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line about images of val that are also in train.
 
     Args:
-        val_names: Names of the usable images of val.
+        train: Digest of the pixels of each image of train.
+        val: Name and digest of each image of val.
     """
-    seen = set(train.image_digests)
-    names = [name for name, digest in zip(val_names, val.image_digests, strict=False) if digest in seen]
+    seen = set(train)
+    names = [name for name, digest in val if digest in seen]
     if not names:
         return []
     return [f"{len(names):,} images of val are also in train, such as {names[0]}: scores will be too high"]

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from core.data.datasets import (
+    ConcatDataset,
     Dataset,
     DirectoryDataset,
+    dataset_names,
     find_problems,
     find_samples,
     format_problems,
@@ -77,10 +79,10 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 class DataScan(BaseModel):
-    """The result of scanning both splits once, for every process of a run."""
+    """The result of scanning both splits once, for every process of a run; `train` and `val` have an index per directory."""
 
-    train: SplitIndex
-    val: SplitIndex
+    train: list[SplitIndex]
+    val: list[SplitIndex]
     skipped: list[str] = []  # what --skip-bad leaves out, and why
     held_out: list[str] = []  # images of the training split that --val-fraction holds out
     warnings: list[str] = []  # about the classes and images of the splits
@@ -88,15 +90,20 @@ class DataScan(BaseModel):
     @property
     def content_ids(self) -> list[tuple[str, list[int]]]:
         """Digest of the usable samples and indices of the bad ones, for each split: equal for equal data."""
-        return [(index.original_digest, sorted(index.bad)) for index in (self.train, self.val)]
+        return [(index.original_digest, sorted(index.bad)) for index in (*self.train, *self.val)]
+
+    @property
+    def train_pixels(self) -> list[int]:
+        """Pixels of each class in the training split, (K,)."""
+        return _sum_pixels(self.train)
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The two splits of a run, and how their samples are stored after the first decoding."""
+    """The two splits of a run, with a part per data directory, and how their samples are stored after the first decoding."""
 
-    train: Dataset
-    val: Dataset
+    train: ConcatDataset
+    val: ConcatDataset  # without the directories that have no validation split
     train_policy: StoragePolicy
     val_policy: StoragePolicy
     pairing_errors: tuple[str, ...]  # images without label, labels without image
@@ -116,32 +123,47 @@ class TrainingData:
             TrainingError: The cache can't be written.
             TimeoutError: A file takes longer than `timeout_s` to read.
         """
-        indexes = [self._scan(dataset, policy, skip_bad, timeout_s, prune) for dataset, policy in self._splits]
-        problems = [*self.pairing_errors, *(problem for index in indexes for problem in index.bad.values())]
+        train, val = (
+            [self._scan(part, policy, skip_bad, timeout_s, prune) for part in split.parts] for split, policy in self._splits
+        )
+        problems = [*self.pairing_errors, *(problem for index in (*train, *val) for problem in index.bad.values())]
         if problems and not skip_bad:
             advice = "fix or remove them, or train without them with --skip-bad"
             raise InputError(format_problems(f"{self.train.name}: {len(problems)} files can't be used ({advice})", problems))
-        for (dataset, _), index in zip(self._splits, indexes, strict=True):
-            if len(index.bad) == len(dataset):
-                raise InputError(format_problems(f"{dataset.name}: no sample of {dataset.split} can be used", problems))
+        for part, index in zip((*self.train.parts, *self.val.parts), (*train, *val), strict=True):
+            if len(index.bad) == len(part):
+                raise InputError(format_problems(f"{part.name}: no sample of {part.split} can be used", problems))
         held_out = [self.val.sample_name(index) for index in range(len(self.val))] if self.is_held_out else []
-        warnings = self._check_labels(*indexes)
-        return DataScan(train=indexes[0], val=indexes[1], skipped=problems, held_out=held_out, warnings=warnings)
+        warnings = self._check_labels(train, val)
+        return DataScan(train=train, val=val, skipped=problems, held_out=held_out, warnings=warnings)
 
-    def _check_labels(self, train: SplitIndex, val: SplitIndex) -> list[str]:
+    def _check_labels(self, train: list[SplitIndex], val: list[SplitIndex]) -> list[str]:
         """Return warnings about the classes and images of the splits. Raises InputError if the labels can't be meant."""
         labels = self.train.labels
-        if isinstance(self.train, DirectoryDataset):
-            check_classes(self.train.name, labels, self.train.file_labels, train.pixels, val.pixels)
-        val_names = [self.val.sample_name(index) for index in val.valid_indices(self.val)]
-        return [*class_warnings(labels, train.pixels, val.pixels), *duplicate_warnings(train, val, val_names)]
+        val_pixels = {part.name: index.pixels for part, index in zip(self.val.parts, val, strict=True)}
+        for part, index in zip(self.train.parts, train, strict=True):
+            if isinstance(part, DirectoryDataset):
+                check_classes(part.name, labels, part.file_labels, index.pixels, val_pixels.get(part.name, [0] * len(labels)))
+        only_train = [part.name for part in self.train.parts if part.name not in val_pixels]
+        warnings = [f"{name} has no validation split: its images are trained on, but not evaluated" for name in only_train]
+        val_images = [
+            (part.sample_name(number), digest)
+            for part, index in zip(self.val.parts, val, strict=True)
+            for number, digest in zip(index.valid_indices(part), index.image_digests, strict=False)
+        ]
+        warnings += class_warnings(labels, _sum_pixels(train), _sum_pixels(val))
+        return [*warnings, *duplicate_warnings((digest for index in train for digest in index.image_digests), val_images)]
 
-    def open(self, scan: DataScan) -> tuple[Dataset, Dataset]:
+    def open(self, scan: DataScan) -> tuple[ConcatDataset, ConcatDataset]:
         """Return the usable samples of both splits as they are stored."""
-        return self._open(self.train, self.train_policy, scan.train), self._open(self.val, self.val_policy, scan.val)
+        train, val = (
+            ConcatDataset([self._open(part, policy, index) for part, index in zip(split.parts, indexes, strict=True)])
+            for (split, policy), indexes in zip(self._splits, (scan.train, scan.val), strict=True)
+        )
+        return train, val
 
     @property
-    def _splits(self) -> tuple[tuple[Dataset, StoragePolicy], tuple[Dataset, StoragePolicy]]:
+    def _splits(self) -> tuple[tuple[ConcatDataset, StoragePolicy], tuple[ConcatDataset, StoragePolicy]]:
         return (self.train, self.train_policy), (self.val, self.val_policy)
 
     def _scan(
@@ -173,34 +195,61 @@ class TrainingData:
         return ResizedDataset(dataset, policy, index)
 
 
+def _sum_pixels(indexes: list[SplitIndex]) -> list[int]:
+    return [sum(counts) for counts in zip(*(index.pixels for index in indexes), strict=True)]
+
+
 def make_data(config: TrainConfig, preprocess: Preprocess) -> TrainingData:
     """Open the training and the validation split of a run.
 
     Raises:
-        InputError: There is no such dataset, or the classes of the splits differ.
+        InputError: There is no such dataset, none has a validation split, or one has classes that the first one lacks.
     """
-    source = str(config.data)
+    sources = config.data or ()
     train_policy = make_augmentation(config, preprocess).storage_policy
     val_policy = StoragePolicy(preprocess, full_size_labels=True)
-    if source == SYNTHETIC:
-        splits = open_synthetic("train"), open_synthetic("val")
+    if sources == (SYNTHETIC,):
+        splits = ConcatDataset([open_synthetic("train")]), ConcatDataset([open_synthetic("val")])
         return TrainingData(*splits, train_policy, val_policy, (), config.cache_dir)
+    if SYNTHETIC in sources:
+        raise InputError(
+            f"--data: {SYNTHETIC} can't be combined with directories; write the scenes to a directory with python -m training"
+            " synthesize, and list that"
+        )
+    train_parts: list[Dataset] = []
+    val_parts: list[Dataset] = []
+    pairing_errors: list[str] = []
+    for source, name in zip(sources, dataset_names(sources), strict=True):
+        train, val, errors = _open_directory(source, config)
+        labels = train_parts[0].labels if train_parts else train.labels
+        for parts, split in ((train_parts, train), (val_parts, val)):
+            if split:
+                split = replace(split, name=name, max_pixels=config.max_pixels)
+                parts.append(split.with_labels(labels, config.extra_classes == "void"))
+        pairing_errors += errors
+    if not val_parts:
+        found = ", ".join(list_splits(Path(sources[0])))
+        raise InputError(
+            f"{sources[0]}: no validation split; found: {found}; name it with --val-split, or evaluate on a part of the"
+            " training split with --val-fraction 0.1"
+        )
+    splits = ConcatDataset(train_parts), ConcatDataset(val_parts)
+    is_held_out = config.val_fraction is not None
+    return TrainingData(*splits, train_policy, val_policy, tuple(pairing_errors), config.cache_dir, is_held_out)
+
+
+def _open_directory(source: str, config: TrainConfig) -> tuple[DirectoryDataset, DirectoryDataset | None, list[str]]:
+    """Return the training and the validation split of a directory, None if it has no such split, and pairing errors."""
     train_ids = config.label_ids == "train"
-    samples, errors = find_samples(source, config.train_split, train_ids)
-    samples = replace(samples, max_pixels=config.max_pixels)
+    train, errors = find_samples(source, config.train_split, train_ids)
     if config.val_fraction:
-        train, val = hold_out(samples, config.val_fraction)
-        return TrainingData(train, val, train_policy, val_policy, tuple(errors), config.cache_dir, is_held_out=True)
+        return *hold_out(train, config.val_fraction), errors
     found = list_splits(Path(source))
     val_split = config.val_split or next((name for name in VAL_SPLITS if name in found), None)
     if val_split is None:
-        raise InputError(
-            f"{source}: no validation split; found: {', '.join(found)}; name it with --val-split, or evaluate on a part of the"
-            " training split with --val-fraction 0.1"
-        )
+        return train, None, errors
     val, val_errors = find_samples(source, val_split, train_ids)
-    val = replace(val, max_pixels=config.max_pixels)
-    return TrainingData(samples, val, train_policy, val_policy, (*errors, *val_errors), config.cache_dir)
+    return train, val, [*errors, *val_errors]
 
 
 def hold_out(dataset: DirectoryDataset, fraction: float) -> tuple[DirectoryDataset, DirectoryDataset]:

@@ -131,7 +131,9 @@ def validate_inputs(config: TrainConfig, world_size: int, is_main: bool = True) 
         DistributedBatchSampler(len(data.train), config.batch_size, config.seed, 0, world_size)
     with lock_run(config) if is_main and config.run_dir.is_dir() else nullcontext():
         scan = data.scan(config.skip_bad, config.timeout, not is_multi_node())
-    DistributedBatchSampler(len(data.train) - len(scan.train.bad), config.batch_size, config.seed, 0, world_size)
+    DistributedBatchSampler(
+        len(data.train) - sum(len(index.bad) for index in scan.train), config.batch_size, config.seed, 0, world_size
+    )
     for warning in scan.warnings:
         print(f"warning: {data.train.name}: {warning}", file=sys.stderr, flush=True)
     if scan.skipped:

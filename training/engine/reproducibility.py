@@ -20,7 +20,7 @@ def environment(config: TrainConfig, context: DistributedContext, scan: DataScan
         "threads": torch.get_num_threads(),
         "precision": "bf16" if use_bf16(config.precision, context.device) else "fp32",
         "torch": torch.__version__,
-        "data": f"{scan.train.digest[:16]} {scan.val.digest[:16]}",
+        "data": " ".join(index.digest[:16] for index in (*scan.train, *scan.val)),
     }
     if config.schedule == "cosine":
         values["epochs"] = config.epochs

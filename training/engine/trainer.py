@@ -61,7 +61,7 @@ class Trainer:
         optimizer = build_optimizer(self.network, config.learning_rate, config.weight_decay)
         ema = None if config.ema is None else ModelEma(self.network, config.ema)
         self.state = TrainState(self.network, optimizer, ema, EpochAccumulators(len(labels), device))
-        weights = class_weights(config.class_weights, scan.train.pixels, device)
+        weights = class_weights(config.class_weights, scan.train_pixels, device)
         step = TrainStep(
             self.network,
             wrap_ddp(self.network, context, config.compile),

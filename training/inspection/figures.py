@@ -16,26 +16,31 @@ from training.tracking.curves import escape_mathtext
 
 COLUMNS = 4
 CELL_WIDTH = 3.0  # inches
+HATCHES = ("", "///", "...", "\\\\\\", "xxx", "ooo")  # of the bars of each split
 CELL_PIXELS = 480  # longest side of an image in the contact sheet
 
 
 def class_fraction_bars(inspections: list[SplitInspection], space: LabelSpace) -> Figure:
     """Draw the fraction of the labeled pixels of each class, on a logarithmic axis, for each split."""
-    figure = Figure(figsize=(7, 0.9 + 0.3 * len(space)), layout="constrained")
+    figure = Figure(figsize=(7, 0.9 + max(0.3, 0.15 * len(inspections)) * len(space)), layout="constrained")
     axes = figure.subplots()
     rows, height, colors = np.arange(len(space)), 0.8 / max(len(inspections), 1), space.palette[: len(space)] / 255
     for number, inspection in enumerate(inspections):
         bars = axes.barh(rows + (number + 0.5) * height - 0.4, 100 * inspection.class_fractions, height * 0.9, color=colors,
-                         edgecolor="black", linewidth=0.5, hatch="/" * 3 * (number % 2))  # fmt: skip
+                         edgecolor="black", linewidth=0.5, hatch=HATCHES[number % len(HATCHES)])  # fmt: skip
         axes.bar_label(bars, [f"{100 * f:.2g}" if f > 0 else "none" for f in inspection.class_fractions], padding=2, fontsize=8)
     axes.set_yticks(rows, [escape_mathtext(name) for name in space.names])
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.margins(x=0.15)
     axes.set_xlabel("% of the labeled pixels")
-    handles = [Patch(facecolor="white", edgecolor="black", hatch="/" * 3 * (number % 2), label=escape_mathtext(inspection.name))
-               for number, inspection in enumerate(inspections)]  # fmt: skip
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    handles = [
+        Patch(
+            facecolor="white", edgecolor="black", hatch=HATCHES[number % len(HATCHES)], label=escape_mathtext(inspection.name)
+        )
+        for number, inspection in enumerate(inspections)
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(3, len(handles)), frameon=False)
     return figure
 
 

@@ -1,18 +1,21 @@
-"""Scan every split of a dataset: image sizes, pixels of each class, unusable files, and images that two splits share."""
+"""Scan every split of one or several datasets: sizes, pixels of each class, unusable files, images that splits share."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from core.data.datasets import DirectoryDataset, find_samples, list_splits, read_sample
+from core.data.datasets import DirectoryDataset, dataset_names, find_samples, list_splits, read_sample
+from core.data.labels import LabelSpace
 from core.errors import InputError
 from core.images.decode import RGB
 from core.runtime.cpu import NUM_CPUS
@@ -35,6 +38,7 @@ class SplitInspection:
     """What one split contains.
 
     Attributes:
+        name: Name of the split; DATASET/SPLIT if several datasets are inspected.
         dataset: The paired files; None if the split can't be opened.
         problems: Why the split or some of its files can't be used.
         sizes: (height, width) of the usable images, and their numbers.
@@ -56,12 +60,31 @@ class SplitInspection:
         return self.pixels[:-1] / labeled if labeled else np.full(len(self.pixels) - 1, np.nan)
 
 
-def inspect_splits(root: Path, train_ids: bool = False) -> list[SplitInspection]:
-    """Decode every sample of every split. Raises InputError if `root` is not a dataset."""
+def inspect_splits(roots: Sequence[Path], train_ids: bool = False, extra_as_void: bool = False) -> list[SplitInspection]:
+    """Decode every sample of every split of the datasets, with the classes of the first one.
+
+    Args:
+        roots: The data directories.
+        train_ids: See `find_samples`.
+        extra_as_void: See `DirectoryDataset.with_labels`.
+
+    Raises:
+        InputError: A directory is not a dataset, has no split, or is listed twice.
+    """
     inspections = []
-    for name in list_splits(root):
+    labels: LabelSpace | None = None
+    splits = []
+    for root, dataset_name in zip(roots, dataset_names(roots), strict=True):
+        found = list_splits(root)
+        if not found:
+            raise InputError(f"{root}: the dataset has no splits; expected directories such as images/train")
+        splits += [(root, dataset_name, split) for split in found]
+    for root, dataset_name, split in splits:
+        name = split if len(roots) == 1 else f"{dataset_name}/{split}"
         try:
-            dataset, problems = find_samples(root, name, train_ids)
+            dataset, problems = find_samples(root, split, train_ids)
+            labels = labels or dataset.labels
+            dataset = replace(dataset, name=dataset_name).with_labels(labels, extra_as_void)
         except InputError as error:
             inspections.append(SplitInspection(name, None, [str(error)]))
             continue
@@ -115,20 +138,25 @@ def near_duplicates(first: SplitInspection, second: SplitInspection) -> list[tup
 def find_warnings(inspections: list[SplitInspection]) -> tuple[list[str], list[str]]:
     """Return what `train` refuses about the labels as a whole, and what is suspicious, one line each."""
     refusals, warnings = [], []
-    by_name = {inspection.name: inspection for inspection in inspections if inspection.dataset and inspection.sizes}
-    train = by_name.get("train")
-    val = next((by_name[name] for name in VAL_SPLITS if name in by_name), None)
-    if train and val and train.dataset and val.dataset:
-        if train.dataset.labels != val.dataset.labels:
-            refusals.append("the splits have different classes")
-        labels, train_pixels, val_pixels = train.dataset.labels, train.pixels[:-1].tolist(), val.pixels[:-1].tolist()
+    train: dict[str, tuple[DirectoryDataset, npt.NDArray[np.int64]]] = {}  # by dataset; with the pixels of each class
+    val: dict[str, npt.NDArray[np.int64]] = {}
+    for inspection in inspections:
+        dataset, pixels = inspection.dataset, inspection.pixels[:-1]
+        if dataset and inspection.sizes and dataset.split == "train":
+            train[dataset.name] = dataset, pixels
+        elif dataset and inspection.sizes and dataset.split in VAL_SPLITS:
+            val.setdefault(dataset.name, pixels)  # The splits are sorted as VAL_SPLITS is.
+    for name, (dataset, pixels) in train.items():
         try:
-            check_classes(train.dataset.name, labels, train.dataset.file_labels, train_pixels, val_pixels)
+            val_pixels = val.get(name, np.zeros_like(pixels))
+            check_classes(name, dataset.labels, dataset.file_labels, pixels.tolist(), val_pixels.tolist())
         except InputError as error:
             refusals.append(str(error))
-        warnings += class_warnings(labels, train_pixels, val_pixels)
-    pairs = [(a, b) for number, a in enumerate(by_name.values()) for b in list(by_name.values())[number + 1 :]]
-    for first, second in pairs:
+    if train and val:
+        labels = next(iter(train.values()))[0].labels
+        train_pixels = np.sum([pixels for _, pixels in train.values()], axis=0)
+        warnings += class_warnings(labels, train_pixels.tolist(), np.sum(list(val.values()), axis=0).tolist())
+    for first, second in combinations([inspection for inspection in inspections if inspection.hashes], 2):
         duplicates = near_duplicates(first, second)
         if duplicates:
             warnings.append(

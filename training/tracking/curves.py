@@ -59,7 +59,7 @@ def score_panels(figure: Figure, loss_label: str) -> Iterator[tuple[Axes, str, s
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
     grid[0, 0].set_ylabel(loss_label)
-    grid[0, 4].legend(*grid[0, 0].get_legend_handles_labels(), loc="center", fontsize=12)
+    grid[0, 4].legend(*grid[0, 1].get_legend_handles_labels(), loc="center", fontsize=12)  # more lines than the loss may have
 
 
 def draw_curves(history: list[Row], title: str, path: Path, train_loss: str = CROSS_ENTROPY) -> None:
@@ -76,8 +76,11 @@ def draw_curves(history: list[Row], title: str, path: Path, train_loss: str = CR
     figure, epochs = Figure(figsize=FIGURE_SIZE, layout="constrained"), [row["epoch"] for row in history]
     label = train_loss if train_loss == CROSS_ENTROPY else f"training: {train_loss}\nvalidation: {CROSS_ENTROPY}"
     for axes, train_column, val_column in score_panels(figure, label):
-        for name, split in ((train_column, "training crops"), (val_column, "validation")):
-            axes.plot(epochs, column(history, name), label=split, marker="." if len(epochs) < 30 else None)
+        lines = {train_column: "training crops", val_column: "validation"}
+        of_datasets = dict.fromkeys(name for row in history for name in row if name.startswith(f"{val_column}/"))
+        lines |= {name: escape_mathtext(f"validation, {name.partition('/')[2]}") for name in of_datasets}
+        for name, text in lines.items():
+            axes.plot(epochs, column(history, name), label=text, marker="." if len(epochs) < 30 else None)
     figure.suptitle(escape_mathtext(textwrap.fill(title, TITLE_WIDTH)))
     png = io.BytesIO()
     FigureCanvasAgg(figure).print_figure(png, format="png", dpi=80)

@@ -14,7 +14,7 @@ from torch import nn
 from core.backends.torch_weights import state_dict_numpy
 from core.checkpoints.checkpoint import Architecture, CheckpointMetadata, TrainingStage, headline_scores, read_checkpoint
 from core.checkpoints.exported import export_dir, read_exported_model
-from core.data.datasets import Dataset, describe_dataset
+from core.data.datasets import ConcatDataset, describe_dataset
 from core.errors import CheckpointError
 from core.evaluation import metrics
 from core.inference.segmenter import Segmenter
@@ -49,14 +49,14 @@ class EpochRecorder:
         config: TrainConfig,
         run_dir: RunDir,
         segmenter: Segmenter,
-        train_set: Dataset,
-        val_set: Dataset,
+        train_set: ConcatDataset,
+        val_set: ConcatDataset,
         first_epoch: int,
     ) -> None:
         self.config, self.run_dir, self.segmenter = config, run_dir, segmenter
         self.train_set, self.val_set = train_set, val_set
         self.earlier_stages = run_dir.stages()
-        settings = config.model_dump(exclude={"run", "resume"})
+        settings = config.model_dump(exclude={"run", "resume"}) | {"data": " ".join(config.data or ())}
         self.tensorboard = TensorBoardLogger(run_dir.tensorboard, first_epoch, settings)
         weighted = ", weighted by class" if config.class_weights != "none" else ""
         self.train_loss_name = CROSS_ENTROPY if config.loss == "ce" and not weighted else config.loss + weighted
@@ -81,6 +81,7 @@ class EpochRecorder:
         """
         labels, config = self.val_set.labels, self.config
         scores = metrics.scores(validation.counts.confusion)
+        parts = self._scores_of_parts(validation)
         metadata = CheckpointMetadata(
             architecture=Architecture(name=str(config.model), width=config.width),
             labels=labels,
@@ -105,6 +106,7 @@ class EpochRecorder:
             "images_per_s": speed,
             "seconds": train.earlier_seconds + train.seconds,
             **{f"val_{name}": value for name, value in scores.by_name().items()},
+            **{f"val_{key}/{name}": value for name, part in parts.items() for key, value in headline_scores(part).items()},
             **{f"train_running_{name}": value for name, value in metrics.scores(train.confusion).by_name().items()},
         }
         if row["val_loss"] is None:
@@ -114,14 +116,22 @@ class EpochRecorder:
         class_scores = metrics.class_scores(validation.counts.confusion, labels)
         self.tensorboard.write(row, lambda: sample_grid(PreresizedSegmenter(self.segmenter), self.val_set), class_scores)
         self._plot()
-        # The best checkpoint is chosen by the mIoU over the labelled classes, which differs if the labels lack a class.
-        selection = f" (labelled classes {score:.3f})" if scores.miou != scores.miou_present else ""
         line = (
             f"epoch {epoch}/{config.epochs}  loss {train.loss:.4f}  val loss {validation.loss:.4f}"
-            f"  mIoU {scores.miou or 0:.3f}{selection}"
+            f"  {_format_miou(scores)}"
             f"{'' if speed is None else f'  {speed:.1f} images/s'}{'  best so far' if is_best else ''}"
         )
+        for name, part in parts.items():
+            line += f"\n  {name}: {_format_miou(part)}, pixel accuracy {part.pixel_accuracy or 0:.3f}"
         return (score if best is None or is_best else best), line
+
+    def _scores_of_parts(self, validation: ValidationResult) -> dict[str, metrics.Scores]:
+        """Return the scores on each of several datasets, by its name; empty if the run has a single one."""
+        if len(self.train_set.parts) == 1:
+            return {}
+        parts = zip(self.val_set.parts, self.val_set.slices(), strict=True)
+        per_image = validation.counts.per_image
+        return {part.name: metrics.scores_of_totals(per_image[images].sum(0)) for part, images in parts}
 
     def _stage(self, epoch: int) -> TrainingStage:
         """Describe this training up to an epoch for the metadata of its checkpoint."""
@@ -186,3 +196,9 @@ class EpochRecorder:
         self._wait_for_plot()
         self.plot_executor.shutdown()
         self.tensorboard.close()
+
+
+def _format_miou(scores: metrics.Scores) -> str:
+    """Return the mIoU, and that of the labelled classes, which selects the best checkpoint, if the labels lack a class."""
+    present = f" (labelled classes {scores.miou_present or 0:.3f})" if scores.miou != scores.miou_present else ""
+    return f"mIoU {scores.miou or 0:.3f}{present}"

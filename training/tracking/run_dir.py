@@ -127,11 +127,16 @@ class RunDir:
         starts = self._read_config().get("starts")
         return starts[-1].get("job") if starts else None
 
-    def last_start(self) -> tuple[str | None, int | None, int]:
+    def last_start(self) -> tuple[tuple[str, ...] | None, int | None, int]:
         """Return --data and --epochs of the last start, None if not recorded, and the epoch after which its schedule starts."""
         document = self._read_config()
         config = document.get("config", {})
-        return config.get("data"), config.get("epochs"), document.get("schedule_start", 0)
+        data = config.get("data")
+        return (
+            (data,) if isinstance(data, str) else data and tuple(data),
+            config.get("epochs"),
+            document.get("schedule_start", 0),
+        )
 
     def _read_config(self) -> Metadata:
         return read_run_config(self.path)
@@ -229,7 +234,7 @@ class RunDir:
     def append_history(self, row: Row) -> None:
         """Append the row of an epoch; the file is replaced atomically."""
         rows, columns = read_table(self.history)
-        write_table(self.history, [*rows, row], columns or list(row))
+        write_table(self.history, [*rows, row], list(dict.fromkeys([*columns, *row])))
 
     def read_history(self) -> list[Row]:
         """Return all rows, values as floats or None if undefined."""

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from core.checkpoints.checkpoint import Architecture
-from core.data.datasets import Dataset
+from core.data.datasets import ConcatDataset
 from core.images.resize import Size
 from core.models import build_model
 from training.config import TrainConfig
@@ -27,8 +27,8 @@ def print_run_summary(
     config: TrainConfig,
     context: DistributedContext,
     precision: str,
-    train_set: Dataset,
-    val_set: Dataset,
+    train_set: ConcatDataset,
+    val_set: ConcatDataset,
     batches: DistributedBatchSampler,
 ) -> None:
     """Print one screen of facts about a run: model, data, schedule, devices, memory and output files."""
@@ -54,6 +54,7 @@ def print_run_summary(
             f"{config.model}, width {config.width}: {parameters:,} parameters, {gflops:.1f} GFLOP per {height}x{width} image",
         ),
         ("data", f"{train_set.name}: {len(train_set)} training and {len(val_set)} validation images, {num_classes} classes"),
+        *_part_lines(train_set, val_set),
         ("epochs", f"{config.epochs} of {len(batches)} steps of {config.batch_size} images, {config.augment} augmentation"),
         ("loss", f"{config.loss}, Adam, learning rate {config.learning_rate:g} ({config.schedule}), {precision}"),
         ("devices", devices),
@@ -70,6 +71,17 @@ def print_run_summary(
     if not on_gpu and config.width > SLOW_WIDTH:
         lines.append(("hint", f"width {config.width} is slow on a CPU; --width 16 needs a fraction of the compute"))
     print("\n".join(f"{name:>10}  {text}" for name, text in lines), flush=True)
+
+
+def _part_lines(train_set: ConcatDataset, val_set: ConcatDataset) -> list[tuple[str, str]]:
+    """Return a line for each of several datasets."""
+    if len(train_set.parts) == 1:
+        return []
+    val_images = {part.name: len(part) for part in val_set.parts}
+    return [
+        ("", f"{part.name}: {len(part)} training and {val_images.get(part.name, 0)} validation images")
+        for part in train_set.parts
+    ]
 
 
 def count_parameters(architecture: Architecture, num_classes: int) -> int:

@@ -61,7 +61,9 @@ class TensorBoardLogger:
             for key, value in row.items():
                 if key != "epoch" and value is not None:
                     split, _, name = key.partition("_")
-                    self.writer.add_scalar(f"{name}/{split}" if split in ("train", "val") else key, value, epoch)
+                    name, slash, dataset = name.partition("/")
+                    tag = f"{name}/{split}{slash}{dataset}" if split in ("train", "val") else key
+                    self.writer.add_scalar(tag, value, epoch)
             for scores in classes:
                 if scores.iou is not None:
                     self.writer.add_scalar(f"iou of classes/{scores.name}", scores.iou, epoch)

@@ -91,3 +91,22 @@ def test_images_that_look_the_same_in_two_splits_are_reported(scenes: Path, tmp_
 def test_unknown_directory_is_reported(tmp_path: Path, cli: Cli) -> None:
     code, _, err = cli("inspect", "--data", tmp_path / "nowhere")
     assert code == 2 and "no such data directory" in err
+
+
+def test_several_datasets_are_compared(scenes: Path, tmp_path: Path, cli: Cli) -> None:
+    other = Path(shutil.copytree(scenes, tmp_path / "other"))
+    code, out, err = cli("inspect", "--data", scenes, other, "--out", tmp_path / "figures", "--json", tmp_path / "x.json")
+    names = [f"{directory.name}/{split}" for directory in (scenes, other) for split in ("train", "val")]
+    assert code == 0 and all(name in out for name in names)
+    assert list(json.loads((tmp_path / "x.json").read_text())["splits"]) == names
+    assert f"5 images of other/val look like images of {scenes.name}/val" in err
+    figures = {path.relative_to(tmp_path / "figures").as_posix() for path in (tmp_path / "figures").rglob("*.png")}
+    assert figures == {"class-fractions.png", *(f"{name}.png" for name in names)}
+
+
+def test_dataset_with_other_classes_is_refused_as_by_train(scenes: Path, plain_dataset: Path, tmp_path: Path, cli: Cli) -> None:
+    code, _, err = cli("inspect", "--data", scenes, plain_dataset)
+    message = "plain: the first data directory has no class 'a', 'b', 'c'"
+    assert code == 2 and message in err
+    code, _, err = cli("train", "--data", scenes, plain_dataset, "--run", tmp_path / "r", *TINY)
+    assert code == 2 and message in err

@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from core.data.datasets import (
+    ConcatDataset,
     DirectoryDataset,
+    dataset_names,
     find_problems,
     format_problems,
     open_dataset,
@@ -21,7 +23,7 @@ from core.data.datasets import (
     relative_names,
     shard_batches,
 )
-from core.data.labels import CITYSCAPES
+from core.data.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
 from core.errors import InputError
 
 
@@ -241,3 +243,49 @@ def test_many_problems_are_summarized_and_listed_in_file(monkeypatch: pytest.Mon
     (listed,) = tmp_path.iterdir()
     assert text.endswith(f"all are listed in {listed}")
     assert listed.read_text().splitlines() == ["bad", *problems]
+
+
+def label_space(*names: str) -> LabelSpace:
+    return LabelSpace(name="x", names=names, ids=tuple(range(len(names))), colors=tuple((k, k, 1) for k in range(len(names))))
+
+
+def test_labels_are_mapped_to_classes_with_the_same_names(plain_dataset: Path) -> None:
+    dataset = open_dataset(plain_dataset, "train")
+    mapped = dataset.with_labels(label_space("C", "other", "A", "b"))
+    table = np.full(256, IGNORE_INDEX, np.uint8)
+    table[:3] = 2, 3, 0
+    assert mapped.labels.names == ("C", "other", "A", "b")
+    assert all(np.array_equal(mapped[index][1], table[dataset[index][1]]) for index in range(len(dataset)))
+
+
+def test_class_that_first_dataset_lacks_is_an_error(plain_dataset: Path) -> None:
+    with pytest.raises(InputError, match=r"^plain: the first data directory has no class 'b', 'c'; .* are A, d\. Rename"):
+        open_dataset(plain_dataset, "train").with_labels(label_space("A", "d"))
+
+
+def test_class_that_first_dataset_lacks_can_be_void(plain_dataset: Path) -> None:
+    dataset = open_dataset(plain_dataset, "train")
+    mapped = dataset.with_labels(label_space("c", "a"), extra_as_void=True)
+    assert np.array_equal(mapped[0][1] == IGNORE_INDEX, (dataset[0][1] == 1) | (dataset[0][1] == IGNORE_INDEX))
+
+
+def test_concatenation_has_samples_of_all_parts_in_order(scenes: Path) -> None:
+    parts = [open_dataset(scenes, split) for split in ("train", "val")]
+    dataset = ConcatDataset(parts)
+    assert (len(dataset), dataset.split) == (11, "train + val")
+    names = [part.sample_name(index) for part in parts for index in range(len(part))]
+    assert [dataset.sample_name(index) for index in range(11)] == names
+    assert np.array_equal(dataset[6][0], parts[1][0][0]) and np.array_equal(dataset[5][1], parts[0][5][1])
+    assert dataset.slices() == [slice(0, 6), slice(6, 11)]
+    with pytest.raises(IndexError):
+        dataset[11]
+
+
+def test_data_directories_get_different_names(tmp_path: Path) -> None:
+    assert dataset_names([tmp_path / path for path in ("a/x", "b/x", "x-2", "c/x")]) == ["x", "x-2", "x-2-2", "x-3"]
+
+
+def test_data_directory_listed_twice_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    with pytest.raises(InputError, match=r"--data: .*/link is listed twice"):
+        dataset_names([tmp_path / "x", tmp_path / "link"])

@@ -179,3 +179,14 @@ def test_255_classes_are_accepted() -> None:
     names = tuple(map(str, range(255)))
     colors = tuple((n, 1, 2) for n in range(255))
     assert len(LabelSpace(name="many", names=names, ids=tuple(range(255)), colors=colors)) == 255
+
+
+def test_classes_are_mapped_by_name_without_regard_to_case() -> None:
+    colors = ((1, 1, 1), (2, 2, 2), (3, 3, 3))
+    other = LabelSpace(name="x", names=("car", "Road", "lawn"), ids=(7, 8, 9), colors=colors)
+    assert other.class_map(CITYSCAPES) == (13, 0, IGNORE_INDEX)
+
+
+def test_classes_that_differ_in_case_only_are_mapped_exactly() -> None:
+    space = LabelSpace(name="x", names=("car", "Car"), ids=(0, 1), colors=((1, 1, 1), (2, 2, 2)))
+    assert space.class_map(space) == (0, 1)

@@ -7,13 +7,8 @@ import pytest
 from core.data.labels import CITYSCAPES, LabelSpace
 from core.errors import InputError
 from training.data.checks import check_classes, class_warnings, duplicate_warnings
-from training.data.storage import SplitIndex
 
 ABC = LabelSpace(name="x", names=("a", "b", "c"), ids=(0, 1, 2), colors=((1, 1, 1), (2, 2, 2), (3, 3, 3)))
-
-
-def index(*digests: str) -> SplitIndex:
-    return SplitIndex(pixels=[], image_digests=list(digests))
 
 
 def test_training_labels_with_one_class_are_rejected() -> None:
@@ -30,6 +25,19 @@ def test_train_ids_in_files_of_label_ids_are_rejected() -> None:
         InputError, match=r"no value above 18 .* rename them to \*_gtFine_labelTrainIds.png, or use --label-ids"
     ):
         check_classes("data", CITYSCAPES, CITYSCAPES, pixels, pixels)
+
+
+def test_training_labels_with_the_one_class_that_a_dataset_has_of_the_run_are_accepted() -> None:
+    road = LabelSpace(name="x", names=("B", "rest"), ids=(0, 1), colors=((1, 1, 1), (2, 2, 2)))
+    check_classes("data", ABC, road, [0, 9, 0], [0, 9, 0])
+
+
+def test_train_ids_are_rejected_although_the_run_has_other_classes() -> None:
+    """The files hold Cityscapes label ids, of which the run has three; the ids above 18 are those of cars."""
+    run = LabelSpace(name="x", names=("Car", "other", "road"), ids=(0, 1, 2), colors=((1, 1, 1), (2, 2, 2), (3, 3, 3)))
+    check_classes("data", run, CITYSCAPES, [9, 0, 9], [0, 0, 0])
+    with pytest.raises(InputError, match="no value above 18"):
+        check_classes("data", run, CITYSCAPES, [0, 9, 9], [0, 0, 0])
 
 
 def test_train_ids_in_files_of_train_ids_are_accepted() -> None:
@@ -54,8 +62,7 @@ def test_missing_classes_are_named(train: tuple[int, ...], val: tuple[int, ...],
 
 
 def test_images_of_both_splits_are_counted() -> None:
-    train, val = index("aa", "bb"), index("cc", "bb")
-    assert duplicate_warnings(train, val, ["1.png", "2.png"]) == [
+    assert duplicate_warnings(["aa", "bb"], [("1.png", "cc"), ("2.png", "bb")]) == [
         "1 images of val are also in train, such as 2.png: scores will be too high"
     ]
-    assert duplicate_warnings(train, index("cc"), ["1.png"]) == []
+    assert duplicate_warnings(["aa", "bb"], [("1.png", "cc")]) == []

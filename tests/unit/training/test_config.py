@@ -161,3 +161,21 @@ def test_command_has_no_path_of_the_computer_even_if_init_is_gone(tmp_path: Path
 
 def test_command_keeps_name_of_bundled_checkpoint() -> None:
     assert TrainConfig(model="unet", data="synthetic", init="unet").command.endswith("--init unet")
+
+
+def test_environment_accepts_several_data_directories(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAIN_DATA", "/data/a:/data/b")
+    assert load_config({}).data == ("/data/a", "/data/b")
+    assert load_config({"data": ["c"]}).data == ("c",)
+
+
+def test_data_is_saved_as_string_or_list_and_read_again() -> None:
+    for data, saved in ((["a:b"], "a:b"), (["a", "b"], ["a", "b"])):
+        config = TrainConfig(model="unet", data=data)
+        assert json.loads(config.model_dump_json())["data"] == saved
+        assert TrainConfig.model_validate_json(config.model_dump_json()).data == tuple(data)
+
+
+def test_command_has_names_of_all_data_directories() -> None:
+    command = TrainConfig(model="unet", data=["/x/a", "/x/b c"], epochs=3).command
+    assert command == "python -m training train --model unet --data a 'b c' --epochs 3"

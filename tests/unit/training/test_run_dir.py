@@ -57,3 +57,13 @@ def test_keep_does_not_count_later_epochs(tmp_path: Path) -> None:
     assert sorted(p.stem for p in run_dir.checkpoints.glob("epoch-*")) == ["epoch-0003", "epoch-0009"]
     metadata = read_checkpoint(run_dir.checkpoints / "last.safetensors").metadata
     assert (metadata.epoch, metadata.code_version) == (3, __version__)
+
+
+def test_history_gets_columns_of_a_renamed_data_directory(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    for epoch, name in ((1, "before"), (2, "after")):
+        run_dir.append_history({"epoch": epoch, f"val_miou/{name}": 0.5})
+    assert run_dir.read_history() == [
+        {"epoch": 1, "val_miou/before": 0.5, "val_miou/after": None},
+        {"epoch": 2, "val_miou/before": None, "val_miou/after": 0.5},
+    ]

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 
 from core.data.datasets import open_dataset
+from core.data.labels import LabelSpace
 from core.errors import InputError
 from core.images.resize import Preprocess
 from training.config import TrainConfig
+from training.data.cache import DecodedCache
 from training.data.training_data import TrainingData, hold_out, make_data, validate_samples
 from training.distributed.context import DistributedContext
 
 
-def open_splits(data: Path, **settings: object) -> TrainingData:
+def open_splits(*data: Path, **settings: object) -> TrainingData:
     return make_data(
-        TrainConfig(model="unet", data=str(data), run="r", cache="none", **settings),
+        TrainConfig(model="unet", data=[str(path) for path in data], run="r", cache="none", **settings),
         Preprocess(mode="fit", size=(32, 32), stride=16),
     )
 
@@ -81,3 +83,69 @@ def test_each_rank_validates_its_shard_only(plain_dataset: Path) -> None:
 def test_image_above_max_pixels_is_unusable(plain_dataset: Path) -> None:
     scan = open_splits(plain_dataset, max_pixels=48 * 64).scan(skip_bad=True)
     assert len(scan.skipped) == 2 and all("expected at most 3,072 pixels" in problem for problem in scan.skipped)
+
+
+@pytest.fixture
+def second_dataset(plain_dataset: Path, tmp_path: Path) -> Path:
+    """Another data set with the classes and samples of `plain_dataset`."""
+    return Path(shutil.copytree(plain_dataset, tmp_path / "second"))
+
+
+def remove_split(data: Path, split: str) -> None:
+    for kind in ("images", "labels"):
+        shutil.rmtree(data / kind / split)
+
+
+def test_fraction_of_each_directory_is_held_out(plain_dataset: Path, second_dataset: Path) -> None:
+    data = open_splits(plain_dataset, second_dataset, val_fraction=0.5)
+    assert [(part.name, len(part)) for part in data.val.parts] == [("plain", 1), ("second", 1)]
+    assert data.scan(skip_bad=False).held_out == [data.val.sample_name(index) for index in (0, 1)]
+
+
+def test_pixels_of_all_directories_are_counted(plain_dataset: Path, second_dataset: Path) -> None:
+    one, both = (open_splits(*data).scan(skip_bad=False) for data in ((plain_dataset,), (plain_dataset, second_dataset)))
+    assert both.train_pixels == [2 * pixels for pixels in one.train_pixels]
+
+
+def test_images_shared_between_directories_are_reported(plain_dataset: Path, second_dataset: Path) -> None:
+    for kind in ("images", "labels"):
+        for path in (plain_dataset / kind / "train").iterdir():
+            shutil.copy(path, second_dataset / kind / "val")
+    (warning,) = open_splits(plain_dataset, second_dataset).scan(skip_bad=False).warnings
+    assert f"2 images of val are also in train, such as {second_dataset}" in warning
+
+
+def test_directory_without_validation_split_is_trained_on_only(plain_dataset: Path, second_dataset: Path) -> None:
+    remove_split(second_dataset, "val")
+    data = open_splits(plain_dataset, second_dataset)
+    assert (data.train.name, data.val.name, len(data.train), len(data.val)) == ("plain + second", "plain", 4, 2)
+    assert "second has no validation split: its images are trained on, but not evaluated" in data.scan(False).warnings
+
+
+def test_directory_without_training_split_is_an_error(plain_dataset: Path, second_dataset: Path) -> None:
+    remove_split(second_dataset, "train")
+    with pytest.raises(InputError, match="second: no split 'train'; found: val"):
+        open_splits(plain_dataset, second_dataset)
+
+
+def test_synthetic_data_and_directory_are_not_combined(plain_dataset: Path) -> None:
+    with pytest.raises(InputError, match="--data: synthetic can't be combined with directories"):
+        open_splits(plain_dataset, Path("synthetic"))
+
+
+def test_cache_of_mapped_classes_is_another_file(plain_dataset: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(plain_dataset, "train")
+    cba = LabelSpace(name="x", names=("c", "b", "a"), ids=(0, 1, 2), colors=((1, 1, 1), (2, 2, 2), (3, 3, 3)))
+    policy = open_splits(plain_dataset).train_policy
+    paths = [DecodedCache(variant, policy, tmp_path).path for variant in (dataset, dataset.with_labels(cba))]
+    assert paths[0] != paths[1]
+
+
+def test_class_that_first_directory_lacks_can_be_ignored(plain_dataset: Path, second_dataset: Path) -> None:
+    classes = second_dataset / "classes.json"
+    classes.write_text(classes.read_text().replace('"c"', '"d"'))
+    with pytest.raises(InputError, match="second: the first data directory has no class 'd'"):
+        open_splits(plain_dataset, second_dataset)
+    data = open_splits(plain_dataset, second_dataset, extra_classes="void")
+    assert data.train.labels.names == ("a", "b", "c")
+    assert data.train[2][1].max() == 255 and 2 not in data.train[2][1] and 2 in data.train[0][1]
