@@ -81,6 +81,13 @@ def wait_for_masks(page: Page, images: int = 1) -> None:
     expect(page.locator("canvas.mask").first).to_be_visible()
 
 
+def show_setup(page: Page) -> None:
+    """Unfold the choice of models and options, which is folded away while there is a result."""
+    toggle = page.locator("#toggle-setup")
+    if toggle.get_attribute("aria-expanded") == "false":
+        toggle.click()
+
+
 def canvas_pixels(canvas: Locator) -> np.ndarray:
     """Return the contents of a canvas, RGBA uint8 (H, W, 4)."""
     data = canvas.evaluate("canvas => canvas.toDataURL('image/png')")

@@ -185,7 +185,7 @@ export async function fetchExample(id, index, kind, signal) {
  * Return the URL to post an image to.
  * @param {string} model
  * @param {InferenceOptions} options
- * @param {"mask" | "overlay" | "json"} output
+ * @param {"mask" | "overlay" | "confidence" | "json"} output
  * @returns {string} relative to the page
  */
 export function segmentUrl(model, options, output = "mask") {

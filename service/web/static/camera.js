@@ -1,6 +1,15 @@
 // Camera: take an image from a live preview, or with the device's camera application if the browser offers no preview.
 
 /**
+ * Open the camera, on a phone the one at the back.
+ * @returns {Promise<MediaStream>}
+ * @throws {DOMException | TypeError} without a camera, without permission, or on an address without https
+ */
+export function openCamera() {
+  return navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
+}
+
+/**
  * Set up the camera button and its dialog.
  * @param {(files: File[]) => void} onImage called with the image
  * @param {(message: string) => void} showNotice called with the reason if no image can be taken
@@ -27,7 +36,7 @@ export function setUpCamera(onImage, showNotice) {
     const button = $("open-camera"), hadFocus = document.activeElement === button;
     button.disabled = true; // a second click would open a second stream that nothing stops
     try {
-      return await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
+      return await openCamera();
     } finally {
       button.disabled = false;
       if (hadFocus) button.focus(); // a disabled button loses the focus

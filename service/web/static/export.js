@@ -1,6 +1,8 @@
-// Export of a result: mask, overlay and JSON as files, and the curl command that produces the same mask.
+// Export of results: mask, overlay and JSON as files, all of them as a ZIP, and the curl command that produces the same mask.
 
-import { hasKey, postImage, segmentUrl } from "./api.js";
+import { ApiError, hasKey, postImage, segmentUrl } from "./api.js";
+import { postUntilAccepted } from "./request-queue.js";
+import { createZip } from "./zip.js";
 
 /** @import { InferenceOptions, Model } from "./api.js" */
 /** @import { QueuedImage } from "./request-queue.js" */
@@ -41,11 +43,55 @@ export function curlCommand(fileName, model, options) {
 export async function saveOutput(output, image, model, options, mask) {
   const bytes = output === "mask" ? mask : (await postImage(segmentUrl(model.name, options, output), image.file)).bytes;
   const { type, fileName } = OUTPUTS[output];
+  saveFile(new Blob([bytes], { type }), fileName(fileStem(image.name)));
+}
+
+/** A file name without its extension. */
+const fileStem = (name) => name.replace(/\.[^.]*$/, "");
+
+function saveFile(blob, name) {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([bytes], { type }));
-  link.download = fileName(image.name.replace(/\.[^.]*$/, ""));
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), DOWNLOAD_MS);
+}
+
+/** A function that appends _2, _3, … to texts that it has returned before, whatever their case. */
+function makeUnique() {
+  const used = new Set();
+  return (text) => {
+    let unique = text;
+    for (let n = 2; used.has(unique.toLowerCase()); n++) unique = `${text}_${n}`;
+    used.add(unique.toLowerCase());
+    return unique;
+  };
+}
+
+/**
+ * Save the masks and overlays of several results as one ZIP. The overlays are requested one after the other.
+ * @param {{image: QueuedImage, model: Model, mask: ArrayBuffer}[]} results
+ * @param {InferenceOptions} options
+ * @param {(done: number) => void} onProgress called before each overlay is requested
+ * @throws {ApiError} after the ZIP is saved, if overlays are missing in it
+ */
+export async function saveAll(results, options, onProgress) {
+  const severalModels = new Set(results.map(({ model }) => model.name)).size > 1;
+  const unique = makeUnique(), entries = [], errors = [];
+  for (const [index, { image, model, mask }] of results.entries()) {
+    onProgress(index);
+    const name = severalModels ? `${fileStem(image.name)}_${model.name}` : fileStem(image.name);
+    const stem = unique(name.replace(/[\\/:*?"<>|\x00-\x1f]/g, "_")); // not allowed in file names on every system
+    entries.push({ name: OUTPUTS.mask.fileName(stem), bytes: mask });
+    try {
+      const { bytes } = await postUntilAccepted(() => postImage(segmentUrl(model.name, options, "overlay"), image.file));
+      entries.push({ name: OUTPUTS.overlay.fileName(stem), bytes });
+    } catch (error) {
+      errors.push(error);
+    }
+  }
+  saveFile(createZip(entries), "segmentation.zip");
+  if (errors.length) throw new ApiError(`The ZIP lacks ${errors.length} of ${results.length} overlays. ${errors[0].message}`);
 }
 
 /**

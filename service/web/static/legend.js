@@ -1,4 +1,5 @@
 // Legend: the classes in the current masks with color, name and percentage. A click hides a class or shows it alone.
+// The classes that no mask contains are folded away.
 
 /** @import { LabelClass } from "./api.js" */
 
@@ -31,15 +32,16 @@ function fractionLookup({ classes, counts }) {
 /**
  * Render the legend.
  * @param {HTMLElement} list
+ * @param {HTMLDetailsElement} absent receives the classes that are in no mask
  * @param {{classes: LabelClass[], counts: Uint32Array | null}[]} models `counts` are the pixels by class, null without a mask
  * @param {Set<string>} hidden names of hidden classes; changed by clicks
  * @param {() => void} onChange called after `hidden` has changed
  */
-export function renderLegend(list, models, hidden, onChange) {
+export function renderLegend(list, absent, models, hidden, onChange) {
   const classes = mergeClasses(models.map((model) => model.classes));
   const lookups = models.filter(({ counts }) => counts).map(fractionLookup);
-  const rows = classes
-    .map(({ name, color }) => ({ name, color, fractions: lookups.map((fractionOf) => fractionOf(name)) }))
+  const allRows = classes.map(({ name, color }) => ({ name, color, fractions: lookups.map((fractionOf) => fractionOf(name)) }));
+  const rows = allRows
     .filter(({ fractions }) => fractions.some((fraction) => fraction > 0))
     .sort((a, b) => Math.max(...b.fractions) - Math.max(...a.fractions));
   const isOnlyVisible = (name) => rows.every((row) => (row.name === name) !== hidden.has(row.name));
@@ -78,4 +80,18 @@ export function renderLegend(list, models, hidden, onChange) {
   }));
   // The buttons are new elements, so the focus has to move to the one with the same action.
   if (focusedAction) [...list.querySelectorAll("button")].find(({ dataset }) => dataset.action === focusedAction)?.focus();
+  renderAbsent(absent, lookups.length ? allRows.filter((row) => !rows.includes(row)) : []);
+}
+
+function renderAbsent(absent, rows) {
+  const [summary, list] = absent.children;
+  absent.hidden = !rows.length;
+  summary.textContent = `${rows.length} ${rows.length === 1 ? "class" : "classes"} not in the image`;
+  list.replaceChildren(...rows.map(({ name, color }) => {
+    const item = document.createElement("li"), swatch = document.createElement("i");
+    swatch.className = "swatch";
+    swatch.style.setProperty("--color", `rgb(${color})`);
+    item.append(swatch, name);
+    return item;
+  }));
 }

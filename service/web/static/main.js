@@ -10,6 +10,7 @@ import { SegmentPage } from "./segment-page.js";
 const EXAMPLES = ["junction", "avenue", "crossing"];
 const SITE_TITLE = document.title;
 const MODELS_POLL_MS = 1000; // while the service is still reading its models
+const VIDEO_NAME = /\.(3gp|avi|flv|m2ts|m4v|mkv|mov|mp4|mpe?g|mts|ogv|ts|webm|wmv)$/i;
 const $ = (id) => document.getElementById(id);
 
 const segmentPage = new SegmentPage(onError, loadModels);
@@ -66,7 +67,7 @@ let modelsTimer;
 /** Load the list of models; both pages depend on it. Throws ApiError. */
 async function loadModels() {
   const list = await requestJson("models");
-  segmentPage.picker.update(list);
+  segmentPage.updateModels(list);
   evaluationPage.updateModels(list);
   clearTimeout(modelsTimer);
   const stillReading = list.models.some(({ labels, error }) => !labels && !error);
@@ -88,6 +89,7 @@ function onRouteChange() {
     else $(`nav-${id}`).removeAttribute("aria-current");
   }
   document.title = `${$(`nav-${current}`).textContent} – ${SITE_TITLE}`;
+  if (current !== "segment") segmentPage.stopLive();
   if (current === "evaluation") evaluationPage.open();
   else evaluationPage.close();
   if (!segmentPage.picker.models.length) refreshModels(); // the first attempt has failed, or there was none
@@ -98,8 +100,14 @@ function addFiles(files) {
   if (!files.length) return;
   hide($("notice"));
   if (location.hash === "#evaluation") location.hash = "#segment";
-  segmentPage.add(files);
+  const videos = files.filter(isVideo), images = files.filter((file) => !isVideo(file));
+  if (images.length) segmentPage.add(images);
+  else segmentPage.startLive(videos[0]);
+  if (videos.length && files.length > 1) showNotice("A video can only be segmented on its own: choose one video and no other file.");
 }
+
+/** Whether a file is a video. Browsers don't know the type of every file. */
+const isVideo = ({ name, type }) => (type ? type.startsWith("video/") : VIDEO_NAME.test(name));
 
 function bindEvents() {
   addEventListener("hashchange", () => {
@@ -110,6 +118,7 @@ function bindEvents() {
   $("skip").onclick = (event) => { event.preventDefault(); $("content").focus(); };
   apiEvents.addEventListener("success", onApiSuccess);
   $("files").onchange = ({ target }) => { addFiles([...target.files]); target.value = ""; };
+  $("live-camera").onclick = () => { hide($("notice")); segmentPage.startLive(null); };
   $("key-form").onsubmit = onKeySubmit;
   setUpCamera(addFiles, showNotice);
 

@@ -1,6 +1,6 @@
-// An image under the mask of one model, with opacity, a divider between mask and image, and the class of a pixel.
+// An image or a video under the mask of one model, with opacity, a divider between mask and image, and the class of a pixel.
 
-import { colorTable, packColor, paintMask } from "./mask.js";
+import { colorTable, grayTable, packColor, paintMask } from "./mask.js";
 
 /** @import { Model } from "./api.js" */
 /** @import { Mask } from "./mask.js" */
@@ -8,6 +8,7 @@ import { colorTable, packColor, paintMask } from "./mask.js";
 
 const DIFFERENCE_COLORS = new Uint32Array([0, packColor(255, 255, 255, 230)]); // transparent, white
 const HINT = "Point at the mask to see the class of a pixel.";
+const LABEL_HEIGHT = 64; // pixels of the layout: closer to the upper edge, the class label is below the pointer
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 /**
@@ -21,7 +22,13 @@ export class MaskViewer extends EventTarget {
   decodedResult = null;
   /** @type {Uint32Array | null} pixels by label value */
   counts = null;
+  /** @type {Result | null} the result that the confidence was decoded from */
+  decodedConfidence = null;
+  #confidence = null; // of the size of the mask
+  #view = "overlay";
+  #hiddenClasses = new Set();
   #pixel = null; // the pixel that the pointer or the arrow keys selected last
+  #shownPixel = null; // null after the pointer has left the image
 
   /** @param {Model} model */
   constructor(model) {
@@ -29,21 +36,28 @@ export class MaskViewer extends EventTarget {
     this.model = model;
     this.element = document.createElement("figure");
     this.element.innerHTML = `
-      <figcaption><span><b></b> <small class="backend"></small></span><small class="timing"></small></figcaption>
+      <figcaption>
+        <span><b></b> <details class="info" hidden><summary><i aria-hidden="true">i</i></summary><span class="backend"></span>
+        </details></span>
+        <small class="timing"></small>
+      </figcaption>
       <div class="viewport" tabindex="0" role="application" aria-roledescription="image with mask">
         <img alt=""><canvas class="mask"></canvas><canvas class="differences" hidden></canvas>
         <i class="divider" hidden></i><i class="crosshair" hidden></i>
+        <span class="class-label" aria-hidden="true" hidden><i class="swatch"></i><span></span></span>
         <div class="pending" hidden><span></span><progress max="1"></progress></div>
       </div>
       <div class="pixel-info"><i class="swatch" hidden></i><span></span></div>`;
     const find = (selector) => this.element.querySelector(selector);
     this.parts = {
-      backend: find(".backend"), timing: find(".timing"), viewport: find(".viewport"),
+      info: find(".info"), backend: find(".backend"), timing: find(".timing"), viewport: find(".viewport"),
       image: find("img"), mask: find(".mask"), differences: find(".differences"), divider: find(".divider"),
       pending: find(".pending"), pendingText: find(".pending span"), progress: find("progress"),
-      crosshair: find(".crosshair"), swatch: find(".swatch"), pixelText: find(".pixel-info span"),
+      crosshair: find(".crosshair"), swatch: find(".pixel-info .swatch"), pixelText: find(".pixel-info span"),
+      classLabel: find(".class-label"), classSwatch: find(".class-label .swatch"), className: find(".class-label span"),
     };
     find("b").textContent = model.name;
+    find("summary").setAttribute("aria-label", `back end and digest of ${model.name}`);
     this.#bindEvents();
   }
 
@@ -52,7 +66,7 @@ export class MaskViewer extends EventTarget {
    * @param {QueuedImage} queued
    */
   setImage(queued) {
-    this.mask = this.decodedResult = this.#pixel = null;
+    this.mask = this.decodedResult = this.decodedConfidence = this.#confidence = this.#pixel = null;
     this.showPixel(null);
     this.setDifferences(null);
     const { image, viewport, progress, mask, divider } = this.parts;
@@ -68,23 +82,51 @@ export class MaskViewer extends EventTarget {
   }
 
   /**
-   * Show the progress of the request, its timing, or why it failed.
-   * @param {Result} result
+   * Show a video, whose masks follow, in place of an image.
+   * @param {HTMLVideoElement} video
+   * @param {string} name
    */
-  setStatus(result) {
-    const { pending, pendingText, progress, timing, backend } = this.parts;
+  setVideo(video, name) {
+    const { image, viewport } = this.parts;
+    image.replaceWith(video);
+    this.parts.image = video;
+    this.element.classList.add("live");
+    viewport.setAttribute("aria-label", `${name} segmented by ${this.model.name}: arrow keys select a pixel`);
+    const showAspect = () => video.videoWidth && viewport.style.setProperty("--aspect", video.videoWidth / video.videoHeight);
+    video.onresize = showAspect;
+    showAspect();
+    this.showPixel(null);
+  }
+
+  /**
+   * Show the progress of the request, its timing, or why it failed.
+   * @param {Result} result of the mask
+   * @param {Result | null} confidence of the confidence, if that is wanted
+   */
+  setStatus(result, confidence = null) {
+    const { pending, pendingText, progress, timing } = this.parts;
     const done = result.state === "done", failed = Boolean(result.error);
-    pending.hidden = done;
+    const { state, error, status, uploaded } = done && confidence ? confidence : result;
+    pending.hidden = state === "done";
     this.element.classList.toggle("failed", failed);
-    pendingText.textContent = result.error ?? result.status;
-    pendingText.className = failed ? "error" : "";
-    progress.hidden = failed;
-    if (result.state === "uploading") progress.value = result.uploaded;
+    pendingText.textContent = error ?? (done ? `confidence: ${status}` : status);
+    pendingText.className = error ? "error" : "";
+    progress.hidden = Boolean(error);
+    if (state === "uploading") progress.value = uploaded;
     else progress.removeAttribute("value");
     const serverTime = done && result.serverMs !== null ? `${result.serverMs.toFixed(0)} ms server, ` : "";
     timing.textContent = done ? `${serverTime}${result.totalMs.toFixed(0)} ms total` : "";
-    backend.textContent = done ? `${result.backend}, ${result.digest.slice(0, 12)}` : "";
-    backend.title = done ? `digest ${result.digest}` : "";
+    this.setBackend(done ? result.backend : "", result.digest);
+  }
+
+  /**
+   * Show which back end and which weights produced the mask.
+   * @param {string} backend empty hides both
+   * @param {string} digest
+   */
+  setBackend(backend, digest) {
+    this.parts.info.hidden = !backend;
+    this.parts.backend.textContent = backend ? `${backend}, digest ${digest}` : "";
   }
 
   /**
@@ -96,10 +138,21 @@ export class MaskViewer extends EventTarget {
   setMask(mask, counts, hidden) {
     this.mask = mask;
     this.counts = counts;
-    this.parts.viewport.style.setProperty("--aspect", mask.width / mask.height);
+    const isImage = this.parts.image.tagName === "IMG"; // a video has set its aspect ratio itself
+    if (isImage) this.parts.viewport.style.setProperty("--aspect", mask.width / mask.height);
     this.parts.mask.hidden = this.parts.divider.hidden = false;
     this.repaint(hidden);
-    this.showPixel(null); // shows the hint
+    this.showPixel(this.#shownPixel); // or the hint
+  }
+
+  /**
+   * Take over the confidence of each pixel's class.
+   * @param {Mask | null} confidence of the size of the mask, 0 to 255
+   */
+  setConfidence(confidence) {
+    this.#confidence = confidence;
+    this.repaint(this.#hiddenClasses);
+    this.showPixel(this.#shownPixel);
   }
 
   /**
@@ -107,7 +160,10 @@ export class MaskViewer extends EventTarget {
    * @param {Set<string>} hidden names of the classes to leave transparent
    */
   repaint(hidden) {
-    if (this.mask) paintMask(this.parts.mask, this.mask, colorTable(this.model.labels.classes, hidden));
+    this.#hiddenClasses = hidden;
+    if (!this.mask) return;
+    if (this.#view === "confidence" && this.#confidence) paintMask(this.parts.mask, this.#confidence, grayTable);
+    else paintMask(this.parts.mask, this.mask, colorTable(this.model.labels.classes, hidden));
   }
 
   /**
@@ -121,12 +177,16 @@ export class MaskViewer extends EventTarget {
 
   /**
    * Blend mask and image.
-   * @param {number} opacity of the mask, 0 to 1
+   * @param {"overlay" | "mask" | "confidence"} view what covers the image: until the confidence arrives, it is the mask
+   * @param {number} opacity of the overlay, 0 to 1; the others are opaque
    * @param {number} position of the divider, 0 to 1: the mask covers the image up to here
    */
-  setBlend(opacity, position) {
+  setBlend(view, opacity, position) {
     const { mask, differences, divider } = this.parts;
-    mask.style.opacity = opacity;
+    const viewChanged = view !== this.#view;
+    this.#view = view;
+    if (viewChanged) this.repaint(this.#hiddenClasses);
+    mask.style.opacity = view === "overlay" ? opacity : 1;
     mask.style.clipPath = differences.style.clipPath = `inset(0 ${100 - position * 100}% 0 0)`;
     divider.style.left = `${position * 100}%`;
     divider.style.setProperty("--position", position); // keeps the handle inside the image at both ends
@@ -138,9 +198,10 @@ export class MaskViewer extends EventTarget {
    * @returns {string} the name of the class, empty without a pixel or a mask
    */
   showPixel(pixel) {
-    const { crosshair, swatch, pixelText } = this.parts;
+    const { crosshair, swatch, pixelText, viewport, classLabel, classSwatch, className } = this.parts;
     const visible = pixel && this.mask;
-    crosshair.hidden = swatch.hidden = !visible;
+    this.#shownPixel = pixel;
+    crosshair.hidden = swatch.hidden = classLabel.hidden = !visible;
     pixelText.innerHTML = "<span></span> <small></small>";
     const [nameText, details] = pixelText.children;
     if (!visible) {
@@ -148,12 +209,19 @@ export class MaskViewer extends EventTarget {
       return "";
     }
     const { width, height, labels } = this.mask;
-    crosshair.style.left = `${((pixel.x + 0.5) / width) * 100}%`;
-    crosshair.style.top = `${((pixel.y + 0.5) / height) * 100}%`;
-    const label = this.model.labels.classes[labels[pixel.y * width + pixel.x]];
+    const left = (pixel.x + 0.5) / width, top = (pixel.y + 0.5) / height, index = pixel.y * width + pixel.x;
+    for (const { style } of [crosshair, classLabel]) {
+      style.left = `${left * 100}%`;
+      style.top = `${top * 100}%`;
+    }
+    classLabel.style.setProperty("--left", left); // moves the label to the left as far as it is to the right: it stays inside
+    classLabel.classList.toggle("below", top * viewport.clientHeight < LABEL_HEIGHT);
+    const label = this.model.labels.classes[labels[index]];
     const name = label?.name ?? "void";
-    swatch.style.setProperty("--color", label ? `rgb(${label.color})` : "none");
+    for (const { style } of [swatch, classSwatch]) style.setProperty("--color", label ? `rgb(${label.color})` : "none");
     nameText.textContent = name;
+    const confidence = this.#confidence ? ` ${Math.round((this.#confidence.labels[index] / 255) * 100)}%` : "";
+    className.textContent = `${name}${confidence}`;
     details.textContent = `${label ? `rgb ${label.color.join(", ")}, ` : ""}x ${pixel.x}, y ${pixel.y}`;
     return name;
   }

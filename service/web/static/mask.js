@@ -1,11 +1,11 @@
-// Label maps: decode the service's PNG to one class index per pixel; count, compare and paint the classes.
+// Label maps: decode the service's PNG to one value per pixel; count, compare and paint the classes.
 // The PNG is decoded here instead of on a canvas: some browsers add noise to canvas contents against fingerprinting,
 // others change the values by color management.
 
 /** @import { LabelClass } from "./api.js" */
 
 /**
- * A label map: one byte per pixel, row by row.
+ * A label map, or a map of confidences: one byte per pixel, row by row.
  * @typedef {{width: number, height: number, labels: Uint8Array}} Mask
  */
 
@@ -14,7 +14,7 @@ const MAX_CANVAS_PIXELS = 4_000_000; // a larger mask is painted with fewer pixe
 const IDAT = 0x49444154;
 
 /**
- * Decode an indexed PNG of the service.
+ * Decode a PNG of the service with one byte per pixel: indexed or grayscale, not interlaced.
  * @param {ArrayBuffer} bytes
  * @returns {Promise<Mask>}
  * @throws {Error} if the PNG is invalid or the browser cannot decompress it
@@ -29,12 +29,34 @@ export async function decodeMask(bytes) {
   const stream = new Blob(compressed).stream().pipeThrough(new DecompressionStream("deflate"));
   const rows = new Uint8Array(await new Response(stream).arrayBuffer());
   const labels = new Uint8Array(width * height);
+  let above = new Uint8Array(width);
   for (let y = 0; y < height; y++) {
-    const start = y * (width + 1); // every row starts with its filter type; the service writes type 0 (none)
-    if (rows[start] !== 0) throw new Error("the PNG rows are filtered");
-    labels.set(rows.subarray(start + 1, start + 1 + width), y * width);
+    const start = y * (width + 1); // every row starts with its filter type
+    const row = labels.subarray(y * width, (y + 1) * width);
+    row.set(rows.subarray(start + 1, start + 1 + width));
+    unfilterRow(rows[start], row, above);
+    above = row;
   }
   return { width, height, labels };
+}
+
+/** Undo the filter of a row with one byte per pixel, in place (W3C PNG, section 9). Masks are not filtered, confidences are. */
+function unfilterRow(filter, row, above) {
+  if (filter === 0) return;
+  for (let x = 0; x < row.length; x++) {
+    const left = x ? row[x - 1] : 0, up = above[x], upperLeft = x ? above[x - 1] : 0;
+    if (filter === 1) row[x] += left;
+    else if (filter === 2) row[x] += up;
+    else if (filter === 3) row[x] += (left + up) >> 1;
+    else row[x] += paeth(left, up, upperLeft);
+  }
+}
+
+/** The neighbor that is closest to left + up - upperLeft. */
+function paeth(left, up, upperLeft) {
+  const toLeft = Math.abs(up - upperLeft), toUp = Math.abs(left - upperLeft), toUpperLeft = Math.abs(left + up - 2 * upperLeft);
+  if (toLeft <= toUp && toLeft <= toUpperLeft) return left;
+  return toUp <= toUpperLeft ? up : upperLeft;
 }
 
 /**
@@ -78,8 +100,13 @@ export function colorTable(classes, hidden) {
   return table;
 }
 
+/** The lookup table that paints a map of confidences: 0 is black, 255 white. */
+export const grayTable = Uint32Array.from({ length: 256 }, (_, value) => packColor(value, value, value));
+
 /** Pack a color into the 32-bit word of an ImageData pixel, red in the lowest byte (all browsers run on little-endian CPUs). */
-export const packColor = (r, g, b, a = 255) => ((a << 24) | (b << 16) | (g << 8) | r) >>> 0;
+export function packColor(r, g, b, a = 255) {
+  return ((a << 24) | (b << 16) | (g << 8) | r) >>> 0;
+}
 
 /**
  * Paint a mask on a canvas, which gets the mask's size or an integer fraction of it.

@@ -1,8 +1,11 @@
 // Queue of segmentation requests: every added image by every selected model, two requests at a time, the shown image first.
+// The confidence is requested for the shown image only, and only if the page asks for it.
 
 import { ApiError, postImage, segmentUrl } from "./api.js";
 
 /** @import { InferenceOptions, Model } from "./api.js" */
+
+/** What is requested of an image. @typedef {"mask" | "confidence"} Output */
 
 /**
  * An image that the user added, with its results by request key.
@@ -13,7 +16,7 @@ import { ApiError, postImage, segmentUrl } from "./api.js";
  * @property {"waiting" | "uploading" | "processing" | "done" | "failed"} state
  * @property {string} [status] the state in words
  * @property {number} [uploaded] fraction, while uploading
- * @property {ArrayBuffer} [bytes] the mask as PNG, when done
+ * @property {ArrayBuffer} [bytes] the mask or the confidence as PNG, when done
  * @property {string} [backend]
  * @property {string} [digest] of the model that produced the mask
  * @property {number | null} [serverMs] time in the service, null if a proxy removed the header
@@ -36,6 +39,7 @@ export class RequestQueue extends EventTarget {
   options = { native: false, flip: false };
   /** Reloads the list of models; the page sets it. */
   refreshModels = async () => {};
+  #withConfidence = false;
   #inFlight = new Set();
 
   /**
@@ -52,11 +56,12 @@ export class RequestQueue extends EventTarget {
 
   /**
    * Show an image and move its requests to the front.
-   * @param {QueuedImage} image
+   * @param {QueuedImage | null} image null shows none, and starts no request until an image is selected
    */
   select(image) {
+    const changed = image ?? this.current;
     this.current = image;
-    this.#emitChange(image);
+    this.#emitChange(changed);
     this.#schedule();
   }
 
@@ -92,18 +97,31 @@ export class RequestQueue extends EventTarget {
   }
 
   /**
+   * Request the confidence of the shown image, or cancel that.
+   * @param {boolean} wanted
+   */
+  requestConfidence(wanted) {
+    this.#withConfidence = wanted;
+    this.#cancelUnneeded();
+    this.#schedule();
+  }
+
+  /**
    * Return the state of an image by a model.
    * @param {QueuedImage} image
    * @param {Model} model
+   * @param {Output} output
    * @returns {Result}
    */
-  result(image, model) {
-    return image.results.get(this.#key(model)) ?? { state: "waiting", status: "waiting" };
+  result(image, model, output = "mask") {
+    return image.results.get(this.#key(model, output)) ?? { state: "waiting", status: "waiting" };
   }
 
   /** Whether `retry` has anything to do. */
   get hasRetryable() {
-    return this.images.some((image) => this.models.some((model) => this.result(image, model).retryable));
+    return this.images.some((image) => this.#outputs(image).some((output) => (
+      this.models.some((model) => this.result(image, model, output).retryable)
+    )));
   }
 
   /** Repeat the requests that failed because the service or a valid key was missing. */
@@ -115,8 +133,14 @@ export class RequestQueue extends EventTarget {
     this.#schedule();
   }
 
+  /** What is requested of an image. @returns {Output[]} */
+  #outputs(image) {
+    return this.#withConfidence && image === this.current ? ["mask", "confidence"] : ["mask"];
+  }
+
   #cancelUnneeded() {
-    const needed = new Set(this.models.map((model) => this.#key(model)));
+    const outputs = this.#withConfidence ? ["mask", "confidence"] : ["mask"];
+    const needed = new Set(outputs.flatMap((output) => this.models.map((model) => this.#key(model, output))));
     for (const task of this.#inFlight) {
       if (this.images.includes(task.image) && needed.has(task.key)) continue;
       task.controller.abort();
@@ -126,8 +150,8 @@ export class RequestQueue extends EventTarget {
   }
 
   /** The key of a result. It holds the digest, because the mask of a model whose file has changed is another one. */
-  #key({ name, digest }) {
-    return `${segmentUrl(name, this.options)} ${digest}`;
+  #key({ name, digest }, output) {
+    return `${segmentUrl(name, this.options, output)} ${digest}`;
   }
 
   #emitChange(image) {
@@ -137,15 +161,18 @@ export class RequestQueue extends EventTarget {
   #schedule() {
     const inOrder = this.current ? [this.current, ...this.images] : [];
     for (const image of inOrder) {
-      for (const model of this.models) {
-        if (this.#inFlight.size >= MAX_CONCURRENT) return;
-        if (!image.results.has(this.#key(model))) this.#run(image, model);
+      for (const output of this.#outputs(image)) {
+        for (const model of this.models) {
+          if (this.#inFlight.size >= MAX_CONCURRENT) return;
+          if (!image.results.has(this.#key(model, output))) this.#run(image, model, output);
+        }
       }
     }
   }
 
-  async #run(image, model) {
-    const url = segmentUrl(model.name, this.options), key = this.#key(model), controller = new AbortController();
+  async #run(image, model, output) {
+    const url = segmentUrl(model.name, this.options, output), key = this.#key(model, output);
+    const controller = new AbortController();
     const task = { image, key, controller }, { signal } = controller;
     this.#inFlight.add(task);
     const setResult = (result) => {
@@ -156,7 +183,7 @@ export class RequestQueue extends EventTarget {
     setResult({ state: "uploading", uploaded: 0, status: "uploading…" });
     try {
       const result = await this.#request(image, url, setResult, signal);
-      if (result.digest !== model.digest) await this.#refresh(image, model, result);
+      if (result.digest !== model.digest) await this.#refresh(image, model, output, result);
       setResult(result);
     } catch (error) {
       setResult({ state: "failed", error: error.message, retryable: error.isTransient || error.needsKey });
@@ -168,33 +195,50 @@ export class RequestQueue extends EventTarget {
   }
 
   /** Reload the list of models: the mask comes from another version than the page knows, whose classes can be others. */
-  async #refresh(image, { name }, result) {
-    const url = segmentUrl(name, this.options);
+  async #refresh(image, { name }, output, result) {
+    const url = segmentUrl(name, this.options, output);
     if (image.refreshed.has(url)) return; // Once is enough: replicas of a service can disagree about the version for good.
     image.refreshed.add(url);
-    image.results.set(this.#key({ name, digest: result.digest }), result); // so that the new version is not requested again
+    image.results.set(this.#key({ name, digest: result.digest }, output), result); // so that the new version is not requested again
     await this.refreshModels();
   }
 
-  /** Post an image, again if the service is too busy. */
+  /** Post an image and return the result. */
   async #request(image, url, setResult, signal) {
     const onProgress = (uploaded) => setResult(uploaded < 1
       ? { state: "uploading", uploaded, status: `uploading: ${Math.round(uploaded * 100)}%` }
       : { state: "processing", status: "processing…" });
-    for (let attempt = 1; ; attempt++) {
-      try {
-        const start = performance.now();
-        const { bytes, header } = await postImage(url, image.file, onProgress, signal);
-        return {
-          state: "done", status: "done", bytes, backend: header("Segment-Backend"), digest: header("Segment-Digest"),
-          serverMs: sumDurations(header("Server-Timing")), totalMs: performance.now() - start,
-        };
-      } catch (error) {
-        if (error.code !== "overloaded" || attempt === MAX_ATTEMPTS || signal.aborted) throw error;
-        const seconds = error.retryAfter ?? 1;
-        setResult({ state: "processing", status: `server busy, retrying in ${seconds} s` });
-        await sleep(seconds * 1000, signal);
-      }
+    const onBusy = (seconds) => setResult({ state: "processing", status: `server busy, retrying in ${seconds} s` });
+    let start;
+    const { bytes, header } = await postUntilAccepted(() => {
+      start = performance.now();
+      return postImage(url, image.file, onProgress, signal);
+    }, onBusy, signal);
+    return {
+      state: "done", status: "done", bytes, backend: header("Segment-Backend"), digest: header("Segment-Digest"),
+      serverMs: sumDurations(header("Server-Timing")), totalMs: performance.now() - start,
+    };
+  }
+}
+
+/**
+ * Post an image, again if the service is too busy.
+ * @template T
+ * @param {() => Promise<T>} post
+ * @param {(seconds: number) => void} onBusy called before each wait
+ * @param {AbortSignal | null} signal ends a wait
+ * @returns {Promise<T>}
+ * @throws {ApiError} of the last attempt
+ */
+export async function postUntilAccepted(post, onBusy = () => {}, signal = null) {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await post();
+    } catch (error) {
+      if (error.code !== "overloaded" || attempt === MAX_ATTEMPTS || signal?.aborted) throw error;
+      const seconds = error.retryAfter ?? 1;
+      onBusy(seconds);
+      await sleep(seconds * 1000, signal);
     }
   }
 }
@@ -209,7 +253,7 @@ function sumDurations(header) {
 function sleep(ms, signal) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(resolve, ms);
-    signal.addEventListener("abort", () => {
+    signal?.addEventListener("abort", () => {
       clearTimeout(timer);
       reject(new ApiError("The request was cancelled.", { code: "aborted" }));
     }, { once: true });

@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Route, expect
 
-from tests.support.browser import contrast_ratio, open_with_images, predict_labels, run_evaluation
+from tests.support.browser import contrast_ratio, open_with_images, predict_labels, run_evaluation, show_setup
 
 SERIOUS = ("serious", "critical")
 MIN_CONTRAST = 4.5  # WCAG 2, level AA
@@ -148,9 +148,17 @@ def test_axe_finds_no_serious_violation(page: Page, url: str, street: Path, sche
     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
     page.set_viewport_size({"width": width, "height": 844})
     open_with_images(page, url, street)
+    page.locator(".viewport").hover()
+    violations = serious_violations(page)
+    show_setup(page)
     page.locator("input[value=unet]").check()
     expect(page.locator("figure canvas.mask:visible")).to_have_count(2)
-    violations = serious_violations(page)
+    page.get_by_label("Confidence").check()
+    expect(page.locator(".pending:visible")).to_have_count(0)
+    violations += serious_violations(page)
+    page.get_by_role("button", name="Live camera").click()
+    expect(page.locator("#live-rate")).not_to_be_empty()
+    violations += serious_violations(page)
     run_evaluation(page, url, "ddunet")
     expect(page.locator(".report")).to_be_visible()
     assert violations + serious_violations(page) == []
@@ -165,8 +173,13 @@ def test_pages_fit_on_phone(page: Page, url: str, street: Path) -> None:
 
     page.set_viewport_size(PHONE)
     open_with_images(page, url, street)
+    assert_fits()
+    show_setup(page)
     page.locator("input[value=unet]").check()
     expect(page.locator("figure canvas.mask:visible")).to_have_count(2)
+    assert_fits()
+    page.get_by_role("button", name="Live camera").click()
+    expect(page.locator("#live-rate")).not_to_be_empty()
     assert_fits()
     run_evaluation(page, url, "ddunet")
     expect(page.locator(".report")).to_be_visible()

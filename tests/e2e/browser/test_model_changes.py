@@ -16,7 +16,7 @@ from core.data.labels import LabelSpace
 from core.inference.segmenter import Segmenter
 from service.app import create_app
 from service.settings import load_settings
-from tests.support.browser import canvas_pixels, open_with_images, predict_labels, wait_for_masks
+from tests.support.browser import canvas_pixels, open_with_images, predict_labels, show_setup, wait_for_masks
 from tests.support.checkpoints import make_checkpoint
 from tests.support.live_server import live_server
 
@@ -108,6 +108,7 @@ def test_models_are_reloaded_once_if_digest_differs(
 
 def test_legend_merges_classes_of_all_models(page: Page, mixed_url: str, street: Path, tmp_path: Path) -> None:
     open_with_images(page, mixed_url, street)
+    show_setup(page)
     page.locator("input[value=others]").check()
     expect(page.locator("figure canvas.mask:visible")).to_have_count(2)
     expect(page.locator("#legend-columns")).to_have_text("Percentage of pixels: ddunet, others")
@@ -129,6 +130,7 @@ def test_legend_merges_classes_of_all_models(page: Page, mixed_url: str, street:
 
 def test_legend_columns_line_up(page: Page, mixed_url: str, street: Path) -> None:
     open_with_images(page, mixed_url, street)
+    show_setup(page)
     page.locator("input[value=others]").check()
     expect(page.locator("figure canvas.mask:visible")).to_have_count(2)
     offsets = page.locator("#legend li").evaluate_all("""(rows) => rows.map((row) => {

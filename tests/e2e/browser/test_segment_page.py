@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import subprocess
+import zipfile
 from pathlib import Path
 
 import httpx
@@ -17,10 +18,20 @@ from playwright.sync_api import Page, expect
 from core.data.labels import CITYSCAPES
 from core.images.decode import decode_image
 from core.inference.segmenter import Segmenter
-from tests.support.browser import canvas_pixels, open_with_images, predict_labels, wait_for_masks
+from tests.support.browser import canvas_pixels, open_with_images, predict_labels, show_setup, wait_for_masks
 from tests.support.sample_images import encode_image, rotated_image, sample_image
 
 Segmenters = dict[str, Segmenter]
+DECODE_MASK = """async (content) => {
+  const { decodeMask } = await import("/static/mask.js");
+  const { width, height, labels } = await decodeMask(Uint8Array.from(atob(content), (c) => c.charCodeAt(0)).buffer);
+  return { width, height, labels: [...labels] };
+}"""
+CREATE_ZIP = """async (names) => {
+  const { createZip } = await import("/static/zip.js");
+  const zip = createZip(names.map((name) => ({ name, bytes: new TextEncoder().encode(`content of ${name}`).buffer })));
+  return [...new Uint8Array(await zip.arrayBuffer())];
+}"""
 DROP = """([name, type, content]) => {
   const files = new DataTransfer();
   files.items.add(new File([Uint8Array.from(atob(content), (c) => c.charCodeAt(0))], name, { type }));
@@ -131,6 +142,7 @@ def test_opacity_and_divider(page: Page, url: str, street: Path) -> None:
 
 def test_three_models_side_by_side_with_differences(page: Page, url: str, street: Path, segmenters: Segmenters) -> None:
     open_with_images(page, url, street)
+    show_setup(page)
     for name in ("r2unet", "unet"):
         page.locator(f"input[value={name}]").check()
     expect(page.locator("figure canvas.mask:visible")).to_have_count(3)
@@ -216,6 +228,7 @@ def test_removing_an_image_cancels_its_upload(page: Page, url: str, tmp_path: Pa
 
 def test_full_resolution_and_flip_augmentation(page: Page, url: str, street: Path) -> None:
     open_with_images(page, url, street)
+    show_setup(page)
     with page.expect_response(lambda response: "resolution=native" in response.url and "flip=true" in response.url) as response:
         page.get_by_label("Flip augmentation (2x time)").check()
         page.get_by_label("Full resolution (tiled)").check()
@@ -278,3 +291,212 @@ def test_large_mask_is_painted_smaller_and_keeps_its_labels(
     x = 1500 + 75
     expect(page.locator(".pixel-info")).to_contain_text(f"x {x}, y 1000")
     expect(page.locator(".pixel-info")).to_contain_text(CITYSCAPES.names[labels[1000, x]])
+
+
+def test_input_is_folded_away_while_there_is_a_result(page: Page, url: str, street: Path) -> None:
+    page.goto(url)
+    toggle = page.get_by_role("button", name="Models and examples")
+    expect(toggle).to_be_hidden()
+    open_with_images(page, url, street)
+    expect(toggle).to_contain_text("ddunet")
+    expect(page.locator("#models")).to_be_hidden()
+    assert page.locator(".viewport").bounding_box()["y"] < 250
+    toggle.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#models")).to_be_visible()
+    page.set_input_files("#files", street)
+    wait_for_masks(page, 2)
+    expect(page.locator("#models")).to_be_visible()  # the user has unfolded it
+    for name in ("a 'street'.png", "a 'street'.png"):
+        page.get_by_role("button", name=f"remove {name}").first.click()
+    expect(toggle).to_be_hidden()
+    expect(page.locator("#examples")).to_be_visible()
+
+
+def test_focus_stays_near_when_input_is_folded_away(page: Page, url: str) -> None:
+    page.goto(url)
+    page.locator("#examples button").first.focus()
+    page.keyboard.press("Enter")
+    wait_for_masks(page)
+    expect(page.locator("#toggle-setup")).to_be_focused()
+
+
+def test_focus_stays_on_file_chooser(page: Page, url: str, street: Path) -> None:
+    page.goto(url)
+    page.locator("#files").focus()
+    page.set_input_files("#files", street)
+    wait_for_masks(page)
+    expect(page.locator("#files")).to_be_focused()
+
+
+def test_class_label_follows_pointer_inside_image(page: Page, url: str, street: Path, segmenters: Segmenters) -> None:
+    open_with_images(page, url, street)
+    labels = predict_labels(segmenters["ddunet"], street)
+    label, image = page.locator(".class-label"), page.locator(".viewport").bounding_box()
+    expect(label).to_be_hidden()
+    for y, x in ((0, 0), (0, 255), (127, 0), (127, 255), (64, 128)):
+        point_at(page, labels, x, y)
+        expect(label).to_have_text(CITYSCAPES.names[labels[y, x]])
+        box = label.bounding_box()
+        assert image["x"] <= box["x"] and box["x"] + box["width"] <= image["x"] + image["width"] + 1
+        assert image["y"] <= box["y"] and box["y"] + box["height"] <= image["y"] + image["height"] + 1
+    page.mouse.move(0, 0)
+    expect(label).to_be_hidden()
+
+
+def test_class_label_appears_at_touch(browser, url: str, street: Path, segmenters: Segmenters) -> None:
+    context = browser.new_context(has_touch=True, viewport={"width": 390, "height": 844})
+    page = open_with_images(context.new_page(), url, street)
+    labels = predict_labels(segmenters["ddunet"], street)
+    box = page.locator(".viewport").bounding_box()
+    page.touchscreen.tap(box["x"] + box["width"] * 0.25, box["y"] + box["height"] * 0.75)
+    expect(page.locator(".class-label")).to_have_text(CITYSCAPES.names[labels[96, 64]])
+    context.close()
+
+
+def test_confidence_is_requested_when_chosen(page: Page, url: str, street: Path, segmenters: Segmenters) -> None:
+    posts: list[str] = []
+    page.on("request", lambda request: posts.append(request.url) if request.method == "POST" else None)
+    open_with_images(page, url, street)
+    expect(page.locator("#confidence-scale")).to_be_hidden()
+    assert posts == [f"{url}segment?model=ddunet"]
+    with page.expect_response(lambda response: "output=confidence" in response.url):
+        page.get_by_label("Confidence").check()
+    expect(page.locator(".pending")).to_be_hidden()
+    content = httpx.post(f"{url}segment?model=ddunet&output=confidence", content=street.read_bytes()).content
+    confidence = np.asarray(Image.open(io.BytesIO(content)))
+    page.wait_for_function(
+        "() => { const [r, g, b] = document.querySelector('canvas.mask').getContext('2d')"
+        ".getImageData(0, 0, 1, 1).data; return r === g && g === b; }"
+    )
+    assert np.array_equal(canvas_pixels(page.locator("canvas.mask"))[..., :3], confidence[..., None].repeat(3, 2))
+    expect(page.locator("canvas.mask")).to_have_css("opacity", "1")
+    labels = predict_labels(segmenters["ddunet"], street)
+    point_at(page, labels, 100, 50)
+    percentage = int(100 * int(confidence[50, 100]) / 255 + 0.5)
+    expect(page.locator(".class-label")).to_have_text(f"{CITYSCAPES.names[labels[50, 100]]} {percentage}%")
+    page.get_by_label("Overlay", exact=True).check()
+    assert np.array_equal(canvas_pixels(page.locator("canvas.mask"))[..., :3], CITYSCAPES.palette[labels])
+    page.get_by_label("Confidence").check()
+    assert len(posts) == 2
+
+
+def test_confidence_of_next_image_is_requested_when_it_is_shown(page: Page, url: str, street: Path) -> None:
+    posts: list[str] = []
+    page.on("request", lambda request: posts.append(request.url) if "output=confidence" in request.url else None)
+    open_with_images(page, url, street, street)
+    page.get_by_label("Confidence").check()
+    expect(page.locator(".pending")).to_be_hidden()
+    assert len(posts) == 1
+    with page.expect_response(lambda response: "output=confidence" in response.url):
+        page.locator("#thumbnails button:not(.remove)").nth(1).click()
+    assert len(posts) == 2
+
+
+def test_failed_confidence_shows_reason_and_mask_stays(page: Page, url: str, street: Path) -> None:
+    open_with_images(page, url, street)
+    page.route("**/segment?*output=confidence", lambda route: route.fulfill(status=500, body='{"detail": "no confidence"}'))
+    page.get_by_label("Confidence").check()
+    expect(page.locator(".viewport .pending")).to_have_text("No confidence.")
+    expect(page.locator("canvas.mask")).to_be_visible()
+    page.get_by_label("Mask", exact=True).check()
+    expect(page.locator(".viewport .pending")).to_be_hidden()
+
+
+def test_filtered_png_is_decoded(page: Page, url: str) -> None:
+    rng = np.random.default_rng(0)
+    gradients = np.add.outer(np.arange(64) * 3, np.arange(80) * 2)
+    pixels = (gradients + rng.integers(0, 1 + np.arange(64)[:, None] // 2, (64, 80))).astype(np.uint8)
+    pixels[:8] = rng.integers(0, 256, (8, 80))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")  # Pillow selects a filter for each row
+    page.goto(url)
+    decoded = page.evaluate(DECODE_MASK, base64.b64encode(buffer.getvalue()).decode())
+    assert np.array_equal(np.array(decoded["labels"], np.uint8).reshape(64, 80), pixels)
+
+
+def test_zip_contains_files(page: Page, url: str) -> None:
+    page.goto(url)
+    names = ["straße.png", "b.jpg", "empty"]
+    with zipfile.ZipFile(io.BytesIO(bytes(page.evaluate(CREATE_ZIP, names)))) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == names
+        assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
+        assert archive.read("straße.png").decode() == "content of straße.png"
+
+
+def test_download_all_saves_masks_and_overlays_of_all_images(page: Page, url: str, street: Path) -> None:
+    open_with_images(page, url, street, street)
+    show_setup(page)
+    page.locator("input[value=unet]").check()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download all 4 results (ZIP)").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        stems = [f"a 'street'_{model}" for model in ("ddunet", "unet")]
+        assert archive.namelist() == [
+            f"{stem}{suffix}_{output}" for suffix in ("", "_2") for stem in stems for output in ("mask.png", "overlay.jpg")
+        ]
+        for model in ("ddunet", "unet"):
+            for output, name in (("mask", "mask.png"), ("overlay", "overlay.jpg")):
+                content = httpx.post(f"{url}segment?model={model}&output={output}", content=street.read_bytes()).content
+                assert archive.read(f"a 'street'_{model}_2_{name}") == content
+
+
+def test_download_all_without_overlays_reports_what_is_missing(page: Page, url: str, street: Path) -> None:
+    open_with_images(page, url, street, street)
+    page.route("**/segment?*output=overlay", lambda route: route.fulfill(status=500, body='{"detail": "no overlay"}'))
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download all 2 results (ZIP)").click()
+    expect(page.get_by_role("alert")).to_have_text("The ZIP lacks 2 of 2 overlays. No overlay.")
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert archive.namelist() == ["a 'street'_mask.png", "a 'street'_2_mask.png"]
+
+
+def test_settings_survive_reload(page: Page, url: str, street: Path) -> None:
+    page.goto(url)
+    page.locator("input[value=unet]").check()
+    page.locator("input[value=ddunet]").uncheck()
+    page.set_input_files("#files", street)
+    wait_for_masks(page)
+    page.get_by_label("Mask opacity").fill("25")
+    page.get_by_label("Mask", exact=True).check()
+    page.reload()
+    expect(page.locator("input[value=unet]")).to_be_checked()
+    expect(page.locator("input[value=ddunet]")).not_to_be_checked()
+    expect(page.locator("#opacity")).to_have_value("25")
+    expect(page.locator("[name=view][value=mask]")).to_be_checked()
+    page.set_input_files("#files", street)
+    wait_for_masks(page)
+    expect(page.locator("canvas.mask")).to_have_css("opacity", "1")
+
+
+@pytest.mark.parametrize(
+    "stored", ["{", "null", "[]", '{"models": ["gone"], "view": "no", "opacity": 1000}', '{"models": 3, "opacity": "x"}']
+)
+def test_invalid_stored_settings_are_ignored(page: Page, url: str, stored: str) -> None:
+    page.add_init_script(f"localStorage.setItem('segment-settings', {json.dumps(stored)})")
+    page.goto(url)
+    expect(page.locator("#models input:checked")).to_have_count(1)
+    expect(page.locator("input[value=ddunet]")).to_be_checked()
+    expect(page.locator("#opacity")).to_have_value("60")
+    expect(page.locator("[name=view][value=overlay]")).to_be_checked()
+
+
+def test_digest_is_behind_info_button(page: Page, url: str, street: Path, segmenters: Segmenters) -> None:
+    open_with_images(page, url, street)
+    details = page.locator("figcaption .backend")
+    expect(details).to_be_hidden()
+    page.locator("figcaption summary").click()
+    expect(details).to_be_visible()
+    expect(details).to_contain_text(segmenters["ddunet"].backend.digest)
+
+
+def test_classes_not_in_image_are_folded_away(page: Page, url: str, street: Path, segmenters: Segmenters) -> None:
+    open_with_images(page, url, street)
+    present = set(np.unique(predict_labels(segmenters["ddunet"], street)).tolist())
+    absent = [name for index, name in enumerate(CITYSCAPES.names) if index not in present]
+    summary = page.locator("#legend-absent summary")
+    expect(summary).to_have_text(f"{len(absent)} classes not in the image")
+    expect(page.locator("#legend-absent li").first).to_be_hidden()
+    summary.click()
+    expect(page.locator("#legend-absent li")).to_have_text(absent)

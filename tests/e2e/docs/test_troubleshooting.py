@@ -15,7 +15,8 @@ FOREIGN = ("No module named training", "connectFullMesh failed")  # messages of 
 
 @pytest.mark.parametrize("quote", [quote for quote in QUOTES if quote not in FOREIGN])
 def test_quoted_message_is_in_the_code(quote: str) -> None:
-    sources = [path.read_text() for package in ("core", "training", "service") for path in (ROOT / package).rglob("*.py")]
+    packages = [ROOT / package for package in ("core", "training", "service")]
+    sources = [path.read_text() for package in packages for path in (*package.rglob("*.py"), *package.rglob("*.js"))]
     code = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))  # join string literals that continue on the next line
-    pattern = re.escape(quote).replace(re.escape("..."), r"\{[^}]*\}")  # "..." stands for a value of an f-string
+    pattern = re.escape(quote).replace(re.escape("..."), r"\$?\{[^}]*\}")  # "..." stands for a value of an f-string
     assert re.search(pattern, code), quote
