@@ -32,8 +32,8 @@ CAPTIONS = {
     "reliability": "Reliability diagram: accuracy of the pixels by the confidence of the model; void pixels are ignored",
     "curves": "Loss and scores by epoch: validation solid, running scores of the training crops dotted; a dot marks the epoch"
     " that is compared. The stages of a training are concatenated",
-    "iou_speed": "mIoU (labelled classes) by inference time",
-    "iou_parameters": "mIoU (labelled classes) by number of parameters",
+    "iou_speed": "mIoU (labeled classes) by inference time",
+    "iou_parameters": "mIoU (labeled classes) by number of parameters",
     "examples": "Typical, best and worst images, with the IoU of each model on them",
     "disagreement": "Images on which the models disagree most",
 }
@@ -92,7 +92,7 @@ def class_bars(models: Sequence[Model]) -> Figure:
 
 
 def confusion(models: Sequence[Model]) -> Figure:
-    """Plot a confusion matrix per model, of the classes that are labelled or predicted."""
+    """Plot a confusion matrix per model, of the classes that are labeled or predicted."""
     matrices = np.stack([np.array(m.report.confusion, float)[:, :-1] for m in models])
     rows = [k for k in range(matrices.shape[1]) if matrices[:, k].sum()]
     columns = [k for k in range(matrices.shape[1]) if matrices[:, k].sum() or matrices[:, :, k].sum()]
@@ -160,7 +160,7 @@ def curves(models: Sequence[Model]) -> Figure:
 
 
 def score_by_cost(models: Sequence[Model], label: str, cost: Callable[[Model], float]) -> Figure:
-    """Plot the mIoU of the labelled classes, with 95 % intervals, by a cost."""
+    """Plot the mIoU of the labeled classes, with 95 % intervals, by a cost."""
     figure = Figure(figsize=(5.5, 4), layout="constrained")
     axes = figure.subplots()
     for index, model in enumerate(models):

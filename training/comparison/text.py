@@ -21,7 +21,7 @@ UNDEFINED = "–"
 
 ABOUT_SCORES = (
     "In percent, with 95 % confidence intervals; a dash means that the score is undefined or that there are too few images."
-    " mIoU (labelled classes) is the mean IoU over the classes that occur in the labels; mIoU also counts classes that are only"
+    " mIoU (labeled classes) is the mean IoU over the classes that occur in the labels; mIoU also counts classes that are only"
     " predicted. Macro scores are means over classes. Micro scores pool the pixels of all classes: with argmax, all five follow"
     " from the pixel accuracy and the number of classes, so they add no information. Micro IoU is not mIoU."
 )
@@ -45,7 +45,7 @@ ABOUT_LEGACY_PROTOCOL = (
     "Earlier publications about these architectures score differently: a pixel gets a class only if its softmax probability is"
     " over 0.5, and pixels are compared at the size of the network's input instead of the label's. With a threshold, micro"
     " scores do distinguish models. The table shows both protocols, for comparison with such results.",
-    "One difference remains: these publications count void as road. That rewards predictions of road on unlabelled pixels,"
+    "One difference remains: these publications count void as road. That rewards predictions of road on unlabeled pixels,"
     " such as the hood of the camera car. Here, void pixels are ignored in both protocols, as the data sets define it. The"
     " published scores are therefore only roughly comparable, and only with those on Cityscapes val at 256x256. Their IoU is"
     " a micro IoU, not mIoU.",

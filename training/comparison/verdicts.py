@@ -83,7 +83,7 @@ def _pair(first: str, second: str, difference: Estimate) -> Pair:
 
 
 def verdict(first: str, second: str, difference: Difference) -> str:
-    """Return a sentence about a difference of the mIoU over the labelled classes.
+    """Return a sentence about a difference of the mIoU over the labeled classes.
 
     The sentence shows first minus second with its sign, like the tables.
     """

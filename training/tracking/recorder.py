@@ -162,14 +162,14 @@ class EpochRecorder:
             print(f"warning: {path}: not exported to OpenVINO ({error})", flush=True)
 
     def _plot(self, final: bool = False) -> None:
-        """Plot the curves in the background; skip epochs that follow too quickly, but never the `final` one."""
+        """Plot the curves in the background; skip the first epoch and those that follow too quickly unless it is `final`."""
         idle = self.pending_plot is None or self.pending_plot.done()
         if not final and not (idle and time.monotonic() >= self.next_plot_at):
             return
         self._wait_for_plot()
         with self.curves_output:
             history = self.run_dir.read_history()
-            if len(history) > self.plotted_epochs:
+            if len(history) > self.plotted_epochs and (final or len(history) > 1):
                 self.pending_plot = self.plot_executor.submit(self._draw, history)
 
     def _draw(self, history: list[Row]) -> None:
@@ -199,6 +199,6 @@ class EpochRecorder:
 
 
 def _format_miou(scores: metrics.Scores) -> str:
-    """Return the mIoU, and that of the labelled classes, which selects the best checkpoint, if the labels lack a class."""
-    present = f" (labelled classes {scores.miou_present or 0:.3f})" if scores.miou != scores.miou_present else ""
+    """Return the mIoU, and that of the labeled classes, which selects the best checkpoint, if the labels lack a class."""
+    present = f" (labeled classes {scores.miou_present or 0:.3f})" if scores.miou != scores.miou_present else ""
     return f"mIoU {scores.miou or 0:.3f}{present}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -124,6 +125,7 @@ def activation_bytes(architecture: Architecture, num_classes: int, size: Size) -
     return sum(tensor.untyped_storage().nbytes() for tensor in saved.values()) / batch
 
 
+@lru_cache(maxsize=1)
 def _meta_network(architecture: Architecture, num_classes: int) -> nn.Module:
     """Build a network on the meta device, which allocates no memory and computes nothing."""
     with torch.device("meta"):

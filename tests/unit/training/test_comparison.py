@@ -53,7 +53,7 @@ def test_different_recipes_are_reported(recipes: list[tuple[str, int]], message:
 
 
 @pytest.mark.parametrize(("interval", "message"), [
-    ((0.01, 0.03), "a is better than b: a minus b is +2.0 percentage points of mIoU (labelled classes),"),
+    ((0.01, 0.03), "a is better than b: a minus b is +2.0 percentage points of mIoU (labeled classes),"),
     ((-0.05, -0.01), "b is better than a: a minus b is -3.0 percentage points"),
     ((0.006, 0.014), "a is better than b:"),
     ((0.004, 0.03), "Weak evidence that a is better than b: a minus b is +1.7 percentage points"),
