@@ -31,7 +31,7 @@ test: $(READY) ## run the unit and integration tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Tests whose prerequisites are missing are skipped with the reason; with E2E=required they fail.
-test-e2e: $(READY) ## run the slow tests: kills, exports, videos, web page, documentation, containers, several hosts (root on Debian for all)
+test-e2e: $(READY) ## run the slow tests: kills, exports, videos, comparisons, web page, documentation, containers, several hosts (root on Debian for all)
 	OMP_NUM_THREADS=1 E2E=$(E2E) $(BIN)/python -m pytest -rs -n 2 --dist loadfile tests/e2e/processes tests/e2e/outputs tests/e2e/browser tests/e2e/docs
 	E2E=$(E2E) $(BIN)/python -m pytest -rs tests/e2e/containers tests/e2e/multi_host
 

@@ -1,1 +1,1 @@
-"""Tests of slow outputs, each as a file that another program reads: models exported to OpenVINO and ONNX, and videos."""
+"""Tests of slow outputs: models exported to OpenVINO and ONNX, videos, and the report pages of a comparison."""

@@ -180,7 +180,8 @@ TESTED_ELSEWHERE = {
     *("bad_request", "request_timeout"),  # test_http_connections.py
     *("invalid_host", "unauthorized", "cross_origin_denied", "insufficient_scope"),  # test_access_control.py
     *("unknown_evaluation", "unknown_split", "evaluation_cancelled", "evaluation_finished", "evaluation_running"),
-    *("label_space_mismatch", "dataset_unavailable"),  # test_evaluations.py, as those above
+    *("label_space_mismatch", "dataset_unavailable"),
+    *("not_comparable", "unknown_example"),  # test_evaluations.py, as the last eight
 }
 
 
