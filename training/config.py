@@ -26,6 +26,7 @@ RESUME_MUTABLE = {
     *("epochs", "patience", "gpus", "workers", "cache", "skip_bad", "max_pixels", "keep", "checkpoint_every", "resume", "run"),
     *("checkpoint_activations", "max_restarts", "timeout", "export", "resume_schedule"),
 }
+SAVED_DEFAULTS = {"jpeg": "full"}  # what earlier versions did that did not save the setting
 RESUME_MUTABLE_BY_FLAG = {"data"}  # Only by a flag, not by the environment: the images may have been moved.
 
 
@@ -98,6 +99,11 @@ class TrainConfig(BaseSettings):
         None,
         description="resizing of an image to the network's input: fit keeps the aspect ratio, stretch does not"
         " (default: fit for street, stretch for classic)",
+    )
+    jpeg: Literal["reduced", "full"] = Field(
+        "reduced",
+        description="decoding of JPEGs in validation and by the checkpoint's users; reduced: at 1/2, 1/4 or 1/8 of the size if"
+        " that is not below the network's input size, which is faster",
     )
     jitter: float = Field(
         0.3,
@@ -348,7 +354,8 @@ def _read_saved_config(saved_file: Path) -> dict[str, Any]:
     try:
         saved = read_run_config(saved_file.parent)["config"]
         # A setting that an older version did not save gets its default, not today's environment variable.
-        values = TrainConfig.model_validate({**{n: f.get_default() for n, f in TrainConfig.model_fields.items()}, **saved})
+        defaults = {name: field.get_default() for name, field in TrainConfig.model_fields.items()} | SAVED_DEFAULTS
+        values = TrainConfig.model_validate({**defaults, **saved})
     except InputError:
         raise
     except (ValueError, KeyError, TypeError) as error:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from core.backends.base import TORCH
 from core.checkpoints.checkpoint import Checkpoint, headline_scores
-from core.data.datasets import Dataset
+from core.data.datasets import Dataset, reduce_images
 from core.errors import InputError
 from core.evaluation.evaluator import InputSizeDataset, require_same_labels
 from core.evaluation.report import DEFAULT_PROTOCOL, CheckpointInfo, Report, ScoringProtocol, build_report
@@ -37,6 +37,8 @@ def evaluate(
     def segment(images: Sequence[RGB], sizes: Sequence[Size]) -> list[LabelMap]:
         return segmenter.predict_batch(images, sizes, protocol.threshold, options)
 
+    if not options.tiled:
+        dataset = reduce_images(dataset, segmenter.preprocess)
     segmenter(dataset[0][0])  # Warm up: the first run is slower than the others.
     scored = InputSizeDataset(dataset, segmenter.preprocess) if protocol.score_size == "input" else dataset
     counts = evaluate_rank_shard(segment, scored, batch_size, context)

@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from core.data.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace, read_classes
 from core.errors import InputError
-from core.images.decode import IMAGE_SUFFIXES, RGB, read_image, read_label
+from core.images.decode import IMAGE_SUFFIXES, RGB, load_image, read_label
 from core.images.limits import MAX_PIXELS
+from core.images.resize import Preprocess
 from core.runtime.cpu import NUM_CPUS
 from core.runtime.files import list_files
 from core.runtime.threads import prefetch
@@ -80,12 +81,25 @@ class DirectoryDataset:
     file_labels: LabelSpace  # the classes of the label files, with the ids that they have there
     max_pixels: int = MAX_PIXELS  # of an image; a larger one is unusable
     class_map: tuple[int, ...] | None = None  # train id in `labels` of each class of `file_labels`; None if they are the same
+    preprocess: Preprocess | None = None  # of the network for which `reduce_images` made the dataset
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
-        return read_image(self.pairs[index][0], self.max_pixels), self.read_labels(index)
+        """Decode a sample.
+
+        Raises:
+            InputError: A file is unusable, or the label has another size than the image.
+        """
+        path = self.pairs[index][0]
+        image = load_image(path, self.preprocess.needed_size if self.preprocess else None, self.max_pixels)
+        labels = self.read_labels(index)
+        if labels.shape != image.size:
+            sizes = f"{labels.shape[1]}x{labels.shape[0]}, its image {image.size[1]}x{image.size[0]}"
+            hint = "; if the EXIF orientation rotates the image, rotate the label too" * (labels.shape == image.size[::-1])
+            raise InputError(f"{path}: its label is {sizes}{hint}")
+        return image.pixels, labels
 
     def sample_name(self, index: int) -> str:
         """Return the path of the image."""
@@ -185,6 +199,18 @@ def dataset_names(roots: Sequence[Path | str]) -> list[str]:
         candidates = chain([path.name], (f"{path.name}-{n}" for n in count(2)))
         names.append(next(name for name in candidates if name not in names))
     return names
+
+
+def reduce_images(dataset: Dataset, preprocess: Preprocess) -> Dataset:
+    """Return a dataset with images as a network gets them in production: JPEGs reduced if `preprocess` says so.
+
+    The labels keep their size.
+    """
+    if not preprocess.reduce_jpeg:
+        return dataset
+    if isinstance(dataset, ConcatDataset):
+        return ConcatDataset([reduce_images(part, preprocess) for part in dataset.parts])
+    return replace(dataset, preprocess=preprocess) if isinstance(dataset, DirectoryDataset) else dataset
 
 
 def open_dataset(root: Path | str, split: str, train_ids: bool = False) -> DirectoryDataset:
@@ -348,10 +374,6 @@ def read_sample(dataset: Dataset, index: int, allow_all_void: bool = False) -> S
             or every pixel of it is void.
     """
     rgb, labels = dataset[index]
-    if labels.shape != rgb.shape[:2]:
-        sizes = f"{labels.shape[1]}x{labels.shape[0]}, its image {rgb.shape[1]}x{rgb.shape[0]}"
-        hint = "; if the EXIF orientation rotates the image, rotate the label too" * (labels.shape == rgb.shape[1::-1])
-        raise InputError(f"{dataset.sample_name(index)}: its label is {sizes}{hint}")
     if not allow_all_void and (labels == IGNORE_INDEX).all():
         raise InputError(f"{dataset.sample_name(index)}: every pixel of its label is void")
     return rgb, labels

@@ -130,7 +130,7 @@ class InputSizeDataset:
 
     def __getitem__(self, index: int) -> Sample:
         rgb, labels = self.dataset[index]
-        return rgb, resize_label(labels, self.preprocess.output_size(*labels.shape))
+        return rgb, resize_label(labels, self.preprocess.output_size(*rgb.shape[:2]))
 
 
 def require_same_labels(model: LabelSpace, data: LabelSpace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import cv2
@@ -28,6 +29,7 @@ class Preprocess(BaseModel):
         stride: Factor by which the network downsamples its input.
         mean: Mean per RGB channel of values in 0..1; by default that of ImageNet.
         std: Standard deviation per RGB channel of values in 0..1; by default that of ImageNet.
+        reduce_jpeg: Decode a JPEG at 1/2, 1/4 or 1/8 of its size if that is not below the network's input.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,6 +39,7 @@ class Preprocess(BaseModel):
     stride: int = Field(default=16, ge=1, le=256)
     mean: tuple[Finite, Finite, Finite] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    reduce_jpeg: bool = False  # as in checkpoints of version 0.1, which were scored with images of full size
 
     def output_size(self, height: int, width: int) -> Size:
         """Return the size (h, w) of the network's input for an image of this size in pixels."""
@@ -50,6 +53,11 @@ class Preprocess(BaseModel):
             min(longest, max(self.stride, round(side * scale / self.stride) * self.stride)) for side in (height, width)
         )
         return fitted_height, fitted_width
+
+    @property
+    def needed_size(self) -> Callable[[int, int], Size] | None:
+        """The size below which `decode_reduced` must not reduce an image for `resize`, or None if it must not at all."""
+        return self.output_size if self.reduce_jpeg else None
 
     def resize(self, rgb: RGB) -> RGB:
         """Resize an image (H, W, 3) uint8 RGB to the network's input size."""

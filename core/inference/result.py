@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from core.data.labels import LabelSpace
 from core.errors import InputError
-from core.images.decode import RGB
+from core.images.decode import RGB, LoadedImage
 from core.images.encode import LabelMap, encode_indexed_png, encode_jpeg, encode_png, overlay
 from core.images.legend import add_legend
 from core.runtime.atomic import write_atomically
@@ -21,10 +21,15 @@ from core.runtime.atomic import write_atomically
 class SegmentationResult:
     """What `Segmenter` returns for an image. numpy converts it to its label map: `np.asarray(result)`."""
 
-    image: RGB  # (H, W, 3) uint8 RGB, upright
+    loaded: LoadedImage  # the image as it was loaded for the network
     labels: LabelMap  # (H, W) uint8 class indices, IGNORE_INDEX (255) for pixels without a class
     classes: LabelSpace  # names and colors by class index
     confidence: npt.NDArray[np.float32] | None = None  # (H, W) probability of each pixel's class, 0..1, if requested
+
+    @property
+    def image(self) -> RGB:
+        """The image (H, W, 3) uint8 RGB, upright. One that was loaded at a reduced size is decoded at the first access."""
+        return self.loaded.full
 
     @property
     def size(self) -> tuple[int, int]:

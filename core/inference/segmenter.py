@@ -15,8 +15,9 @@ from core.backends.loader import load_backend
 from core.checkpoints.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from core.data.labels import IGNORE_INDEX, LabelSpace
 from core.errors import InputError
-from core.images.decode import RGB, ImageSource, as_rgb
+from core.images.decode import RGB, ImageSource, LoadedImage, load_image
 from core.images.encode import LabelMap
+from core.images.limits import MAX_PIXELS
 from core.images.resize import Preprocess, Size
 from core.inference.options import DEFAULT_OPTIONS, InferenceOptions
 from core.inference.result import SegmentationResult
@@ -112,30 +113,40 @@ class Segmenter:
             ImageError: The content is not a usable image.
         """
         if isinstance(image, list):
-            return self.segment_batch(parallel_map(as_rgb, image), confidence=confidence)
-        return self.segment_batch([as_rgb(image)], confidence=confidence)[0]
+            return self.segment_batch(parallel_map(self.load_image, image), confidence=confidence)
+        return self.segment_batch([self.load_image(image)], confidence=confidence)[0]
+
+    def load_image(
+        self,
+        source: ImageSource,
+        options: InferenceOptions = DEFAULT_OPTIONS,
+        max_pixels: int = MAX_PIXELS,
+        name: str = "",
+    ) -> LoadedImage:
+        """Load an image for `segment_batch` as `core.images.decode.load_image` does, and decode as much as is needed."""
+        return load_image(source, None if options.tiled else self.preprocess.needed_size, max_pixels, name)
 
     def segment_batch(
-        self, images: Sequence[RGB], options: InferenceOptions = DEFAULT_OPTIONS, confidence: bool = False
+        self, images: Sequence[LoadedImage], options: InferenceOptions = DEFAULT_OPTIONS, confidence: bool = False
     ) -> list[SegmentationResult]:
-        """Return the results of several images (H, W, 3) uint8 RGB; equal to segmenting them one by one."""
+        """Return the results of several images from `load_image`; equal to segmenting them one by one."""
         if options.tiled:
-            return [self._segment_tiled(rgb, options, confidence) for rgb in images]
-        logits = self._forward_images(images, options)
+            return [self._segment_tiled(image, options, confidence) for image in images]
+        logits = self._forward_images([image.pixels for image in images], options)
 
-        def finish(pair: tuple[RGB, Logits]) -> SegmentationResult:
-            rgb, size = pair[0], (pair[0].shape[0], pair[0].shape[1])
+        def finish(pair: tuple[LoadedImage, Logits]) -> SegmentationResult:
+            image, size = pair[0], pair[0].size
             probabilities = self.confidence(pair[1], size) if confidence else None
-            return SegmentationResult(rgb, self.postprocess(pair[1], size), self.labels, probabilities)
+            return SegmentationResult(image, self.postprocess(pair[1], size), self.labels, probabilities)
 
         return parallel_map(finish, list(zip(images, logits, strict=True)))
 
-    def _segment_tiled(self, rgb: RGB, options: InferenceOptions, confidence: bool) -> SegmentationResult:
-        probabilities = np.empty(rgb.shape[:2], np.float32) if confidence else None
+    def _segment_tiled(self, image: LoadedImage, options: InferenceOptions, confidence: bool) -> SegmentationResult:
+        probabilities = np.empty(image.size, np.float32) if confidence else None
         labels = self.sliding_window_inference(
-            rgb, self.forward_batch, hflip_tta=options.hflip_tta, confidence_out=probabilities
+            image.full, self.forward_batch, hflip_tta=options.hflip_tta, confidence_out=probabilities
         )
-        return SegmentationResult(rgb, labels, self.labels, probabilities)
+        return SegmentationResult(image, labels, self.labels, probabilities)
 
     def predict_batch(
         self,

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from core.data.datasets import DirectoryDataset, relative_names
+from core.data.datasets import DirectoryDataset, reduce_images, relative_names
 from core.evaluation.evaluator import SegmentFn, evaluate_shard
 from core.evaluation.report import CheckpointInfo, Report, build_report
 from core.images.decode import RGB
@@ -60,7 +60,7 @@ class EvaluationRunner:
         """
         counts = evaluate_shard(
             self._segment_fn(model, check_cancelled),
-            dataset,
+            reduce_images(dataset, model.segmenter.preprocess),
             BATCH_SIZE,
             on_batch=lambda done, _: on_progress(done),
             on_wait=check_cancelled,

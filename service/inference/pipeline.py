@@ -21,7 +21,7 @@ import numpy.typing as npt
 from core.backends.base import Logits
 from core.errors import ImageError
 from core.images import encode
-from core.images.decode import RGB, decode_image
+from core.images.decode import RGB, decode_image, decode_reduced
 from core.images.legend import add_legend
 from core.images.resize import Size
 from core.inference.options import DEFAULT_OPTIONS, InferenceOptions
@@ -155,24 +155,26 @@ class SegmentationRequest:
         finally:
             del future, ended  # They hold an exception whose traceback holds this frame: a cycle that keeps the image alive.
 
-    def _decode(self) -> RGB:
-        """Return the decoded image, and release the encoded one."""
+    def _decode(self) -> tuple[RGB, Size]:
+        """Return the image as the network needs it, and its own size; release the encoded image."""
         self.slot.check_deadline()
         data, self._data = self._data, b""
+        limits = self.settings.max_pixels, self.settings.max_side
+        needed_size = None if self.options.inference.tiled else self.model.segmenter.preprocess.needed_size
         with self.timing.measure("decode"):
             try:
-                image = decode_image(data, self.settings.max_pixels, self.settings.max_side, self.slot.reserve_pixels)
+                image, size = decode_reduced(data, needed_size, *limits, self.slot.reserve_pixels)
+                if self.options.output == "overlay":
+                    self._image = image if image.shape[:2] == size else decode_image(data, *limits)
             except ImageError as error:
                 raise ProblemError(error.code, str(error)) from None
-        self._image = image if self.options.output == "overlay" else None
-        return image
+        return image, size
 
     def _prepare(self) -> tuple[RGB, Size]:
         """Return the network input, and the size of the image."""
-        image = self._decode()
+        image, size = self._decode()
         with self.timing.measure("decode"):
-            x = self.model.segmenter.preprocess_image(image)
-        return x, (image.shape[0], image.shape[1])
+            return self.model.segmenter.preprocess_image(image), size
 
     def _postprocess(self, logits: Logits, size: Size) -> EncodedImage:
         """Return the response for the logits of an image of this size."""
@@ -192,11 +194,11 @@ class SegmentationRequest:
 
     def _segment_multi_pass(self) -> EncodedImage:
         """Run all stages in this thread, with several passes through the network."""
-        image, segmenter = self._decode(), self.model.segmenter
+        (image, size), segmenter = self._decode(), self.model.segmenter
         with self.timing.measure("label", exclude="forward"):
             pixels: Pixels
             if self.options.inference.tiled:
-                confidence = np.empty(image.shape[:2], np.float32) if self._wants_confidence else None
+                confidence = np.empty(size, np.float32) if self._wants_confidence else None
                 hflip_tta = self.options.inference.hflip_tta
                 labels = segmenter.sliding_window_inference(
                     image, self._forward_many, hflip_tta=hflip_tta, confidence_out=confidence
@@ -204,7 +206,7 @@ class SegmentationRequest:
                 pixels = labels if confidence is None else confidence
             else:
                 (logits,) = segmenter.forward_hflip([segmenter.preprocess_image(image)], self._forward_many)
-                pixels = self._label(logits, (image.shape[0], image.shape[1]))
+                pixels = self._label(logits, size)
         self._check_cancelled()
         with self.timing.measure("encode"):
             return self._encode(pixels)

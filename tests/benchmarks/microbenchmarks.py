@@ -18,7 +18,7 @@ import psutil
 from core.checkpoints.checkpoint import bundled_checkpoints, read_checkpoint
 from core.checkpoints.exported import export_dir, read_exported_model
 from core.data.datasets import open_dataset
-from core.images.decode import read_image
+from core.images.decode import decode_image
 from core.images.encode import encode_indexed_png
 from core.inference import upsample
 from core.inference.segmenter import Segmenter
@@ -108,7 +108,7 @@ def export_accuracy() -> Iterator[Row]:
 
 def upsampling() -> Iterator[Row]:
     segmenter = Segmenter(bundled_at_256("ddunet"))
-    street = [read_image(ROOT / "docs" / "street.jpg")]
+    street = [decode_image((ROOT / "docs" / "street.jpg").read_bytes())]
     scenes = [street_scene(np.random.default_rng(seed), *LARGE)[0] for seed in range(4)]
     for what, images in (("a street image", street), ("generated scenes (out of domain)", scenes)):
         all_logits = [segmenter.forward(segmenter.preprocess_image(rgb)[None])[0] for rgb in images]

@@ -50,7 +50,7 @@ def make_checkpoint(
     metadata = CheckpointMetadata(
         architecture=Architecture(name=name, width=width),
         labels=labels,
-        preprocess=Preprocess(mode=resize, size=size, stride=network.stride),
+        preprocess=Preprocess(mode=resize, size=size, stride=network.stride, reduce_jpeg=True),
         data="random",
         epoch=0,
         scores={} if miou is None else {"miou_present": miou},

@@ -21,7 +21,7 @@ GROUPS = {
     "data": (
         *("data", "extra_classes", "train_split", "val_split", "val_fraction", "label_ids", "max_pixels", "skip_bad"),
         *("workers", "cache"),
-        *("size", "crop", "augment", "scale", "aspect", "resize", "jitter"),
+        *("size", "crop", "augment", "scale", "aspect", "resize", "jpeg", "jitter"),
     ),
     "schedule": (
         *("epochs", "batch_size", "accumulate", "learning_rate", "schedule", "warmup", "resume_schedule", "patience", "seed"),

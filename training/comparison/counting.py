@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from core.data.datasets import Dataset, Sample
+from core.data.datasets import Dataset, Sample, reduce_images
 from core.data.labels import IGNORE_INDEX
 from core.evaluation import metrics
 from core.evaluation.evaluator import EvaluationCounts
@@ -51,19 +51,24 @@ def count_all(
     """
     counts = [ModelCounts.empty(len(dataset), len(dataset.labels)) for _ in models]
     disagreement = np.zeros(len(dataset))
+    # Models without reduced images share a decoded sample, as those with the same preprocessing do.
+    keys = [p if p.reduce_jpeg else None for p in (model.segmenter.preprocess for model in models)]
+    datasets = {key: reduce_images(dataset, key) if key else dataset for key in keys}
     for model in models:
         model.segmenter(dataset[0][0])  # warm-up: the first run is slower than the others
     for index in progress_bar(f"{len(models)} models", True, range(len(dataset)), unit="image"):
-        start = time.perf_counter()
-        sample = dataset[index]  # not prefetched: a decoding thread would slow down the model that is being timed
-        decoding_s = time.perf_counter() - start
+        samples, decoding_s = {}, {}
+        for key, images in datasets.items():
+            start = time.perf_counter()
+            samples[key] = images[index]  # not prefetched: a decoding thread would slow down the model that is being timed
+            decoding_s[key] = time.perf_counter() - start
         predictions = [
-            _count_sample(model, model_counts, index, sample, alternative)
-            for model, model_counts in zip(models, counts, strict=True)
+            _count_sample(model, model_counts, index, samples[key], alternative)
+            for model, model_counts, key in zip(models, counts, keys, strict=True)
         ]
-        for model_counts in counts:
-            model_counts.default.seconds += decoding_s
-        valid = sample[1] != IGNORE_INDEX
+        for model_counts, key in zip(counts, keys, strict=True):
+            model_counts.default.seconds += decoding_s[key]
+        valid = samples[keys[0]][1] != IGNORE_INDEX
         differs = np.zeros_like(valid)
         for prediction in predictions[1:]:
             differs |= prediction != predictions[0]

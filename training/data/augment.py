@@ -120,7 +120,8 @@ def make_augmentation(config: TrainConfig, preprocess: Preprocess) -> ClassicAug
 
 def make_preprocess(config: TrainConfig, stride: int) -> Preprocess:
     """Return how images become the network's input, in a run and wherever its checkpoints are used."""
-    return Preprocess(mode=config.resize or AUGMENTATIONS[config.augment].mode, size=config.size, stride=stride)
+    mode = config.resize or AUGMENTATIONS[config.augment].mode
+    return Preprocess(mode=mode, size=config.size, stride=stride, reduce_jpeg=config.jpeg == "reduced")
 
 
 def hflip(sample: Sample) -> Sample:

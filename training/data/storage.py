@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import AliasChoices, BaseModel, Field
 
-from core.data.datasets import Dataset, Sample, read_sample
+from core.data.datasets import Dataset, Sample, read_sample, reduce_images
 from core.errors import InputError
 from core.images.resize import Preprocess, Size, resize_image, resize_label
 from core.runtime.cpu import NUM_CPUS
@@ -31,10 +31,14 @@ class StoragePolicy:
     full_size_labels: bool = False
 
     def __call__(self, sample: Sample) -> Sample:
-        """Resize (H, W, 3) uint8 RGB and (H, W) uint8 train ids to what is stored of them."""
+        """Resize (H, W, 3) uint8 RGB and (H, W) uint8 train ids to what is stored of them; see `reduce_images`."""
         rgb, labels = sample
-        size = self.stored_size(*labels.shape)
+        size = self.stored_size(*rgb.shape[:2])
         return resize_image(rgb, size), labels if self.full_size_labels else resize_label(labels, size)
+
+    def reduce_images(self, dataset: Dataset) -> Dataset:
+        """Return a dataset with images as they are stored from: as in production, if scores are computed on them."""
+        return reduce_images(dataset, self.preprocess) if self.full_size_labels else dataset
 
     def stored_size(self, height: int, width: int) -> Size:
         """Return the stored size of an image of the given size."""
@@ -89,6 +93,7 @@ class SplitScanner:
 
     def __init__(self, dataset: Dataset, policy: StoragePolicy, timeout_s: float | None = None) -> None:
         self.dataset, self.policy, self.timeout_s = dataset, policy, timeout_s
+        self.reduced = policy.reduce_images(dataset)
         self.index = SplitIndex(pixels=[0] * len(dataset.labels))
 
     def samples(self, title: str) -> Iterator[Sample]:
@@ -125,7 +130,7 @@ class SplitScanner:
             sample = read_sample(self.dataset, index)
         except InputError as error:  # Returned, so that the scan continues.
             return error
-        stored = self.policy(sample)
+        stored = self.policy(self.reduced[index] if self.reduced is not self.dataset else sample)
         image_digest, original_digest = _digests(sample)
         return _ScannedSample(stored, _digests(stored)[1], original_digest, image_digest[:8].hex())
 
@@ -145,12 +150,13 @@ class ResizedDataset:
     def __init__(self, source: Dataset, policy: StoragePolicy, index: SplitIndex) -> None:
         self.source, self.name, self.split, self.labels = source, source.name, source.split, source.labels
         self.policy, self._indices = policy, index.valid_indices(source)
+        self._reduced = policy.reduce_images(source)
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.policy(read_sample(self.source, self._indices[index]))
+        return self.policy(read_sample(self._reduced, self._indices[index]))
 
     def sample_name(self, index: int) -> str:
         """Return the path of the image."""

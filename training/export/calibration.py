@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from torch.nn.functional import cross_entropy
 
 from core.checkpoints.checkpoint import Calibration
-from core.data.datasets import Dataset
+from core.data.datasets import Dataset, reduce_images
 from core.data.labels import IGNORE_INDEX
 from core.errors import InputError
 from core.evaluation.reliability import BINS, add_reliability, calibration_error
@@ -32,7 +32,7 @@ def fit_temperature(segmenter: Segmenter, dataset: Dataset) -> Calibration:
     Raises:
         InputError: All pixels are void.
     """
-    rng = np.random.default_rng(0)
+    rng, dataset = np.random.default_rng(0), reduce_images(dataset, segmenter.preprocess)
     logits: list[Array] = []
     labels: list[npt.NDArray[np.uint8]] = []
     for index in progress_bar("calibrating", items=np.unique(np.linspace(0, len(dataset) - 1, MAX_IMAGES).astype(int))):

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from core.errors import InputError
-from core.images.decode import RGB, decode_named_image, read_image
+from core.images.decode import RGB, LoadedImage
 from core.images.encode import encode_confidence_png, encode_gray_png, encode_indexed_png, encode_png
 from core.images.limits import MAX_PIXELS
 from core.inference.options import InferenceOptions
@@ -29,7 +29,7 @@ from training.tracking.progress_bar import progress_bar
 THREADS = min(4, NUM_CPUS)  # that decode images, and as many that encode masks, while the network runs
 MAX_PENDING = 2 * THREADS  # decoded images, and results to write, that are in memory
 
-Decoded = tuple[Fingerprint, RGB]
+Decoded = tuple[Fingerprint, LoadedImage]
 Segmented = tuple[Job, Fingerprint | None, SegmentationResult | ResultInfo]  # a ResultInfo if the image could not be read
 
 
@@ -97,15 +97,15 @@ class Predictor:
     def segment_to_png(self, job: Job, kind: str) -> tuple[bytes, ResultInfo]:
         """Segment one image; return its mask, `overlay` or `confidence` as PNG, empty if it can't be read, and its result."""
         try:
-            rgb = self._load(job)
+            image = self._load(job)
         except (InputError, OSError) as error:
             return b"", _report_failure(error)
-        (result,) = self.segmenter.segment_batch([rgb], self.options, confidence=kind == "confidence")
+        (result,) = self.segmenter.segment_batch([image], self.options, confidence=kind == "confidence")
         return self._encode(result, kind), _describe(result)
 
     def segment(self, rgb: RGB) -> SegmentationResult:
         """Segment an image or a frame."""
-        return self.segmenter.segment_batch([rgb], self.options)[0]
+        return self.segmenter.segment_batch([self.segmenter.load_image(rgb)], self.options)[0]
 
     def _segment_images(self, jobs: list[Job], show_progress: bool) -> Iterator[tuple[Job, ResultInfo]]:
         """Yield each image's result, in order; the next images are decoded and earlier masks encoded meanwhile."""
@@ -124,10 +124,8 @@ class Predictor:
         except (InputError, OSError) as error:
             return error
 
-    def _load(self, job: Job) -> RGB:
-        if job.data:
-            return decode_named_image(job.data, "standard input", self.max_pixels)
-        return read_image(job.source, self.max_pixels)
+    def _load(self, job: Job) -> LoadedImage:
+        return self.segmenter.load_image(job.data or job.source, self.options, self.max_pixels, "standard input")
 
     def _segment_batches(self, jobs: list[Job], decoded: Iterator[Decoded | Exception]) -> Iterator[Segmented]:
         """Yield what the network makes of each image; as many images run together as the backend prefers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from core.errors import InputError
-from core.images.decode import decode_named_image, has_image_signature
+from core.images.decode import has_image_signature, load_image
 
 HEAD_BYTES = 1024  # enough to recognize a format
 # An image of 16-bit RGBA without compression has 8 bytes per pixel; small ones may have metadata of this size.
@@ -28,7 +28,7 @@ def read_stdin(max_pixels: int) -> bytes:
     if not head:
         raise InputError(f"-: standard input is empty; {STDIN_EXAMPLE}")
     if not has_image_signature(head):
-        decode_named_image(head, "standard input")
+        load_image(head, name="standard input")
     max_bytes = MAX_BYTES_PER_PIXEL * max_pixels + MAX_METADATA_BYTES
     data = head + sys.stdin.buffer.read(max_bytes)
     if len(data) > max_bytes:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from core.data.labels import CITYSCAPES
 from core.errors import InputError
-from core.images.decode import RGB
+from core.images.decode import RGB, load_image
 from core.inference.result import SegmentationResult
 from core.inference.segmenter import Segmenter
 from tests.support.cli import Cli
@@ -53,7 +53,7 @@ def read_frames(path: Path) -> list[Frame]:
 
 def label_nothing(rgb: RGB) -> SegmentationResult:
     """Segment without a network: every pixel is void, so that an overlay equals the image."""
-    return SegmentationResult(rgb, np.full(rgb.shape[:2], 255, np.uint8), CITYSCAPES)
+    return SegmentationResult(load_image(rgb), np.full(rgb.shape[:2], 255, np.uint8), CITYSCAPES)
 
 
 def opencv_frames(path: Path) -> int:

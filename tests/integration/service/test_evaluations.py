@@ -345,7 +345,7 @@ def test_evaluation_can_be_cancelled_while_image_file_hangs(
     serve: Serve, scenes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, file_responds = serve(data=scenes), threading.Event()
-    monkeypatch.setattr("core.data.datasets.read_image", lambda path, max_pixels: file_responds.wait(60))
+    monkeypatch.setattr("core.data.datasets.load_image", lambda *_: file_responds.wait(60))
     location = client.post("/evaluate").headers["location"]
     wait_until(lambda: client.get(location).json()["state"] == "running")
     assert client.delete(location).status_code == 204

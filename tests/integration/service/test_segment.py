@@ -15,14 +15,14 @@ from pycocotools import mask as coco
 from core.checkpoints.checkpoint import read_checkpoint
 from core.data.labels import CITYSCAPES
 from core.evaluation.evaluator import evaluate_shard
-from core.images.decode import decode_image
+from core.images.decode import decode_image, decode_reduced, load_image
 from core.inference.options import InferenceOptions
 from core.inference.segmenter import Segmenter
 from tests.support.checkpoints import make_checkpoint
 from tests.support.live_server import Serve
 from tests.support.sample_images import decode_mask, encode_image
 
-SHAPES = {"landscape": (90, 121), "portrait": (121, 91), "one pixel": (1, 1), "strip": (5, 333)}
+SHAPES = {"landscape": (90, 121), "portrait": (121, 91), "large": (251, 330), "one pixel": (1, 1), "strip": (5, 333)}
 
 
 class SingleSampleDataset:
@@ -56,9 +56,20 @@ def test_mask_equals_those_of_predict_and_evaluate_commands(
     assert cli("predict", checkpoint, path, "--out", tmp_path / "out")[0] == 0
     assert np.array_equal(mask, decode_mask((tmp_path / "out" / "street.png").read_bytes()))
 
-    dataset = SingleSampleDataset(decode_image(data), mask)
-    counts = evaluate_shard(Segmenter(checkpoint).predict_batch, dataset)
+    segmenter = Segmenter(checkpoint)
+    dataset = SingleSampleDataset(decode_reduced(data, segmenter.preprocess.needed_size)[0], mask)
+    counts = evaluate_shard(segmenter.predict_batch, dataset)
     assert counts.confusion.trace() == counts.confusion.sum() == mask.size
+
+
+def test_overlay_of_reduced_jpeg_shows_whole_image_under_its_mask(
+    serve: Serve, checkpoint: Path, rgb_image: np.ndarray
+) -> None:
+    data = encode_image("JPEG", cv2.resize(rgb_image, (330, 251)))
+    response = serve().post("/segment?output=overlay&format=png", content=data)
+    result = Segmenter(checkpoint)(data)
+    assert result.loaded.pixels.shape == (63, 83, 3) and np.array_equal(result.image, decode_image(data))
+    assert np.array_equal(decode_image(response.content), result.overlay())
 
 
 def test_raw_body_gives_same_response_as_form(serve: Serve, rgb_image: np.ndarray) -> None:
@@ -147,7 +158,7 @@ def test_concurrent_requests_get_their_own_masks(serve: Serve, checkpoint: Path,
 def test_confidence_output_is_probability_in_gray(serve: Serve, checkpoint: Path, rgb_image: np.ndarray, query: str) -> None:
     response = serve().post(f"/segment?output=confidence{query}", content=encode_image("PNG", rgb_image))
     options = InferenceOptions(tiled="native" in query, hflip_tta="flip" in query)
-    (expected,) = Segmenter(checkpoint).segment_batch([rgb_image], options, confidence=True)
+    (expected,) = Segmenter(checkpoint).segment_batch([load_image(rgb_image)], options, confidence=True)
     confidence = cv2.imdecode(np.frombuffer(response.content, np.uint8), cv2.IMREAD_UNCHANGED)
     assert confidence.dtype == np.uint8 and np.abs(confidence / 255 - expected.confidence).max() < 1 / 255
 

@@ -38,6 +38,7 @@ def build_cache(dataset: DirectoryDataset, policy: StoragePolicy, cache_dir: Pat
         StoragePolicy(FIT, factor=2),
         StoragePolicy(FIT, factor=1.3),
         StoragePolicy(FIT, full_size_labels=True),
+        StoragePolicy(FIT.model_copy(update={"reduce_jpeg": True}), full_size_labels=True),
     ],
 )
 def test_cache_equals_decoded_files(scenes: Path, tmp_path: Path, policy: StoragePolicy) -> None:
@@ -84,8 +85,8 @@ def test_run_is_identical_with_and_without_cache(scenes: Path, tmp_path: Path, c
 def test_existing_cache_avoids_reading_images(scenes: Path, tmp_path: Path, cli: Cli) -> None:
     assert cli("train", "--data", scenes, "--run", tmp_path / "one", *TINY)[0] == 0
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("read_image", "read_label"):
-            patch.setattr(f"core.data.datasets.{name}", lambda path: (_ for _ in ()).throw(AssertionError(path)))
+        for name in ("load_image", "read_label"):
+            patch.setattr(f"core.data.datasets.{name}", lambda path, *_: (_ for _ in ()).throw(AssertionError(path)))
         assert cli("train", "--data", scenes, "--run", tmp_path / "two", *TINY)[0] == 0
 
 

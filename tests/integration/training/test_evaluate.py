@@ -29,6 +29,20 @@ def test_evaluate_repeats_score_of_training(finished_run: Path, scenes: Path, tm
     assert report["data"] == {"name": scenes.name, "split": "val", "images": 5}
 
 
+@pytest.mark.parametrize("cache", ["none", "cache"])
+def test_evaluate_repeats_score_of_training_with_reduced_jpegs(
+    plain_dataset: Path, tmp_path: Path, cli: Cli, cache: str
+) -> None:
+    run, report = tmp_path / "run", tmp_path / "r.json"
+    model = ("--model", "ddunet", "--width", 2, "--size", 16, 24, "--batch-size", 2, "--workers", 0, "--epochs", 1)
+    storage = ("--cache", tmp_path / "cache") if cache == "cache" else ()
+    assert cli("train", "--data", plain_dataset, "--run", run, *model, *storage)[0] == 0
+    assert cli("evaluate", run, "--data", plain_dataset, "--backend", "torch", "--json", report)[0] == 0
+    assert Segmenter(run).preprocess.reduce_jpeg
+    scores = json.loads(report.read_text())["scores"]
+    assert scores["pixel_accuracy"] == pytest.approx(float(read_history(run)[0]["val_pixel_accuracy"]), abs=1e-12)
+
+
 def test_evaluate_at_native_resolution_with_flip(finished_run: Path, scenes: Path, tmp_path: Path, cli: Cli) -> None:
     out = tmp_path / "r.json"
     code, stdout, _ = cli("evaluate", finished_run, "--data", scenes, "--resolution", "native", "--flip", "--json", out)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from core.checkpoints.checkpoint import read_checkpoint
 from core.data.labels import CITYSCAPES
-from core.images.decode import read_image
+from core.images.decode import decode_image
 from core.inference.options import InferenceOptions
 from core.inference.result import SegmentationResult
 from core.inference.segmenter import Segmenter
@@ -48,7 +48,7 @@ def test_directory_tree_is_kept(checkpoint: Path, image_dir: Path, tmp_path: Pat
 
 def test_mask_has_labels_of_segmenter(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli) -> None:
     cli("predict", checkpoint, image_dir / "one.jpg", "--out", tmp_path / "out")
-    expected = Segmenter(checkpoint)(read_image(image_dir / "one.jpg")).labels
+    expected = Segmenter(checkpoint)(decode_image((image_dir / "one.jpg").read_bytes())).labels
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "one.png")), expected)
 
 
@@ -56,7 +56,9 @@ def test_ids_label_writes_cityscapes_ids(checkpoint: Path, image_dir: Path, tmp_
     cli("predict", checkpoint, image_dir / "one.jpg", "--out", tmp_path / "out", "--ids", "label")
     written = cv2.imread(str(tmp_path / "out" / "one.png"), cv2.IMREAD_UNCHANGED)
     assert written.dtype == np.uint8
-    assert np.array_equal(written, CITYSCAPES.decode(Segmenter(checkpoint)(read_image(image_dir / "one.jpg")).labels))
+    assert np.array_equal(
+        written, CITYSCAPES.decode(Segmenter(checkpoint)(decode_image((image_dir / "one.jpg").read_bytes())).labels)
+    )
 
 
 def test_damaged_image_is_reported_and_skipped(checkpoint: Path, image_dir: Path, tmp_path: Path, cli: Cli) -> None:

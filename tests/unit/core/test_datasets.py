@@ -20,11 +20,14 @@ from core.data.datasets import (
     format_problems,
     open_dataset,
     read_sample,
+    reduce_images,
     relative_names,
     shard_batches,
 )
 from core.data.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
 from core.errors import InputError
+from core.images.decode import decode_reduced
+from core.images.resize import Preprocess
 
 
 def test_cityscapes_layout_is_paired(scenes: Path) -> None:
@@ -43,6 +46,15 @@ def test_plain_layout_has_classes_of_classes_json(plain_dataset: Path) -> None:
     assert dataset.labels.names == ("a", "b", "c")
     assert set(np.unique(dataset[0][1])) <= {0, 1, 2, 255}
     assert not find_problems(dataset)
+
+
+def test_reduced_images_keep_full_size_labels(plain_dataset: Path) -> None:
+    dataset = open_dataset(plain_dataset, "val")
+    preprocess = Preprocess(mode="stretch", size=(16, 16), reduce_jpeg=True)
+    rgb, labels = reduce_images(ConcatDataset([dataset]), preprocess)[0]
+    expected = decode_reduced(dataset.pairs[0][0].read_bytes(), preprocess.output_size)[0]
+    assert np.array_equal(rgb, expected) and rgb.shape == (24, 32, 3)
+    assert np.array_equal(labels, dataset[0][1]) and labels.shape == (48, 64)
 
 
 def test_relative_names_contain_no_path_of_the_computer() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import zlib
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from core.errors import ImageError, InputError
-from core.images.decode import decode_image, read_image, read_label
+from core.images.decode import decode_image, decode_reduced, load_image, read_label
 from tests.support.paths import ROOT
 from tests.support.sample_images import (
     BROKEN_PNGS,
@@ -25,6 +26,7 @@ from tests.support.sample_images import (
     encode_image,
     huge_png,
     rotated_image,
+    sample_image,
 )
 
 
@@ -66,6 +68,47 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     data = rotated_image(orientation, "PNG")
     assert np.array_equal(decode_image(data), decode_with_pillow(data))
     assert decode_image(data).shape[:2] == ((40, 60) if orientation < 5 else (60, 40))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "JPEG progressive"])
+@pytest.mark.parametrize(("needed", "factor"), [(40, 1), (30, 2), (20, 2), (16, 2), (15, 4), (8, 4), (7, 8), (1, 8)])
+def test_reduced_jpeg_matches_pillow(format: str, needed: int, factor: int) -> None:
+    rgb = sample_image(60, 90)
+    data = encode_image("JPEG", rgb, quality=90, progressive=format.endswith("progressive"))
+    reduced, size = decode_reduced(data, lambda height, width: (needed, needed * width // height))
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft("RGB", (90 // factor, 60 // factor))
+        expected = np.asarray(image)
+    assert size == (60, 90) and np.array_equal(reduced, expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_reduced_jpeg_is_upright(orientation: int) -> None:
+    data = rotated_image(orientation)
+    reduced, size = decode_reduced(data, lambda height, width: (height // 2, width // 2))
+    upright = decode_image(data)
+    assert size == upright.shape[:2] and reduced.shape[:2] == (size[0] // 2, size[1] // 2)
+    average = cv2.resize(upright, reduced.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(reduced.astype(int) - average).mean() < 4
+
+
+def test_reduced_jpeg_that_is_damaged_is_rejected() -> None:
+    data = encode_image("JPEG", sample_image(60, 90))
+    with pytest.raises(ImageError, match="damaged or incomplete"):
+        decode_reduced(data[: len(data) // 2], lambda *_: (8, 8))
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_other_formats_are_not_reduced(rgb_image: np.ndarray, format: str) -> None:
+    data = encode_image(format, rgb_image, lossless=True)
+    assert np.array_equal(decode_reduced(data, lambda *_: (1, 1))[0], rgb_image)
+
+
+def test_whole_image_of_reduced_one_is_decoded_on_demand() -> None:
+    data = encode_image("JPEG", sample_image(60, 90))
+    loaded = load_image(data, lambda *_: (8, 8))
+    assert loaded.pixels.shape == (15, 23, 3) and loaded.size == (60, 90)
+    assert np.array_equal(loaded.full, decode_image(data))
 
 
 @pytest.mark.parametrize("path", VALID_PNGS, ids=lambda path: path.stem)
@@ -205,11 +248,11 @@ def test_mutated_images_decode_or_raise_image_error() -> None:
     assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
-def test_read_image_names_the_file_in_its_error(tmp_path: Path) -> None:
+def test_load_image_names_the_file_in_its_error(tmp_path: Path) -> None:
     path = tmp_path / "street.png"
     path.write_bytes(b"nothing")
     with pytest.raises(ImageError, match=r"street\.png"):
-        read_image(path)
+        load_image(path)
 
 
 def test_read_label_keeps_palette_indices_and_16_bits(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from core.errors import CheckpointError, InputError
+from core.images.decode import load_image
 from core.inference.options import InferenceOptions
 from core.inference.segmenter import Segmenter
 from tests.support.checkpoints import make_checkpoint
@@ -109,7 +110,7 @@ def test_missing_checkpoint_is_rejected() -> None:
 @pytest.mark.parametrize("hflip", [False, True])
 def test_tiled_confidence_of_one_tile_equals_plain_confidence(checkpoint: Path, hflip: bool) -> None:
     segmenter = Segmenter(checkpoint)
-    rgb = random_image(*segmenter.preprocess.size)
-    (tiled,) = segmenter.segment_batch([rgb], InferenceOptions(tiled=True, hflip_tta=hflip), confidence=True)
-    (plain,) = segmenter.segment_batch([rgb], InferenceOptions(hflip_tta=hflip), confidence=True)
+    image = load_image(random_image(*segmenter.preprocess.size))
+    (tiled,) = segmenter.segment_batch([image], InferenceOptions(tiled=True, hflip_tta=hflip), confidence=True)
+    (plain,) = segmenter.segment_batch([image], InferenceOptions(hflip_tta=hflip), confidence=True)
     assert np.allclose(tiled.confidence, plain.confidence, atol=1e-5)

@@ -148,6 +148,11 @@ def test_resume_keeps_setting_of_run_over_environment(tmp_path: Path, capsys: py
     assert config.batch_size == 2 and "warning: batch-size: the run keeps 2" in capsys.readouterr().err
 
 
+def test_run_without_setting_for_jpegs_decodes_them_at_full_size(tmp_path: Path) -> None:
+    write_run_config(tmp_path, {"model": "unet", "data": "x"})
+    assert resolve_config(TrainConfig(run=str(tmp_path), resume=True), {"run", "resume"}).jpeg == "full"
+
+
 @pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize("file", ["runs/first/checkpoints/best.safetensors", "weights/first.safetensors"])
 def test_command_has_no_path_of_the_computer_even_if_init_is_gone(tmp_path: Path, file: str, exists: bool) -> None:
