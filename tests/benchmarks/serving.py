@@ -9,6 +9,7 @@ import re
 import statistics
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,10 +22,23 @@ from PIL import Image
 
 from core.checkpoints.checkpoint import PRETRAINED, bundled_checkpoints, read_checkpoint, write_checkpoint
 from core.checkpoints.exported import read_exported_model, write_exported_model
+from core.images.encode import encode_indexed_png
 from core.images.resize import Preprocess
-from tests.benchmarks.load_generator import LoadResult, closed_loop, form_body, open_loop
+from core.inference.segmenter import Segmenter
+from core.runtime.cpu import NUM_CPUS
+from service.api.multipart import parse_form
+from tests.benchmarks.load_generator import BOUNDARY, LoadResult, closed_loop, form_body, open_loop
 from tests.benchmarks.rows import Row
-from tests.benchmarks.servers.launch import BENTOML, COMMANDS, FASTAPI, LITSERVE, OPENVINO, TORCH, Server
+from tests.benchmarks.servers.launch import (
+    BENTOML,
+    FASTAPI,
+    LITSERVE,
+    OPENVINO,
+    TORCH,
+    TUNED,
+    TUNED_BILINEAR,
+    Server,
+)
 from tests.support.checkpoints import make_checkpoint
 from tests.support.paths import ROOT
 from training.synthetic.dataset import write_scene
@@ -46,7 +60,8 @@ def request_bodies(size: tuple[int, int], suffix: str) -> list[bytes]:
 def bundled_at_256(name: str) -> Path:
     """Return a copy of a bundled checkpoint and its int8 export that stretches images to 256x256."""
     checkpoint = read_checkpoint(PRETRAINED / f"{name}.safetensors")
-    preprocess = Preprocess(mode="stretch", size=SMALL, stride=checkpoint.metadata.preprocess.stride)
+    stride = checkpoint.metadata.preprocess.stride
+    preprocess = Preprocess(mode="stretch", size=SMALL, stride=stride, reduce_jpeg=True)
     path = WORK_DIR / f"{name}.safetensors"
     WORK_DIR.mkdir(exist_ok=True)
     digest = write_checkpoint(path, checkpoint.metadata.model_copy(update={"preprocess": preprocess}), checkpoint.tensors)
@@ -125,6 +140,7 @@ def decode_mask(png: bytes) -> np.ndarray:
 
 def large_images() -> Iterator[Row]:
     bodies, checkpoint = request_bodies(LARGE, ".jpg"), bundled_at_256("ddunet")
+    kinds = (FASTAPI, LITSERVE, BENTOML, OPENVINO, TORCH)
     targets = {
         (1, FASTAPI, OPENVINO): "7x",
         (1, FASTAPI, TORCH): "3x",
@@ -132,13 +148,13 @@ def large_images() -> Iterator[Row]:
         (1, BENTOML, OPENVINO): "5x",
     }
     with ExitStack() as stack:
-        servers = start_servers(stack, list(COMMANDS), checkpoint, bodies)
+        servers = start_servers(stack, kinds, checkpoint, bodies)
         reference = decode_mask(servers[0].first_mask)
         for server in servers[1:]:
             agreement = float((decode_mask(server.first_mask) == reference).all(-1).mean())
             yield Row(f"2048x1024 JPEG, pixels of the same class as {FASTAPI}: {server.kind}", result=f"{agreement:.1%}")
         for clients, seconds in ((1, 6), (4, 8), (16, 14)):
-            by_kind = dict(zip(COMMANDS, run_in_turns(servers, closed(bodies, clients, seconds), 3), strict=True))
+            by_kind = dict(zip(kinds, run_in_turns(servers, closed(bodies, clients, seconds), 3), strict=True))
             for baseline in (FASTAPI, LITSERVE, BENTOML):
                 for kind in (OPENVINO, TORCH):
                     yield Row(
@@ -154,6 +170,54 @@ def large_images() -> Iterator[Row]:
             fast_enough = servers if rate == 2 else servers[-2:]
             for server, results in zip(fast_enough, run_in_turns(fast_enough, opened(bodies, rate), 3), strict=True):
                 yield Row(f"open loop, {rate} requests/s: {server.kind}", result=summarize(results))
+
+
+def tuned_service() -> Iterator[Row]:
+    bodies, checkpoint = request_bodies(LARGE, ".jpg"), bundled_at_256("ddunet-cityscapes")
+    palette, kinds = read_checkpoint(checkpoint).metadata.labels.palette, (TUNED, TUNED_BILINEAR, FASTAPI, OPENVINO)
+    with ExitStack() as stack:
+        servers = start_servers(stack, kinds, checkpoint, bodies)
+        reference = decode_mask(servers[kinds.index(FASTAPI)].first_mask)
+        for server in servers:
+            mask = np.asarray(Image.open(io.BytesIO(server.first_mask)))
+            colors = palette[mask] if server.kind != FASTAPI else mask
+            agreement = float((colors == reference).all(-1).mean())
+            yield Row(f"2048x1024 JPEG, pixels of the same class as {FASTAPI}: {server.kind}", result=f"{agreement:.1%}")
+            yield Row(f"start of the process to its first mask: {server.kind}", result=f"{server.start_seconds:.1f} s")
+        for clients, seconds in ((1, 6), (4, 8), (16, 14)):
+            results = dict(zip(kinds, run_in_turns(servers, closed(bodies, clients, seconds), 5), strict=True))
+            ours = results[OPENVINO]
+            for baseline in kinds[:-1]:
+                theirs = results[baseline]
+                what = f"2048x1024 JPEG, DDU-Net 16, {clients} clients: {baseline}, then {OPENVINO}"
+                ratio = median_ms(theirs, 0.5) / median_ms(ours, 0.5)
+                yield Row(f"{what}: p50 / p95 / p99", summarize(theirs), summarize(ours), f"{ratio:.1f}x")
+                yield Row(f"{what}: requests/s", ratio=f"{median_rate(ours) / median_rate(theirs):.1f}x")
+            if clients == 16:
+                seconds_per_image = stage_cpu_seconds(checkpoint, bodies)
+                limit = NUM_CPUS / seconds_per_image
+                yield Row(
+                    "16 clients, requests/s: number of cores / CPU time of the four stages, then the service",
+                    f"{limit:.1f}", f"{median_rate(ours):.1f}", f"{median_rate(ours) / limit:.0%}", "80 %",
+                )  # fmt: skip
+        for server in servers:
+            yield Row(f"memory after the load: {server.kind}", result=f"{server.memory / 1e6:.0f} MB")
+
+
+def stage_cpu_seconds(checkpoint: Path, bodies: Sequence[bytes], repeats: int = 20) -> float:
+    """Return the CPU time in seconds, over all threads, of decoding, segmenting and encoding one image."""
+    segmenter = Segmenter(checkpoint)
+    images = [part.content() for body in bodies for part in parse_form(f"multipart/form-data; boundary={BOUNDARY}", body)]
+
+    def segment(image: bytes) -> bytes:
+        return encode_indexed_png(segmenter(image).labels, segmenter.labels)
+
+    for image in images:
+        segment(image)
+    began = time.process_time()
+    for number in range(repeats):
+        segment(images[number % len(images)])
+    return (time.process_time() - began) / repeats
 
 
 def small_images() -> Iterator[Row]:
@@ -249,6 +313,7 @@ def evaluate_until(stop: threading.Event, server: Server) -> list[float]:
 
 PARTS: dict[str, Callable[[], Iterator[Row]]] = {
     "large-images": large_images,
+    "tuned-service": tuned_service,
     "small-images": small_images,
     "bundled-models": bundled_models,
     "overhead": overhead,

@@ -20,11 +20,15 @@ from tests.support.ports import free_port
 SERVERS_PYTHON = str(Path(sys.prefix, "servers", "bin", "python"))
 THIS_SERVICE = [sys.executable, "-m", "service"]
 FASTAPI, LITSERVE, BENTOML = "naive FastAPI", "naive LitServe", "naive BentoML"
+TUNED, TUNED_BILINEAR = "tuned FastAPI (nearest)", "tuned FastAPI (bilinear)"
+TUNED_COMMAND = [sys.executable, "-m", "tests.benchmarks.servers.tuned_server", "PORT"]
 OPENVINO, TORCH = "this service (OpenVINO)", "this service (torch)"
 COMMANDS = {
     FASTAPI: [SERVERS_PYTHON, "-m", "tests.benchmarks.servers.fastapi_server", "PORT"],
     LITSERVE: [SERVERS_PYTHON, "-m", "tests.benchmarks.servers.litserve_server", "PORT"],
     BENTOML: [SERVERS_PYTHON, "-m", "bentoml", "serve", "tests.benchmarks.servers.bentoml_server:Service", "--port", "PORT"],
+    TUNED: [*TUNED_COMMAND, "nearest"],
+    TUNED_BILINEAR: [*TUNED_COMMAND, "bilinear"],
     OPENVINO: THIS_SERVICE,
     TORCH: THIS_SERVICE,
 }
@@ -41,7 +45,7 @@ class Server:
     """
 
     def __init__(self, kind: str, checkpoint: Path, body: bytes, **settings: object) -> None:
-        self.kind, self.port = kind, free_port()
+        self.kind, self.port, started = kind, free_port(), time.monotonic()
         self._directory = tempfile.TemporaryDirectory()
         settings = {"port": self.port, "checkpoints": checkpoint, "state": self._directory.name, **settings}
         environment = {
@@ -63,8 +67,8 @@ class Server:
         deadline = time.monotonic() + 90
         while not (first := closed_loop(self.port, [body], clients=1, requests=1)).latencies:
             assert self.process.poll() is None and time.monotonic() < deadline, f"{kind} does not answer"
-            time.sleep(0.1)
-        self.first_mask = first.last_body
+            time.sleep(0.02)
+        self.first_mask, self.start_seconds = first.last_body, time.monotonic() - started
 
     @property
     def memory(self) -> float:
