@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 
 from core.errors import ImageError
-from core.images.decode import decode_image
+from core.images.decode import decode_reduced
 from tests.support.sample_images import encode_image, rotated_image, secret_png
 
 SEED_IMAGES = [
@@ -85,7 +85,7 @@ def mutate_image(rng: np.random.Generator) -> bytes:
 
 
 def run_fuzzer(count: int, seed: int = 0) -> tuple[Counter[str], float]:
-    """Decode `count` mutated images.
+    """Decode `count` mutated images, JPEGs at one of their four sizes.
 
     Returns:
         The number of images per outcome ("decoded" or an error code), and the growth of the process in bytes after the
@@ -95,8 +95,11 @@ def run_fuzzer(count: int, seed: int = 0) -> tuple[Counter[str], float]:
     memory_before = 0.0
     for number in range(count):
         try:
-            rgb = decode_image(mutate_image(rng), max_pixels=1_000_000)
+            factor = 2 ** int(rng.integers(4))
+            rgb, size = decode_reduced(mutate_image(rng), lambda h, w, f=factor: (h // f, w // f), max_pixels=1_000_000)
             assert rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3 and rgb.size
+            # Each side is rounded up after it was reduced by the same factor.
+            assert any(rgb.shape[:2] == tuple(-(-side // f) for side in size) for f in (1, 2, 4, 8))
             outcomes["decoded"] += 1
         except ImageError as error:
             outcomes[error.code] += 1
