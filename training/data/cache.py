@@ -33,8 +33,11 @@ class DecodedCache:
         self.dataset, self.policy, self.directory = dataset, policy, directory
         location = str(dataset.pairs[0][0].parent.absolute()) if dataset.pairs else ""  # two datasets may have one name
         preprocess, labels = policy.preprocess.model_dump(), dataset.file_labels.model_dump()
+        if not (policy.full_size_labels and policy.preprocess.reduce_jpeg):
+            # Nothing is reduced, so the key remains that of earlier versions, whose caches stay valid.
+            del preprocess["reduce_jpeg"]
         key = [VERSION, location, preprocess, policy.factor, policy.full_size_labels, labels]
-        key += [dataset.class_map] if dataset.class_map else []
+        key += [dataset.class_map, len(dataset.labels)] if dataset.class_map else []
         self.key_prefix = f"{dataset.name}-{dataset.split}-{_hash(key)[:8]}"
         self.path = directory / f"{self.key_prefix}-{_hash(file_signatures(dataset))[:16]}.cache"
 

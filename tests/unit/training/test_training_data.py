@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -135,10 +136,22 @@ def test_synthetic_data_and_directory_are_not_combined(plain_dataset: Path) -> N
 
 def test_cache_of_mapped_classes_is_another_file(plain_dataset: Path, tmp_path: Path) -> None:
     dataset = open_dataset(plain_dataset, "train")
-    cba = LabelSpace(name="x", names=("c", "b", "a"), ids=(0, 1, 2), colors=((1, 1, 1), (2, 2, 2), (3, 3, 3)))
+    spaces = [
+        LabelSpace(name="x", names=tuple(names), ids=tuple(range(len(names))), colors=[(k, k, k) for k in range(len(names))])
+        for names in ("cba", "abcd", "abcde")
+    ]
     policy = open_splits(plain_dataset).train_policy
-    paths = [DecodedCache(variant, policy, tmp_path).path for variant in (dataset, dataset.with_labels(cba))]
-    assert paths[0] != paths[1]
+    variants = [dataset, *(dataset.with_labels(space) for space in spaces)]
+    assert len({DecodedCache(variant, policy, tmp_path).path for variant in variants}) == 4
+
+
+def test_only_cache_of_reduced_images_is_another_file(plain_dataset: Path, tmp_path: Path) -> None:
+    """So caches of versions that reduced no images stay valid."""
+    dataset, data = open_dataset(plain_dataset, "train"), open_splits(plain_dataset)
+    for policy, num_files in ((data.train_policy, 1), (data.val_policy, 2)):
+        variants = [policy.preprocess.model_copy(update={"reduce_jpeg": value}) for value in (False, True)]
+        paths = {DecodedCache(dataset, replace(policy, preprocess=variant), tmp_path).path for variant in variants}
+        assert len(paths) == num_files
 
 
 def test_class_that_first_directory_lacks_can_be_ignored(plain_dataset: Path, second_dataset: Path) -> None:
