@@ -6,6 +6,7 @@ import io
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,15 @@ def sample_image(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray
     y, x = np.mgrid[:height, :width]
     smooth = np.stack([128 + 100 * np.sin(x / 9 + k) * np.cos(y / 7 - k) for k in range(3)], -1)
     return (smooth + rng.normal(0, 6, smooth.shape)).clip(0, 255).astype(np.uint8)
+
+
+def replace_by_noise(paths: Iterable[Path]) -> None:
+    """Replace image files by noise of the same size, on which the decoding at a reduced size has a large effect."""
+    rng = np.random.default_rng(0)
+    for path in paths:
+        with Image.open(path) as image:
+            width, height = image.size
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(path)
 
 
 def encode_image(format: str = "PNG", image: Image.Image | np.ndarray | None = None, **options: object) -> bytes:

@@ -66,6 +66,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Export to the target that the flags specify."""
     from core.checkpoints.checkpoint import PRETRAINED, SUFFIX, find_checkpoint, read_checkpoint
     from core.checkpoints.onnx_file import onnx_path
+    from core.data.datasets import reduce_images
     from core.evaluation.evaluator import require_same_labels
     from training.data.training_data import open_split, validate_samples
 
@@ -83,6 +84,8 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     if dataset:
         require_same_labels(checkpoint.metadata.labels, dataset.labels)
         validate_samples(dataset)
+        if not options.with_preprocess:  # Its graph resizes whole images by itself.
+            dataset = reduce_images(dataset, checkpoint.metadata.preprocess)
     if out is None:
         return _export_openvino(options, checkpoint, dataset)
     return (_export_onnx if options.onnx else _export_fp16)(options, checkpoint, out, dataset)
@@ -137,14 +140,15 @@ def _export_onnx(options: argparse.Namespace, checkpoint: Checkpoint, out: Path,
 
 
 def _export_openvino(options: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset | None) -> int:
+    from core.data.datasets import reduce_images
     from training.data.training_data import open_split
     from training.export.openvino import ExportScores, export_fp32, export_int8
 
     scores: ExportScores | None
     if options.int8 and dataset:
-        directory, digest, scores = export_int8(
-            checkpoint, open_split(options.data, "train", options.label_ids, options.max_pixels), dataset
-        )
+        train_split = open_split(options.data, "train", options.label_ids, options.max_pixels)
+        calibration_set = reduce_images(train_split, checkpoint.metadata.preprocess)
+        directory, digest, scores = export_int8(checkpoint, calibration_set, dataset)
     else:
         directory, digest, scores = export_fp32(checkpoint, dataset)
     size = sum(file.stat().st_size for file in directory.iterdir()) / 1e6

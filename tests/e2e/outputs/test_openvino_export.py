@@ -22,7 +22,9 @@ from core.inference.segmenter import Segmenter
 from tests.support.checkpoints import make_checkpoint
 from tests.support.cli import Cli
 from tests.support.paths import ROOT
+from tests.support.sample_images import replace_by_noise
 from training.__main__ import main
+from training.evaluation import evaluate_scores
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +152,16 @@ def test_int8_of_size_that_is_no_multiple_of_stride_is_exported(tmp_path: Path, 
     path = make_checkpoint(tmp_path / "random.safetensors", size=(36, 52), resize="stretch")
     assert cli("export", path, "--int8", "--data", scenes)[0] == 0
     assert Segmenter(path, backend="openvino-int8")(open_dataset(scenes, "val")[0][0]).size == (64, 128)
+
+
+def test_export_is_scored_on_reduced_jpegs(tmp_path: Path, plain_dataset: Path, cli: Cli) -> None:
+    dataset = open_dataset(plain_dataset, "val")
+    replace_by_noise(image for image, _ in dataset.pairs)
+    path = make_checkpoint(tmp_path / "random.safetensors", labels=dataset.labels, seed=1, size=(16, 16), resize="stretch")
+    assert cli("export", path, "--fp32", "--data", plain_dataset)[0] == 0
+    checkpoint = read_checkpoint(path)
+    exported = read_exported_model(export_dir(path, "fp32"), checkpoint.digest).manifest
+    assert exported.checkpoint_scores == pytest.approx(evaluate_scores(checkpoint, dataset), abs=1e-12)
 
 
 def test_inaccurate_int8_is_not_written(tmp_path: Path, scenes: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
