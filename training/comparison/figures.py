@@ -14,7 +14,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from core.data.datasets import Dataset
+from core.data.datasets import Dataset, reduce_images
 from core.data.labels import IGNORE_INDEX, LabelSpace
 from core.images.decode import RGB
 from core.images.encode import LabelMap
@@ -188,9 +188,15 @@ def image_grids(comparison: Comparison, models: Sequence[ComparedModel], dataset
         for example in comparison.examples:
             if (example.rule == "disagreement") == by_disagreement:
                 rgb, labels = dataset[example.index]
-                rows.append((example, rgb, labels, [model.segmenter(rgb).labels for model in models]))
+                rows.append((example, rgb, labels, [scored_prediction(model, dataset, example.index) for model in models]))
         if rows:
             yield name, image_grid(rows, names, dataset.labels, by_disagreement)
+
+
+def scored_prediction(model: ComparedModel, dataset: Dataset, index: int) -> LabelMap:
+    """Return the label map (H, W) that was scored: predicted from the image as the model gets it, at the label's size."""
+    rgb, labels = reduce_images(dataset, model.segmenter.preprocess)[index]
+    return model.segmenter.predict_batch([rgb], [(labels.shape[0], labels.shape[1])])[0]
 
 
 def image_grid(rows: Sequence[GridRow], names: Sequence[str], space: LabelSpace, mark_disagreement: bool = False) -> Figure:

@@ -20,14 +20,17 @@ from torchmetrics.classification import MulticlassCalibrationError
 from core.checkpoints.checkpoint import TrainingStage, read_checkpoint, write_checkpoint
 from core.data.datasets import open_dataset
 from core.data.labels import IGNORE_INDEX
+from core.evaluation import metrics
 from core.evaluation.report import ScoringProtocol
 from core.inference.segmenter import Segmenter
 from core.models import build_model
 from tests.support.checkpoints import make_checkpoint
 from tests.support.cli import Cli, usage_error
+from tests.support.sample_images import replace_by_noise
 from training.__main__ import main
 from training.comparison.costs import training_speeds
 from training.comparison.counting import count_all
+from training.comparison.figures import scored_prediction
 from training.comparison.models import group_by_recipe, open_models
 from training.comparison.schema import Comparison
 from training.comparison.summary import MeasuredCost, summarize
@@ -214,6 +217,18 @@ def test_checkpoint_without_run_has_no_curves(single_page: Path) -> None:
 def test_other_threshold_is_named(single_page: Path) -> None:
     text = (single_page / "index.html").read_text()
     assert "random, softmax &gt; 0.9" in text and "82.15" not in text
+
+
+def test_example_masks_are_those_that_were_scored(plain_dataset: Path, tmp_path: Path) -> None:
+    """The images are JPEGs, which are reduced for the network."""
+    dataset = open_dataset(plain_dataset, "val")
+    replace_by_noise(image for image, _ in dataset.pairs)
+    path = make_checkpoint(tmp_path / "c.safetensors", labels=dataset.labels, seed=1, size=(16, 16), resize="stretch")
+    models = open_models([str(path)], "cpu", "torch")
+    (counts,), _ = count_all(models, dataset, ScoringProtocol(threshold=0.5, score_size="input"))
+    masks = [scored_prediction(models[0], dataset, index) for index in range(len(dataset))]
+    confusion = sum(metrics.confusion_matrix(dataset[index][1], mask, 3) for index, mask in enumerate(masks))
+    assert np.array_equal(confusion, counts.default.confusion)
 
 
 def make_trained_checkpoint(path: Path, name: str, seed: int) -> Path:
