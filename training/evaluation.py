@@ -37,7 +37,7 @@ def evaluate(
     def segment(images: Sequence[RGB], sizes: Sequence[Size]) -> list[LabelMap]:
         return segmenter.predict_batch(images, sizes, protocol.threshold, options)
 
-    if not options.tiled:
+    if segmenter.needed_size(options):
         dataset = reduce_images(dataset, segmenter.preprocess)
     segmenter(dataset[0][0])  # Warm up: the first run is slower than the others.
     scored = InputSizeDataset(dataset, segmenter.preprocess) if protocol.score_size == "input" else dataset

@@ -25,7 +25,7 @@ from core.inference.sliding_window import blended_bands
 from core.inference.upsample import upsample_confidence
 from core.runtime.threads import parallel_map
 
-Source = TypeVar("Source", bound=ImageSource)  # of a list whose images are all of one kind, such as list[Path]
+Source = TypeVar("Source", bound=ImageSource)  # The images of a list may all be of one kind, as in list[Path].
 ForwardFn = Callable[[Sequence[RGB]], Sequence[Logits]]  # network inputs (h, w, 3) to the logits (K, h, w) of each
 
 
@@ -69,6 +69,10 @@ class Segmenter:
     def preprocess(self) -> Preprocess:
         """The resizing and normalization that the network was trained with."""
         return self.backend.preprocess
+
+    def needed_size(self, options: InferenceOptions) -> Callable[[int, int], Size] | None:
+        """Return the function for `decode_reduced` by which JPEGs are reduced, or None for whole images, as tiles need."""
+        return None if options.tiled else self.preprocess.needed_size
 
     def preprocess_image(self, rgb: RGB) -> RGB:
         """Resize an image (H, W, 3) uint8 RGB to the network's input (h, w, 3) uint8; the backend normalizes it."""
@@ -124,7 +128,7 @@ class Segmenter:
         name: str = "",
     ) -> LoadedImage:
         """Load an image for `segment_batch` as `core.images.decode.load_image` does, and decode as much as is needed."""
-        return load_image(source, None if options.tiled else self.preprocess.needed_size, max_pixels, name)
+        return load_image(source, self.needed_size(options), max_pixels, name)
 
     def segment_batch(
         self, images: Sequence[LoadedImage], options: InferenceOptions = DEFAULT_OPTIONS, confidence: bool = False
