@@ -81,7 +81,7 @@ class DirectoryDataset:
     file_labels: LabelSpace  # the classes of the label files, with the ids that they have there
     max_pixels: int = MAX_PIXELS  # of an image; a larger one is unusable
     class_map: tuple[int, ...] | None = None  # train id in `labels` of each class of `file_labels`; None if they are the same
-    preprocess: Preprocess | None = None  # of the network for which `reduce_images` made the dataset
+    preprocess: Preprocess | None = None  # `reduce_images` sets that of the network.
 
     def __len__(self) -> int:
         return len(self.pairs)

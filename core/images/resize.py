@@ -56,7 +56,7 @@ class Preprocess(BaseModel):
 
     @property
     def needed_size(self) -> Callable[[int, int], Size] | None:
-        """The size below which `decode_reduced` must not reduce an image for `resize`, or None if it must not at all."""
+        """The function from an image's size to the size that `decode_reduced` must keep at least; None for whole images."""
         return self.output_size if self.reduce_jpeg else None
 
     def resize(self, rgb: RGB) -> RGB:

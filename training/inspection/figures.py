@@ -16,7 +16,7 @@ from training.tracking.curves import escape_mathtext
 
 COLUMNS = 4
 CELL_WIDTH = 3.0  # inches
-HATCHES = ("", "///", "...", "\\\\\\", "xxx", "ooo")  # of the bars of each split
+HATCHES = ("", "///", "...", "\\\\\\", "xxx", "ooo")  # The bars of each split have one of these.
 CELL_PIXELS = 480  # longest side of an image in the contact sheet
 
 
