@@ -98,7 +98,8 @@ def run_fuzzer(count: int, seed: int = 0) -> tuple[Counter[str], float]:
             factor = 2 ** int(rng.integers(4))
             rgb, size = decode_reduced(mutate_image(rng), lambda h, w, f=factor: (h // f, w // f), max_pixels=1_000_000)
             assert rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3 and rgb.size
-            # Each side is rounded up after it was reduced by the same factor.
+            # Each side is rounded up after both were reduced by one factor, at most by the one that was requested.
+            assert all(side >= original // factor for side, original in zip(rgb.shape[:2], size, strict=True))
             assert any(rgb.shape[:2] == tuple(-(-side // f) for side in size) for f in (1, 2, 4, 8))
             outcomes["decoded"] += 1
         except ImageError as error:
