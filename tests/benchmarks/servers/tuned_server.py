@@ -1,7 +1,9 @@
-"""What a good engineer writes in a day: python -m tests.benchmarks.servers.tuned_server PORT nearest|bilinear
+"""Serve the exported int8 model with FastAPI, OpenCV and OpenVINO, as a tuned baseline.
 
-FastAPI in front of OpenCV and the exported int8 model, with the normalization in the OpenVINO graph, one inference request
-per thread and the fastest PNG compression. `nearest` resizes the class indices, `bilinear` the logits before the argmax.
+python -m tests.benchmarks.servers.tuned_server PORT nearest|bilinear
+
+The OpenVINO graph contains the normalization, each thread has its own inference request, and PNGs are compressed at the
+fastest level. `nearest` resizes the class indices, `bilinear` the logits before the argmax.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def bilinear(logits: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 class TunedInference:
-    """The int8 export beside the checkpoint that CHECKPOINT names, at an input size of 256x256."""
+    """The int8 export beside the checkpoint that CHECKPOINT names, at the checkpoint's input size."""
 
     def __init__(self, to_labels: Callable[[np.ndarray, int, int], np.ndarray]) -> None:
         path, self.to_labels = Path(os.environ["CHECKPOINT"]), to_labels
