@@ -27,9 +27,9 @@ def sanitize_file_name(sent: str) -> str:
     return path.stem.encode()[:MAX_STEM_BYTES].decode(errors="ignore") + path.suffix[:MAX_SUFFIX]
 
 
-def describe_position(number: int, total: int, file_name: str) -> str:
+def describe_position(number: int, total: int) -> str:
     """Return which image of a request is meant, for an error message; `number` starts at 1."""
-    return f"image {number} of {total} ({file_name})"
+    return f"image {number} of {total}"
 
 
 class BatchResponse:

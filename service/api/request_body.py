@@ -118,7 +118,7 @@ def _extract_files(content_type: str, body: bytes) -> list[Upload]:
         raise ProblemError("too_many_files", "the form has a file in a part of another name; name all parts with images `file`")
     for number, upload in enumerate(uploads, 1):
         if not upload.content:
-            image = describe_position(number, len(uploads), upload.name) if len(uploads) > 1 else "the file in the part `file`"
+            image = describe_position(number, len(uploads)) if len(uploads) > 1 else "the file in the part `file`"
             raise ProblemError("empty_file", f"{image} is empty; {USAGE}")
     return uploads
 

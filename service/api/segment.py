@@ -137,7 +137,7 @@ async def _segment_images(
         except ProblemError as error:
             if total == 1:
                 raise
-            detail = f"{describe_position(number, total, name)}: {error.detail}"
+            detail = f"{describe_position(number, total)}: {error.detail}"
             raise ProblemError(error.code, detail, error.headers) from None
         metrics.observe_image(model.name, segmentation.timing)
         timing.add_all(segmentation.timing)
