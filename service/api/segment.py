@@ -145,5 +145,4 @@ async def _segment_images(
             return result, timing
         reserve_bytes(len(result.content))
         await run_in_threadpool(batch.add, name, result)
-        slot.release_pixels()
     return await run_in_threadpool(batch.finish), timing

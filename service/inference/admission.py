@@ -116,20 +116,19 @@ class AdmissionController:
                 self._idle_since = time.monotonic()
 
     def reserve_pixels(self, slot: RequestSlot, pixels: int) -> None:
-        """Count an image that is about to be decoded. Raises ProblemError 503 `overloaded`."""
+        """Count an image that is about to be decoded. Raises ProblemError 503 `overloaded`.
+
+        The images of a request are decoded one after another, so the largest one so far counts. It remains reserved until
+        the end of the request: one that has begun is not refused in favor of a later one.
+        """
         with self._lock:
             if slot.cancelled:  # The pixels would never be released.
                 raise ProblemError("deadline_exceeded", "the request was cancelled")
-            if self.pixels and self.pixels + pixels > self.max_pixels:
+            added, others = max(0, pixels - slot.pixels), self.pixels - slot.pixels
+            if added and others and self.pixels + added > self.max_pixels:
                 raise self._overloaded_error(f"{self.pixels / 1e6:.0f} megapixels are in flight")
-            self.pixels += pixels
-            slot.pixels += pixels
-
-    def release_pixels(self, slot: RequestSlot) -> None:
-        """Stop counting the images of a request so far."""
-        with self._lock:
-            self.pixels -= slot.pixels
-            slot.pixels = 0
+            self.pixels += added
+            slot.pixels += added
 
     def _overloaded_error(self, reason: str) -> ProblemError:
         seconds = min(MAX_RETRY_AFTER_S, max(1, math.ceil(self._mean_departure_interval_s * self.requests)))
@@ -158,9 +157,5 @@ class RequestSlot:
             raise deadline_exceeded()
 
     def reserve_pixels(self, pixels: int) -> None:
-        """Count the image of the request before it is decoded. Raises ProblemError 503 `overloaded`."""
+        """Count an image of the request before it is decoded. Raises ProblemError 503 `overloaded`."""
         self.admission.reserve_pixels(self, pixels)
-
-    def release_pixels(self) -> None:
-        """Stop counting the image, which is no longer in memory, before the next one of the request is decoded."""
-        self.admission.release_pixels(self)

@@ -144,3 +144,15 @@ def test_ended_request_cannot_reserve_pixels() -> None:
     with pytest.raises(ProblemError):
         slot.reserve_pixels(5)
     assert (admission.requests, admission.pixels) == (0, 0)
+
+
+def test_next_image_of_request_reuses_its_pixels() -> None:
+    admission = AdmissionController(2, 10)
+    with admission.admit() as slot, admission.admit() as other:
+        slot.reserve_pixels(6)
+        other.reserve_pixels(4)
+        slot.reserve_pixels(6)
+        assert admission.pixels == 10
+        with pytest.raises(ProblemError):
+            slot.reserve_pixels(7)
+    assert admission.pixels == 0

@@ -140,12 +140,14 @@ def test_results_count_as_bytes_in_flight(serve: Serve) -> None:
 
 
 def test_deadline_applies_to_all_images_together(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = serve()
+    client, reserve_pixels = serve(), RequestSlot.reserve_pixels
 
-    def expire(slot: RequestSlot) -> None:
-        slot.deadline = 0  # The deadline passes after the first image.
+    def expire(slot: RequestSlot, pixels: int) -> None:
+        if slot.pixels:  # The deadline passes after the first image.
+            slot.deadline = 0
+        reserve_pixels(slot, pixels)
 
-    monkeypatch.setattr(RequestSlot, "release_pixels", expire)
+    monkeypatch.setattr(RequestSlot, "reserve_pixels", expire)
     response = client.post("/segment", files=form("a.png", "b.png"))
     assert (response.status_code, response.json()["code"]) == (503, "deadline_exceeded")
     assert response.json()["detail"].startswith("image 2 of 2: ") and int(response.headers["retry-after"]) >= 1
