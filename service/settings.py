@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     threads: int = Field(4, ge=1, le=256, description="number of threads that decode images, and of those that encode masks")
     queue: int = Field(64, ge=1, le=100_000, description="maximum number of /segment requests in flight; more are refused")
     queue_megapixels: float = Field(200, gt=0, description="maximum number of megapixels of their images")
-    queue_bytes: int = Field(200_000_000, ge=1000, description="maximum size of all request bodies in memory in bytes")
+    queue_bytes: int = Field(200_000_000, ge=1000, description="maximum bytes of request bodies and responses in memory")
     deadline: float = Field(30, gt=0, description="seconds after which a request is refused if its inference has not begun")
 
 
