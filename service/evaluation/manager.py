@@ -202,13 +202,16 @@ class EvaluationManager:
             if (first.name, first.split) != (second.name, second.split):
                 names = f"{first.name} {first.split} and {second.name} {second.split}"
                 raise InputError(f"they were run on different data ({names}); run both on the same split")
+            class_names, base_class_names = ([scores.name for scores in report.classes] for report in (job.report, base.report))
+            if class_names != base_class_names:
+                raise InputError("their classes differ, because the dataset has changed; run both again")
             counts, base_counts = self.store.read_counts(job.id), self.store.read_counts(base.id)
             if counts is None or base_counts is None:
                 raise InputError(
                     "no counts of the single images were stored, because release 0.1 ran the evaluation or the split is too"
                     " large; run it again, or use python -m training compare"
                 )
-            scores, classes = compare_counts(counts, base_counts, [scores.name for scores in job.report.classes])
+            scores, classes = compare_counts(counts, base_counts, class_names)
         except (InputError, CheckpointError) as error:
             raise ProblemError("not_comparable", f"the evaluations can't be compared: {error}") from None
         return ReportDifference(id=job.id, base=base.id, scores=scores, classes=classes)

@@ -497,6 +497,18 @@ def test_evaluations_of_changed_images_or_labels_cannot_be_paired(serve: Serve, 
     assert "different images (4 and 5)" in compare(client, evaluate(client), second).json()["detail"]
 
 
+def test_evaluations_of_changed_classes_cannot_be_paired(serve: Serve, scenes: Path, tmp_path: Path) -> None:
+    client = serve(data=scenes, state=tmp_path / "s")
+    first, base = evaluate(client), evaluate(client)
+    path = tmp_path / "s" / "evaluations" / f"{base.rpartition('/')[2]}.json"
+    job = json.loads(path.read_text())
+    job["report"]["classes"].pop()
+    path.write_text(json.dumps(job))
+    response = compare(serve(state=tmp_path / "s"), first, base)
+    assert (response.status_code, response.json()["code"]) == (409, "not_comparable")
+    assert "their classes differ" in response.json()["detail"]
+
+
 def test_difference_of_unfinished_or_unknown_evaluation_is_refused(serve: Serve, scenes: Path) -> None:
     client = serve(data=scenes)
     done = evaluate(client)
