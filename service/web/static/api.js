@@ -234,7 +234,9 @@ export function postImage(url, file, onProgress = () => {}, signal = null) {
         resolve({ bytes: xhr.response, header });
       }
     };
-    signal?.addEventListener("abort", () => xhr.abort(), { once: true });
+    const abort = () => xhr.abort();
+    signal?.addEventListener("abort", abort);
+    xhr.onloadend = () => signal?.removeEventListener("abort", abort); // a signal can outlive many requests
     xhr.send(file);
   });
 }

@@ -143,6 +143,21 @@ def test_aborted_upload_is_not_sent(page: Page, url: str) -> None:
     assert (code, posts) == ("aborted", [])
 
 
+def test_finished_upload_leaves_no_listener(page: Page, url: str) -> None:
+    page.goto(url)
+    page.route("**/segment", lambda route: route.fulfill(headers={"Segment-Digest": "0"}))
+    listeners = page.evaluate("""async () => {
+      const { postImage } = await import("/static/api.js");
+      const { signal } = new AbortController(), listeners = new Set();
+      signal.addEventListener = (_, listener) => listeners.add(listener);
+      signal.removeEventListener = (_, listener) => listeners.delete(listener);
+      await postImage("segment", new Blob(["x"]), () => {}, signal);
+      await new Promise((resolve) => setTimeout(resolve)); // the request ends after its response has arrived
+      return listeners.size;
+    }""")
+    assert listeners == 0
+
+
 def test_busy_service_is_retried(page: Page, models: Path, street: Path, tmp_path: Path) -> None:
     app = create_app(load_settings(checkpoints=[models], queue=1, state=tmp_path / "state"))
     with live_server(app) as port:
