@@ -1,6 +1,7 @@
 // Examples of a report: the images with the lowest and the highest mIoU, each beside its label and the model's mask.
 
 import { fetchExample, postImage, segmentUrl } from "./api.js";
+import { postUntilAccepted } from "./request-queue.js";
 
 /** @import { Evaluation } from "./evaluation-table.js" */
 
@@ -52,14 +53,14 @@ function renderExample({ name, miou_present: miou }) {
  */
 export async function loadExamples(section, { id, model, report }, signal) {
   const message = section.querySelector(".error");
-  const figures = section.querySelectorAll("figure");
+  const figures = section.querySelectorAll("figure"), url = segmentUrl(model, { native: false, flip: false });
   try {
     for (const [n, { index }] of [...report.examples.worst, ...report.examples.best].entries()) {
       const [image, label, mask] = figures[n].querySelectorAll("img");
       const file = await fetchExample(id, index, "image", signal);
       show(image, file);
       show(label, await fetchExample(id, index, "label", signal));
-      const { bytes, header } = await postImage(segmentUrl(model, { native: false, flip: false }), file, undefined, signal);
+      const { bytes, header } = await postUntilAccepted(() => postImage(url, file, undefined, signal), undefined, signal);
       show(mask, new Blob([bytes], { type: "image/png" }));
       if (header("Segment-Digest") !== report.checkpoint.digest) {
         message.textContent = "The model has been replaced since the evaluation; the masks are those of the new one.";

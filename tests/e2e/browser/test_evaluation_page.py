@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +112,16 @@ def test_examples_show_image_label_and_mask(page: Page, url: str, scenes: Path, 
         image, label, mask = (shown_pixels(part) for part in figures.nth(n).locator("img").all())
         assert (image == rgb).all() and (label == CITYSCAPES.palette[labels]).all()
         assert (mask == CITYSCAPES.palette[segmenters["unet"].predict_batch([rgb])[0]]).all()
+
+
+def test_examples_wait_for_busy_service(page: Page, url: str) -> None:
+    body = json.dumps({"code": "overloaded", "detail": "the service is busy"})
+    page.route("**/segment?*", lambda route: route.fulfill(status=503, body=body, headers={"Retry-After": "1"}), times=1)
+    run_evaluation(page, url, "unet")
+    images = page.locator(".report-examples img")
+    expect(images).to_have_count(15)
+    wait_until(lambda: all(shown_pixels(image) is not None for image in images.all()))
+    expect(page.locator(".report-examples .error")).to_be_empty()
 
 
 def test_masks_of_replaced_model_are_announced(page: Page, url: str) -> None:
