@@ -24,7 +24,7 @@ export class MaskViewer extends EventTarget {
   counts = null;
   /** @type {Result | null} the result that the confidence was decoded from */
   decodedConfidence = null;
-  #confidence = null; // of the size of the mask
+  #confidence = null; // has the size of the mask
   #view = "overlay";
   #hiddenClasses = new Set();
   #pixel = null; // the pixel that the pointer or the arrow keys selected last
@@ -136,6 +136,8 @@ export class MaskViewer extends EventTarget {
    * @param {Set<string>} hidden names of the classes to leave transparent
    */
   setMask(mask, counts, hidden) {
+    const isResized = this.mask && (mask.width !== this.mask.width || mask.height !== this.mask.height);
+    if (isResized) this.#pixel = this.#shownPixel = null; // its coordinates mean another place in the new mask
     this.mask = mask;
     this.counts = counts;
     const isImage = this.parts.image.tagName === "IMG"; // a video has set its aspect ratio itself

@@ -68,6 +68,16 @@ def test_frames_are_not_larger_than_on_the_page(page: Page, url: str) -> None:
     assert frame["width"] == frame["clientWidth"] < frame["videoWidth"]
 
 
+def test_smaller_frames_clear_selected_pixel(page: Page, url: str) -> None:
+    start_camera(page, url)
+    width = page.locator("canvas.mask").evaluate("({ width }) => width")
+    page.locator(".viewport").press("ArrowRight")
+    expect(page.locator(".class-label")).to_be_visible()
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_function("width => document.querySelector('canvas.mask').width < width", arg=width)
+    expect(page.locator(".class-label")).to_be_hidden()
+
+
 def test_stop_releases_camera_and_start_opens_it_again(page: Page, url: str) -> None:
     start_camera(page, url)
     page.get_by_role("button", name="Stop").click()
