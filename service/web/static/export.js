@@ -68,6 +68,9 @@ function makeUnique() {
   };
 }
 
+/** Whether the requests that follow would fail too. */
+const isLasting = ({ needsKey, code }) => needsKey || code === "unreachable";
+
 /**
  * Save the masks and overlays of several results as one ZIP. The overlays are requested one after the other.
  * @param {{image: QueuedImage, model: Model, mask: ArrayBuffer}[]} results
@@ -79,10 +82,11 @@ export async function saveAll(results, options, onProgress) {
   const severalModels = new Set(results.map(({ model }) => model.name)).size > 1;
   const unique = makeUnique(), entries = [], errors = [];
   for (const [index, { image, model, mask }] of results.entries()) {
-    onProgress(index);
     const name = severalModels ? `${fileStem(image.name)}_${model.name}` : fileStem(image.name);
     const stem = unique(name.replace(/[\\/:*?"<>|\x00-\x1f]/g, "_")); // not allowed in file names on every system
     entries.push({ name: OUTPUTS.mask.fileName(stem), bytes: mask });
+    if (errors.some(isLasting)) continue;
+    onProgress(index);
     try {
       const { bytes } = await postUntilAccepted(() => postImage(segmentUrl(model.name, options, "overlay"), image.file));
       entries.push({ name: OUTPUTS.overlay.fileName(stem), bytes });
@@ -91,7 +95,9 @@ export async function saveAll(results, options, onProgress) {
     }
   }
   saveFile(createZip(entries), "segmentation.zip");
-  if (errors.length) throw new ApiError(`The ZIP lacks ${errors.length} of ${results.length} overlays. ${errors[0].message}`);
+  if (!errors.length) return;
+  const { message, status, code } = errors.find(isLasting) ?? errors[0], missing = 2 * results.length - entries.length;
+  throw new ApiError(`The ZIP lacks ${missing} of ${results.length} overlays. ${message}`, { status, code });
 }
 
 /**

@@ -3,6 +3,7 @@
 import { apiEvents, clearKey, hasKey, request, requestJson, setKey } from "./api.js";
 import { setUpCamera } from "./camera.js";
 import { EvaluationPage } from "./evaluation-page.js";
+import { isBeingRead } from "./model-picker.js";
 import { SegmentPage } from "./segment-page.js";
 
 /** @import { ApiError } from "./api.js" */
@@ -70,8 +71,7 @@ async function loadModels() {
   segmentPage.updateModels(list);
   evaluationPage.updateModels(list);
   clearTimeout(modelsTimer);
-  const stillReading = list.models.some(({ labels, error }) => !labels && !error);
-  if (stillReading) modelsTimer = setTimeout(refreshModels, MODELS_POLL_MS);
+  if (list.models.some(isBeingRead)) modelsTimer = setTimeout(refreshModels, MODELS_POLL_MS);
 }
 
 const refreshModels = () => loadModels().catch(onError);

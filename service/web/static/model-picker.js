@@ -11,6 +11,13 @@ const MAX_SELECTED = 3; // more would not fit side by side
  */
 export const isUsable = ({ labels, loaded, error }) => Boolean(labels && (loaded || !error));
 
+/**
+ * Return whether the service is still reading the file of a model.
+ * @param {Model} model
+ * @returns {boolean}
+ */
+export const isBeingRead = ({ labels, error }) => !labels && !error;
+
 export class ModelPicker {
   /** @type {Model[]} as the service listed them last */
   models = [];
@@ -29,11 +36,13 @@ export class ModelPicker {
   }
 
   /**
-   * Show the service's models and keep the selection.
+   * Show the service's models and keep the selection, unless others are to be selected.
    * @param {{models: Model[], default: string}} list of `GET /models`
+   * @param {Model[]} restored models of the list to select; if there are none, the selection stays
    */
-  update({ models, default: defaultName }) {
-    const names = this.selected.length ? this.selected.map(({ name }) => name) : [defaultName];
+  update({ models, default: defaultName }, restored = []) {
+    const kept = restored.length ? restored : this.selected;
+    const names = kept.length ? kept.map(({ name }) => name) : [defaultName];
     const focusedName = this.fieldset.contains(document.activeElement) ? document.activeElement.value : null;
     this.models = models;
     const options = models.map((model) => this.#createOption(model, names.includes(model.name)));

@@ -74,12 +74,8 @@ export class RequestQueue extends EventTarget {
     this.images.splice(index, 1);
     URL.revokeObjectURL(image.url);
     this.#cancelUnneeded();
-    if (this.current === image) {
-      this.current = null;
-      const next = this.images[index] ?? this.images[index - 1];
-      if (next) this.select(next);
-      else this.#emitChange(null);
-    }
+    if (this.current === image) this.current = this.images[index] ?? this.images[index - 1] ?? null;
+    this.#emitChange(this.current);
     this.#schedule(); // a cancelled request has freed its slot
   }
 

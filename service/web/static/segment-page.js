@@ -6,7 +6,7 @@ import { formatPercent, renderLegend } from "./legend.js";
 import { LiveSegmentation } from "./live.js";
 import { countLabels, decodeMask, diffMasks } from "./mask.js";
 import { MaskViewer } from "./mask-viewer.js";
-import { isUsable, ModelPicker } from "./model-picker.js";
+import { isBeingRead, isUsable, ModelPicker } from "./model-picker.js";
 import { RequestQueue } from "./request-queue.js";
 import { readSettings, storeSettings } from "./settings.js";
 import { Thumbnails } from "./thumbnails.js";
@@ -30,8 +30,9 @@ export class SegmentPage {
   #isSaving = false;
   #live = null; // the LiveSegmentation that the viewer shows in place of an image
   #imageBeforeLive = null;
-  #legendTime = 0; // of the last update of the legend of live video
-  #digests = new Set(); // of live masks that the list of models has been reloaded for
+  #legendTime = 0; // when the legend of live video was updated last
+  #digests = new Set(); // those of live masks after which the list of models has been reloaded
+  #isRestoring = true; // while the models that the user selected on the last visit may still have to be read
 
   /**
    * @param {(error: ApiError) => void} onError called with errors that concern the whole page
@@ -46,7 +47,10 @@ export class SegmentPage {
       else this.#announce(error.message); // it is shown with the image that it concerns
     });
     for (const id of ["native", "flip"]) $(id).onchange = () => this.#reconfigure();
-    $("models").addEventListener("change", () => storeSettings({ models: this.picker.selected.map(({ name }) => name) }));
+    $("models").addEventListener("change", () => {
+      this.#isRestoring = false;
+      storeSettings({ models: this.picker.selected.map(({ name }) => name) });
+    });
     for (const id of ["opacity", "divider"]) $(id).oninput = () => this.#blend();
     $("opacity").onchange = () => storeSettings({ opacity: Number($("opacity").value) });
     for (const button of viewButtons()) {
@@ -66,16 +70,13 @@ export class SegmentPage {
   }
 
   /**
-   * Offer the service's models, at first with those selected that the user has selected on the last visit.
+   * Offer the service's models. Those that the user selected on the last visit are selected as soon as they can be.
    * @param {{models: Model[], default: string}} list of `GET /models`
    */
   updateModels(list) {
-    if (!this.picker.selected.length) {
-      const stored = readSettings().models ?? [];
-      const names = list.models.filter((model) => isUsable(model) && stored.includes(model.name)).map(({ name }) => name);
-      this.picker.selected = names.map((name) => ({ name })); // the picker replaces them by the models of these names
-    }
-    this.picker.update(list);
+    const stored = this.#isRestoring ? readSettings().models ?? [] : [];
+    this.#isRestoring &&= list.models.some(isBeingRead);
+    this.picker.update(list, list.models.filter((model) => isUsable(model) && stored.includes(model.name)));
   }
 
   /**

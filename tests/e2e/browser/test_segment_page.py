@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from core.data.labels import CITYSCAPES
 from core.images.decode import decode_image
@@ -450,6 +450,45 @@ def test_download_all_without_overlays_reports_what_is_missing(page: Page, url: 
     expect(page.get_by_role("alert")).to_have_text("The ZIP lacks 2 of 2 overlays. No overlay.")
     with zipfile.ZipFile(download.value.path()) as archive:
         assert archive.namelist() == ["a 'street'_mask.png", "a 'street'_2_mask.png"]
+
+
+def test_download_all_requests_key_and_no_further_overlay(page: Page, url: str, street: Path) -> None:
+    open_with_images(page, url, street, street)
+    requests, body = [], json.dumps({"code": "unauthorized", "detail": "the key is missing"})
+
+    def refuse(route: Route) -> None:
+        requests.append(route.request.url)
+        route.fulfill(status=401, body=body)
+
+    page.route("**/segment?*output=overlay", refuse)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download all 2 results (ZIP)").click()
+    expect(page.locator("#key-form")).to_be_visible()
+    assert len(requests) == 1
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert archive.namelist() == ["a 'street'_mask.png", "a 'street'_2_mask.png"]
+
+
+def test_download_all_counts_images_after_one_is_removed(page: Page, url: str, street: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.png"
+    other.write_bytes(street.read_bytes())
+    open_with_images(page, url, street, street, other)
+    expect(page.locator("#download-all")).to_have_text("Download all 3 results (ZIP)")
+    page.get_by_role("button", name="remove other.png").click()
+    expect(page.locator("#download-all")).to_have_text("Download all 2 results (ZIP)")
+
+
+def test_stored_model_is_selected_once_it_is_read(page: Page, url: str) -> None:
+    def hide_model(route: Route) -> None:
+        models = route.fetch().json()
+        next(model for model in models["models"] if model["name"] == "unet").update(labels=None, digest=None, loaded=False)
+        route.fulfill(json=models)
+
+    page.add_init_script("""localStorage.setItem('segment-settings', '{"models": ["unet"]}')""")
+    page.route("**/models", hide_model, times=1)
+    page.goto(url)
+    expect(page.locator("input[value=unet]")).to_be_checked()
+    expect(page.locator("input[value=ddunet]")).not_to_be_checked()
 
 
 def test_settings_survive_reload(page: Page, url: str, street: Path) -> None:
