@@ -23,7 +23,7 @@ from service.evaluation.store import Job
 from service.inference.registry import ModelRegistry
 from service.middleware.disconnect import ClientDisconnected, cancel_on_disconnect
 
-MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}  # of IMAGE_SUFFIXES
+MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}  # by IMAGE_SUFFIXES
 EXAMPLE_HEADERS = {"Cache-Control": "private, max-age=3600"}  # Only the browser that sent the key may store it.
 EXAMPLE_PROBLEMS = problem_responses(
     "unknown_evaluation", "unknown_example", "unknown_split", "dataset_unavailable", "too_large", "invalid_parameter"

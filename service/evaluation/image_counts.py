@@ -13,7 +13,7 @@ from core.checkpoints import safetensors_io
 from core.errors import InputError
 from core.evaluation.difference import Difference, paired_differences
 
-MAX_BYTES = 2_000_000  # The limit of a file, which holds about 7,000 images with 19 classes.
+MAX_BYTES = 2_000_000  # the size limit of a file: names and counts of about 7,000 images with 19 classes
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from service.settings import Settings
 SCORES_TIMEOUT_S = 2.0  # for reading the scores of all models at the start; a drive may hang
 
 log = logging.getLogger("service")
-FileVersions = tuple[FileVersion | None, ...]  # of a checkpoint and of the exported models beside it
+FileVersions = tuple[FileVersion | None, ...]  # the versions of a checkpoint and of the exported models beside it
 
 
 @dataclass
