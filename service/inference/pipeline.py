@@ -160,7 +160,7 @@ class SegmentationRequest:
         self.slot.check_deadline()
         data, self._data = self._data, b""
         limits = self.settings.max_pixels, self.settings.max_side
-        needed_size = None if self.options.inference.tiled else self.model.segmenter.preprocess.needed_size
+        needed_size = self.model.segmenter.needed_size(self.options.inference)
         with self.timing.measure("decode"):
             try:
                 image, size = decode_reduced(data, needed_size, *limits, self.slot.reserve_pixels)
