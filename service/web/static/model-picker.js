@@ -77,7 +77,7 @@ export class ModelPicker {
         score && `mIoU ${score.toFixed(3)}${model.scored_on ? ` on ${model.scored_on.split(",")[0]}` : ""}`,
       ];
       details.textContent = parts.filter(Boolean).join(", ");
-      backend.textContent = [model.backend, model.digest?.slice(0, 12)].filter(Boolean).join(", ");
+      backend.textContent = model.backend ?? "";
       backend.title = model.digest ? `digest ${model.digest}` : "";
       const kept = "The model loaded before stays in use.";
       problem.textContent = model.error ? `The new file cannot be loaded (${model.error}). ${kept}` : "";
