@@ -87,6 +87,12 @@ def _encode_opencv(suffix: str, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.u
     return data.tobytes()
 
 
+def count_classes(labels: LabelMap, num_classes: int) -> dict[int, int]:
+    """Return the number of pixels of each class that occurs in a label map (H, W) uint8, by class index; the largest first."""
+    pixels = np.bincount(labels.ravel(), minlength=256)[:num_classes]
+    return {int(k): int(pixels[k]) for k in np.argsort(-pixels, kind="stable") if pixels[k]}
+
+
 def mask_statistics(labels: LabelMap, space: LabelSpace) -> dict[str, Any]:
     """Return the `size` [h, w] of a label map and, for each class, its name, color, pixels, fraction and `counts`.
 

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from core.data.labels import LabelSpace
 from core.images.decode import RGB
-from core.images.encode import LabelMap
+from core.images.encode import LabelMap, count_classes
 
 BACKGROUND, TEXT = (255, 255, 255), (0, 0, 0)
 
@@ -20,7 +20,7 @@ def add_legend(image: RGB, space: LabelSpace, labels: LabelMap | None = None) ->
         labels: Class indices (H, W) uint8, of which those that occur are listed, the largest first. By default all classes
             are listed, so that the frames of a video keep one size.
     """
-    shown = range(len(space)) if labels is None else _present_classes(labels, len(space))
+    shown = range(len(space)) if labels is None else list(count_classes(labels, len(space)))
     width = image.shape[1]
     font_size = max(11, min(image.shape[:2]) // 32)
     font = ImageFont.load_default(font_size)
@@ -40,8 +40,3 @@ def add_legend(image: RGB, space: LabelSpace, labels: LabelMap | None = None) ->
         draw.rectangle((x, top, x + box, top + box - 1), fill=space.colors[k], outline=TEXT)
         draw.text((x + box + gap, top + box / 2), space.names[k], fill=TEXT, font=font, anchor="lm")
     return np.concatenate((image, np.asarray(strip)))
-
-
-def _present_classes(labels: LabelMap, num_classes: int) -> list[int]:
-    pixels = np.bincount(labels.ravel(), minlength=256)[:num_classes]
-    return [int(k) for k in np.argsort(-pixels, kind="stable") if pixels[k]]

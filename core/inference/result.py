@@ -12,7 +12,7 @@ import numpy.typing as npt
 from core.data.labels import LabelSpace
 from core.errors import InputError
 from core.images.decode import RGB, LoadedImage
-from core.images.encode import LabelMap, encode_indexed_png, encode_jpeg, encode_png, overlay
+from core.images.encode import LabelMap, count_classes, encode_indexed_png, encode_jpeg, encode_png, overlay
 from core.images.legend import add_legend
 from core.runtime.atomic import write_atomically
 
@@ -39,9 +39,8 @@ class SegmentationResult:
     @property
     def class_fractions(self) -> dict[str, float]:
         """Fraction of the pixels, 0..1, of each class that occurs; the largest first."""
-        pixels = np.bincount(self.labels.ravel(), minlength=256)[: len(self.classes)]
-        order = [int(k) for k in np.argsort(-pixels, kind="stable") if pixels[k]]
-        return {self.classes.names[k]: int(pixels[k]) / self.labels.size for k in order}
+        pixels = count_classes(self.labels, len(self.classes))
+        return {self.classes.names[k]: count / self.labels.size for k, count in pixels.items()}
 
     def class_mask(self, class_: str | int) -> npt.NDArray[np.bool_]:
         """Return the pixels of a class, given by its name or index, (H, W) bool.

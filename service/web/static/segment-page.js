@@ -15,7 +15,7 @@ import { Thumbnails } from "./thumbnails.js";
 /** @import { LiveFrame } from "./live.js" */
 
 const ANNOUNCED_CLASSES = 5; // the largest ones; a screen reader would take too long for all
-const LEGEND_MS = 1000; // between updates of the legend of live video: faster, nobody could read it
+const LEGEND_MS = 1000; // between updates of the legend of live video, which would not be readable if it changed faster
 const $ = (id) => document.getElementById(id);
 const outputButtons = () => document.querySelectorAll("[data-output]");
 const viewButtons = () => [...document.querySelectorAll("[name=view]")];

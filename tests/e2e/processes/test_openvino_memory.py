@@ -24,4 +24,4 @@ print((resident[99] - resident[39]) // 10**6)
 
 def test_new_input_sizes_do_not_take_memory_for_ever() -> None:
     output = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert int(output) < 150, f"60 further input sizes took {output.strip()} MB"
+    assert int(output) < 80, f"60 further input sizes took {output.strip()} MB"
