@@ -127,11 +127,13 @@ class SplitScanner:
 
     def _scan(self, index: int) -> _ScannedSample | InputError:
         try:
-            sample = read_sample(self.dataset, index)
+            sample = read_sample(self.reduced, index)
+            is_reduced = sample[0].shape[:2] != sample[1].shape
+            whole = self.dataset[index] if is_reduced else sample  # Digests do not depend on the reduction.
         except InputError as error:  # Returned, so that the scan continues.
             return error
-        stored = self.policy(self.reduced[index] if self.reduced is not self.dataset else sample)
-        image_digest, original_digest = _digests(sample)
+        stored = self.policy(sample)
+        image_digest, original_digest = _digests(whole)
         return _ScannedSample(stored, _digests(stored)[1], original_digest, image_digest[:8].hex())
 
 

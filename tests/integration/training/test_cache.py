@@ -57,6 +57,20 @@ def test_original_digest_does_not_depend_on_stored_size(scenes: Path, tmp_path: 
     assert first.original_digest == second.original_digest and first.digest != second.digest
 
 
+def test_digests_do_not_depend_on_reduction_of_jpegs(plain_dataset: Path, tmp_path: Path) -> None:
+    preprocess = Preprocess(mode="stretch", size=(16, 16))
+    whole, reduced = (
+        DecodedCache(
+            open_dataset(plain_dataset, "val"),
+            StoragePolicy(preprocess.model_copy(update={"reduce_jpeg": reduce}), full_size_labels=True),
+            tmp_path,
+        ).build(skip_bad=False)
+        for reduce in (False, True)
+    )
+    assert (whole.original_digest, whole.image_digests) == (reduced.original_digest, reduced.image_digests)
+    assert whole.digest != reduced.digest
+
+
 def test_street_stores_size_of_largest_scale_without_upsampling() -> None:
     policy = AUGMENTATIONS["street"](Preprocess(size=(256, 256), stride=8), AugmentOptions((0.5, 2.0))).storage_policy
     assert policy.stored_size(1024, 2048) == (368, 720)
